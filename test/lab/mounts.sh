@@ -68,6 +68,10 @@ else
 		v2) put cgroup2 "$cgroup_root/$name" ;;
 		esac
 	done <<<"$LAB_HIERARCHIES"
+	if [ -e "$cgroup_root/unified/cgroup.procs" ] && [ ! -s "$cgroup_root/unified/cgroup.controllers" ]; then
+		ln -s /cryoshim/test/lab/bin/lab-lxc "$root/usr/local/bin/lxc-start"
+		ln -s /cryoshim/test/lab/bin/lab-lxc "$root/usr/local/bin/lxc-checkpoint"
+	fi
 fi
 
 put tmpfs "$root/run" -o mode=755,nosuid,nodev
