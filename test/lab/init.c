@@ -101,6 +101,16 @@ static void remove_cgroups(char **cgroups)
 	}
 }
 
+/* What lab tells mounts.sh is none of the command's business. */
+static void clean_environment(void)
+{
+	const char *ours[] = { "LAB_LAYERS", "LAB_SOURCE", "LAB_CRIU", "LAB_NODE_PROGRAM", "LAB_HIERARCHIES",
+			       "CRYOSHIM_LAB_CACHE" };
+
+	for (size_t i = 0; i < sizeof(ours) / sizeof(*ours); i++)
+		unsetenv(ours[i]);
+}
+
 static int exit_code(int status)
 {
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
@@ -166,12 +176,14 @@ static void run_command(char **command)
 	} else {
 		setsid();
 	}
-	if (chdir(cwd ? cwd : "/cryoshim")) {
-		complain("cannot enter %s", cwd ? cwd : "/cryoshim");
+	cwd = cwd && *cwd ? cwd : "/cryoshim";
+	if (chdir(cwd)) {
+		complain("cannot enter %s", cwd);
 		_exit(LAB_FAILED);
 	}
 	/* What the caller left open lies on mounts that the lab does not have; CRIU would stumble over it. */
 	syscall(SYS_close_range, 3, ~0U, 0);
+	clean_environment();
 	sigprocmask(SIG_SETMASK, &callers, NULL);
 	execvp(command[0], command);
 	complain("cannot run %s", command[0]);

@@ -103,6 +103,16 @@ make_base() {
 	trap - EXIT
 }
 
+# What older recipes made goes, unless a lab still runs in it: labs hold a shared lock on their recipe.
+prune() {
+	local lock
+	for lock in "$cache"/lock-*; do
+		[ -e "$lock" ] && [ "$lock" != "$cache/lock-$recipe" ] || continue
+		flock --exclusive --nonblock "$lock" sh -c 'rm -rf "$1/base-$2" "$1/layer-$2"-* "$1/node-ok-base-$2"-* "$1/lock-$2"' \
+			- "$cache" "${lock##*/lock-}" || true
+	done
+}
+
 # A layer is the upper directory of an overlay in which apt-get ran; its mounts live in a mount namespace of their own.
 make_layer() {
 	local base=$1 layer=$2 work
@@ -149,7 +159,7 @@ recipe=$(sha256sum <"$0" | cut -c1-16)
 base=$cache/base-$recipe
 # Two labs that start at once wait for each other here; what is there needs no lock.
 exec 9>"$cache/lock"
-[ -d "$base" ] || { flock 9 && { [ -d "$base" ] || make_base "$base"; }; }
+[ -d "$base" ] || { flock 9 && { [ -d "$base" ] || { make_base "$base" && prune; }; }; }
 echo "$base"
 
 if [ $# -gt 0 ]; then

@@ -1,0 +1,26 @@
+{
+  "variables": { "openssl_fips": "" },
+  "targets": [
+    {
+      "target_name": "cryoshim",
+      "sources": ["native/addon.c", "native/addon_surgeon.c", "native/surgeon/surgeon.c", "native/surgeon/undo.c"],
+      "include_dirs": ["native", "native/surgeon"],
+      "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
+      "cflags": ["-std=c17", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-fstack-protector-strong", "-O2", "-D_FORTIFY_SOURCE=2", "-fno-strict-aliasing"],
+      "ldflags": ["-Wl,-z,relro,-z,now"]
+    },
+    {
+      "target_name": "programs",
+      "type": "none",
+      "dependencies": ["cryoshim"],
+      "actions": [
+        {
+          "action_name": "make",
+          "inputs": ["native/Makefile", "<!@(find native -name '*.[ch]')"],
+          "outputs": ["<(PRODUCT_DIR)/criu", "<(PRODUCT_DIR)/engine-plugin.so"],
+          "action": ["make", "-C", "native", "OUT=<(PRODUCT_DIR)"]
+        }
+      ]
+    }
+  ]
+}
