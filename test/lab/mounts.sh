@@ -49,6 +49,8 @@ done
 for node in kvm userfaultfd; do
 	[ ! -c /dev/$node ] || cp -a /dev/$node "$root/dev/$node"
 done
+# The caller's terminal is on a devpts that is not here: so that ttyname(3) finds it.
+[ ! -t 0 ] || mount --bind "$(readlink /proc/self/fd/0)" "$root/dev/console"
 
 # As on the machine, or version 2 alone. We are in the lab's cgroup namespace: its cgroups are the roots seen here.
 cgroup_root=$root/sys/fs/cgroup
