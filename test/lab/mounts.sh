@@ -56,11 +56,11 @@ done
 cgroup_root=$root/sys/fs/cgroup
 if [ "$LAB_CGROUP" = unified ] || [ "$(wc -l <<<"$LAB_HIERARCHIES")" = 2 ]; then
 	mount -t cgroup2 cgroup2 "$cgroup_root"
-	# Processes in the root would keep the runtimes from handing controllers down.
+	# Processes in the root would keep the runtimes from handing controllers down (init.scope: a name that LXC knows).
 	if [ -s "$cgroup_root/cgroup.controllers" ]; then
-		mkdir "$cgroup_root/lab"
-		echo 1 >"$cgroup_root/lab/cgroup.procs"
-		echo $$ >"$cgroup_root/lab/cgroup.procs"
+		mkdir "$cgroup_root/init.scope"
+		echo 1 >"$cgroup_root/init.scope/cgroup.procs"
+		echo $$ >"$cgroup_root/init.scope/cgroup.procs"
 	fi
 else
 	mount -t tmpfs tmpfs "$cgroup_root" -o mode=755

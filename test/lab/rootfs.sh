@@ -37,9 +37,11 @@ die() {
 
 # The mirror is the one that this machine uses itself.
 mirror() {
-	local uri
+	local uri codename
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+	# Other vendors' repositories may use the same suite names: what is called debian comes first.
 	uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
-		awk '$2 !~ /security/ && $1 ~ /debian/ { print $1; exit }')
+		awk -v suite="$codename" '$2 == suite { print ($1 ~ /debian\/?$/ ? 0 : 1), $1 }' | sort -s -k1,1n | awk '{ print $2; exit }')
 	[ -n "$uri" ] || die "cannot tell which Debian mirror to use: apt on this machine knows none; add a Debian source to /etc/apt"
 	echo "$uri"
 }
