@@ -1,0 +1,60 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Everything that must hold: lint, C checks, unit, e2e and fault tests, and the same on a newer Node.
+# Goes on after a failure; the last line is the sum over all, "N passed, N failed[, N skipped]".
+
+set -uo pipefail
+
+cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
+
+# A newer Node than the one in use: what is built here must run there too.
+newer_node=${TEST_NEWER_NODE:-24.21.0}
+export FAULT_ROUNDS=${FAULT_ROUNDS:-10}
+reports=$(mktemp -d)
+trap 'rm -rf "$reports"' EXIT
+
+# step NAME COMMAND...: one pass or failure in the sum.
+step() {
+	local name=$1 start=$SECONDS result=passed
+	shift
+	echo "== $name"
+	"$@" </dev/null || result=failed
+	echo "$result" >"$reports/$name.step"
+	echo "== $name $result ($((SECONDS - start)) s)"
+}
+
+# suite NAME COMMAND...: vitest, whose tests are counted one by one from the JSON report that it leaves.
+suite() {
+	local name=$1 start=$SECONDS code=0
+	shift
+	echo "== $name"
+	"$@" --reporter=default --reporter=json "--outputFile.json=$report_directory/$name.json" </dev/null || code=$?
+	echo "$code" >"$reports/$name.exit"
+	echo "== $name ended with $code ($((SECONDS - start)) s)"
+}
+
+vitest=(node node_modules/vitest/vitest.mjs run)
+report_directory=$reports
+
+# Fetched before NODE_EXTRA_CA_CERTS goes: npm may need it to reach the registry, and it slows each start of Node in the tests.
+LAB_NODE=$newer_node test/lab/lab --bare true </dev/null
+newer_lab=$?
+unset NODE_EXTRA_CA_CERTS
+
+step lint npm run --silent lint
+step c-checks make --no-print-directory -C native check
+suite unit "${vitest[@]}" --project unit
+suite e2e "${vitest[@]}" --project e2e
+suite fault "${vitest[@]}" --project fault
+
+if [ $newer_lab = 0 ]; then
+	report_directory=/scratch
+	LAB_NODE=$newer_node LAB_SCRATCH=$reports suite "unit-node-$newer_node" test/lab/lab --bare "${vitest[@]}" --project unit
+	report_directory=$reports
+	LAB_NODE=$newer_node suite "demo-node-$newer_node" "${vitest[@]}" --project e2e test/demo
+else
+	step "node-$newer_node" false
+fi
+
+node scripts/summary.mjs "$reports"
