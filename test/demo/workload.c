@@ -17,6 +17,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -24,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -131,6 +133,17 @@ static int listen_on(const char *port)
 	    bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0 || listen(fd, 8) != 0)
 		fail("listen on %s", port);
 	return fd;
+}
+
+/* In a container without a network not even the loopback is up. */
+static void raise_loopback(void)
+{
+	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) != 0)
+		fail("raise the loopback");
+	close(fd);
 }
 
 /* One connection after the other: a second one would show in "served" that the first was lost. */
@@ -260,9 +273,12 @@ int main(int argc, char **argv)
 	if (argc == 5 && strcmp(argv[1], "count") == 0)
 		count(connect_to(argv[2], argv[3]));
 	if (argc == 4 && strcmp(argv[1], "solo") == 0) {
-		int listener = listen_on(argv[2]);
-		pid_t server = fork();
+		int listener;
+		pid_t server;
 
+		raise_loopback();
+		listener = listen_on(argv[2]);
+		server = fork();
 		if (server < 0)
 			fail("fork");
 		if (server == 0)
