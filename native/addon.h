@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef CRYOSHIM_ADDON_H
+#define CRYOSHIM_ADDON_H
+
+#include <node_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Throws an Error with `code` (the errno's name), `errno` and `syscall`, as Node's own do. Returns NULL. */
+napi_value throw_errno(napi_env env, int err, const char *syscall_name);
+
+/* Both throw and return false when the caller gave something else. */
+bool get_args(napi_env env, napi_callback_info info, size_t want, napi_value *args);
+bool get_int(napi_env env, napi_value value, int32_t *out);
+
+/* The verbs of the ptrace surgeon (addon_surgeon.c). */
+napi_value surgeon_register(napi_env env, napi_value exports);
+
+#endif

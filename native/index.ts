@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+import { closeSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+
+/** A watched descriptor, opaque. */
+export type WatchHandle = { readonly __watch: never };
+
+/** One message of a SOCK_SEQPACKET socket; whoever receives `fds` owns them. */
+export interface SocketMessage {
+  data: Buffer;
+  fds: number[];
+}
+
+/** The addon as C exports it (native/addon.c); the surgeon's verbs are typed in shim/control/. */
+interface Addon {
+  seqpacketPair(): [number, number];
+  sendMessage(fd: number, data: Buffer, fds: number[]): number;
+  receiveMessage(fd: number, max: number, peek: boolean): SocketMessage | undefined;
+  peerPid(fd: number): number;
+  pidfdOpen(pid: number): number;
+  pidfdGetfd(pidfd: number, fd: number): number;
+  memfd(name: string): number;
+  watchReadable(fd: number, callback: () => void): WatchHandle;
+  unwatch(handle: WatchHandle): void;
+  [verb: string]: unknown;
+}
+
+// The package's root: one above dist/ for the bundles, one above native/ for the sources (vitest).
+const here = typeof __filename === "string" ? __filename : new URL(import.meta.url).pathname;
+/** The directory of the installed package. */
+export const packageRoot = dirname(dirname(here));
+
+/** The loaded addon: a prebuild, or what node-gyp built. */
+export const addon: Addon = createRequire(here)("node-gyp-build")(packageRoot) as Addon;
+
+/** The largest message that is accepted: CRIU itself sets no limit, a request of a real runtime has a few KiB. */
+export const MAX_MESSAGE = 16 << 20;
+
+/** Whether an error is the kernel's "nothing there yet". */
+export const isAgain = (error: unknown): boolean => (error as { code?: string }).code === "EAGAIN";
+
+/** A connected pair of SOCK_SEQPACKET sockets, close-on-exec; SO_PEERCRED of either end names this process. */
+export const seqpacketPair = (): [number, number] => addon.seqpacketPair();
+
+/** Sends one message, with descriptors. Throws EPIPE when the peer is gone. */
+export const sendMessage = (fd: number, data: Buffer, fds: number[] = []): void => {
+  addon.sendMessage(fd, data, fds);
+};
+
+/** Takes one message; undefined at the end of the connection. Throws EAGAIN when none is there, EMSGSIZE. */
+export const receiveMessage = (fd: number, max = MAX_MESSAGE): SocketMessage | undefined =>
+  addon.receiveMessage(fd, max, false);
+
+/** Looks at the next message and leaves it there. */
+export const peekMessage = (fd: number, max = MAX_MESSAGE): SocketMessage | undefined =>
+  addon.receiveMessage(fd, max, true);
+
+/** Calls back while fd is readable or hung up; the returned function ends it, and must run before fd is closed. */
+export const watchReadable = (fd: number, callback: () => void): (() => void) => {
+  const handle = addon.watchReadable(fd, callback);
+  let watching = true;
+  return () => {
+    if (!watching) return;
+    watching = false;
+    addon.unwatch(handle);
+  };
+};
+
+/** A descriptor for a process; readable once the process has ended. Throws ESRCH. */
+export const pidfdOpen = (pid: number): number => addon.pidfdOpen(pid);
+
+/** A duplicate of another process's descriptor (Linux 5.6). */
+export const pidfdGetfd = (pidfd: number, fd: number): number => addon.pidfdGetfd(pidfd, fd);
+
+/** The process that made the peer's end of a unix socket; 0 when it is in a pid namespace that is not seen from here. */
+export const peerPid = (fd: number): number => addon.peerPid(fd);
+
+/** Closes a descriptor of ours; one that is closed already is a defect, and throws EBADF. */
+export const closeFd = (fd: number): void => closeSync(fd);
+
+/** Path of a native artefact that lies beside the addon: the launcher `criu` or `engine-plugin.so`. */
+export const artefact = (name: "criu" | "engine-plugin.so"): string => {
+  const path = (createRequire(here)("node-gyp-build") as { path(dir: string): string }).path(packageRoot);
+  return join(dirname(path), name);
+};

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bundles: what is started for every checkpoint (shim.cjs) must start fast, so it is one file with nothing in it that
+// a session does not need; the command (cli.js) may be larger.
+import { execFileSync } from "node:child_process";
+import { chmodSync, rmSync } from "node:fs";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+process.chdir(dirname(dirname(fileURLToPath(import.meta.url))));
+rmSync("dist", { recursive: true, force: true });
+
+const common = { bundle: true, platform: "node", target: "node20.19", legalComments: "none", logLevel: "warning" };
+await Promise.all([
+  build({
+    ...common,
+    entryPoints: ["shim/session/main.ts"],
+    outfile: "dist/shim.cjs",
+    format: "cjs",
+    minify: true,
+    define: { "import.meta.url": '""' },
+    // Only read when the configuration has changed.
+    external: ["./config.cjs"],
+  }),
+  build({ ...common, entryPoints: ["shim/config.ts"], outfile: "dist/config.cjs", format: "cjs", minify: true }),
+  build({
+    ...common,
+    entryPoints: ["shim/cli.ts"],
+    outfile: "dist/cli.js",
+    format: "esm",
+    banner: {
+      js: '#!/usr/bin/env node\nimport { createRequire as __cr } from "node:module"; const require = __cr(import.meta.url);',
+    },
+  }),
+  build({ ...common, entryPoints: ["crit/index.ts"], outfile: "dist/crit.js", format: "esm" }),
+]);
+chmodSync("dist/cli.js", 0o755);
+if (process.argv.includes("--types"))
+  execFileSync("node_modules/.bin/tsc", ["-p", "tsconfig.types.json"], { stdio: "inherit" });

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// The session of `criu swrk FD`: requests of runc, crun, podman and every other user of libcriu or go-criu pass
+// through here on their way to the engine, answers and notifications on their way back.
+import { readlinkSync } from "node:fs";
+import { decode, encode } from "../../crit/message.js";
+import { criuReq, criuResp } from "../../crit/schema/rpc.js";
+import {
+  closeFd,
+  isAgain,
+  peekMessage,
+  peerPid,
+  pidfdOpen,
+  type SocketMessage,
+  seqpacketPair,
+} from "../../native/index.js";
+import { carriersFor } from "../carriers/registry.js";
+import { serveControl } from "../control/server.js";
+import { resolveLaunch, type Settings } from "../engine/launch-file.js";
+import { applyCgroupPolicy } from "./cgroup-policy.js";
+import { ended, launched, linkEngine } from "./engine-link.js";
+import { type Freezer, thawIfLeft, watchFreezer } from "./freezer.js";
+import { type Log, sessionLog } from "./log.js";
+import type { Start } from "./main.js";
+import { relay } from "./relay.js";
+import { type Borrowed, borrow, REQ, type RequestOptions } from "./request.js";
+
+/** A number at which this process never has a descriptor. */
+const NO_FD = 0x7ffffff0;
+
+/** A request as decoded; fields that this version does not know stay inside. */
+interface Request {
+  type: number;
+  opts?: RequestOptions;
+}
+
+const decodeRequest = (data: Buffer): Request => decode(criuReq, data) as unknown as Request;
+const encodeRequest = (request: Request): Buffer =>
+  Buffer.from(encode(criuReq, request as unknown as Parameters<typeof encode>[1]));
+
+/** The first request, left in the socket; undefined when the engine's own answer to it is the right one. */
+const firstRequest = (client: number): Request | undefined => {
+  try {
+    const message = peekMessage(client);
+    if (message === undefined) return undefined;
+    const request = decodeRequest(message.data);
+    // Without a pid CRIU dumps whoever is at the other end of its socket, which must then be the client itself.
+    const needsPid = request.type === REQ.dump || request.type === REQ.preDump || request.type === REQ.singlePreDump;
+    return request.opts === undefined || (needsPid && !request.opts.pid) ? undefined : request;
+  } catch (error) {
+    if (isAgain(error)) throw error;
+    return undefined;
+  }
+};
+
+/** What a session has found out about the request it serves. */
+interface Session {
+  clientPid: number;
+  settings: Settings;
+  log: Log;
+  borrowed: Borrowed[];
+  freezers: { dir: string; freezer: Freezer }[];
+  /** A final answer has passed: the engine ended its work by itself. */
+  answered: boolean;
+}
+
+/** Makes a client's request one that the engine understands as if the client itself had sent it. */
+const prepare = (session: Session, request: Request): void => {
+  const { opts } = request;
+  if (opts === undefined || request.type === REQ.notify) return;
+  session.answered = false;
+  const borrowed = borrow(session.clientPid, opts);
+  session.borrowed.push(borrowed);
+  if (opts.freeze_cgroup) {
+    const freezer = watchFreezer(opts.freeze_cgroup);
+    if (freezer !== undefined) session.freezers.push({ dir: opts.freeze_cgroup, freezer });
+  }
+  if (request.type === REQ.restore)
+    applyCgroupPolicy(session.settings, session.clientPid, request.opts as never, borrowed.images, session.log);
+};
+
+const fromClient =
+  (session: Session) =>
+  ({ data }: SocketMessage): Buffer => {
+    let request: Request;
+    try {
+      request = decodeRequest(data);
+    } catch {
+      // CRIU answers what cannot be read, in its own words.
+      return data;
+    }
+    if (request.type === REQ.notify || request.opts === undefined) return data;
+    try {
+      prepare(session, request);
+    } catch (error) {
+      // Never let the engine take our descriptor of that number for the client's: it shall find none, and say so.
+      session.log("Error", `cannot prepare the request: ${(error as Error).message}`);
+      request.opts.images_dir_fd = NO_FD;
+    }
+    return encodeRequest(request);
+  };
+
+const fromEngine =
+  (session: Session) =>
+  ({ data }: SocketMessage): Buffer => {
+    try {
+      if ((decode(criuResp, data) as unknown as Request).type !== REQ.notify) session.answered = true;
+    } catch {
+      // Not ours to judge.
+    }
+    return data;
+  };
+
+/** A path for a directory that is open here under a number. */
+const pathOf = (fd: number | undefined): string => (fd === undefined ? "/nonexistent" : readlinkSync(`/proc/self/fd/${fd}`));
+
+/** Serves one connection from its first request to the engine's end. */
+export const serveRequests = async ({ launchFd, launcher, argv, give }: Start, client: number): Promise<void> => {
+  const first = firstRequest(client);
+  const clientPid = peerPid(client);
+  if (first === undefined || clientPid <= 0) return give({ kind: "alone" });
+  const { engine, settings } = await resolveLaunch(process.env, launcher);
+  // The directories, once for the log and the carriers; each request opens its own when it is passed on.
+  let dirs: Borrowed;
+  try {
+    dirs = borrow(clientPid, { ...first.opts });
+  } catch {
+    return give({ kind: "alone" });
+  }
+  const log = sessionLog(pathOf(dirs.work));
+  const session: Session = { clientPid, settings, log, borrowed: [dirs], freezers: [], answered: false };
+  const carriers = await carriersFor(settings);
+  const link = linkEngine(launchFd, undefined);
+  const [ours, engines] = seqpacketPair();
+  const engineEnd = ended(pidfdOpen(link.pid));
+  const control = serveControl(link.control, { carriers, imagesDir: pathOf(dirs.images), log });
+  give({ kind: "exec", engine, env: link.env, fds: [{ fd: engines, target: Number(argv[2]) }, link.fd] });
+  closeFd(engines);
+  closeFd(link.fd.fd);
+  await launched(launchFd);
+
+  await new Promise<void>((resolve) => {
+    const stopClient = relay(client, ours, fromClient(session), () => {
+      // The client is gone: the engine learns it as it would have, by the end of its socket.
+      stopEngine();
+      closeFd(ours);
+      closeFd(client);
+      resolve();
+    });
+    const stopEngine = relay(ours, client, fromEngine(session), () => {
+      stopClient();
+      closeFd(client);
+      closeFd(ours);
+      resolve();
+    });
+  });
+  await engineEnd;
+  await control.close();
+  for (const { dir, freezer } of session.answered ? [] : session.freezers)
+    if (thawIfLeft(freezer)) log("Warn ", `the engine died while it had \`${dir}\` frozen: thawed`);
+  for (const held of session.borrowed) held.close();
+};
