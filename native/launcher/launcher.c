@@ -589,7 +589,7 @@ static bool place_fds(struct plan *plan)
 	return true;
 }
 
-static _Noreturn void follow_plan(struct launch *l, struct plan *plan)
+static _Noreturn void follow_plan(struct launch *l, struct plan *plan, pid_t shim)
 {
 	static char *argv[4096];
 	char *s, *engine = NULL;
@@ -609,6 +609,12 @@ static _Noreturn void follow_plan(struct launch *l, struct plan *plan)
 			run_without_shim(l, s);
 		exec_engine(l, l->argv);
 	}
+	if (!place_fds(plan)) {
+		const char *why = strerror(errno);
+
+		stop_shim(shim);
+		run_without_shim(l, why);
+	}
 	engine = next_string(plan);
 	for (i = 0; i < plan->head.n_env; i++) {
 		s = next_string(plan);
@@ -624,10 +630,6 @@ static _Noreturn void follow_plan(struct launch *l, struct plan *plan)
 	argv[i] = NULL;
 	if (engine && *engine)
 		snprintf(l->engine, sizeof(l->engine), "%s", engine);
-	if (!place_fds(plan)) {
-		dprintf(2, "cryoshim: cannot place descriptors for the engine: %s\n", strerror(errno));
-		_exit(1);
-	}
 	exec_engine(l, plan->head.n_argv ? argv : l->argv);
 }
 
@@ -664,5 +666,5 @@ int main(int argc, char **argv)
 		run_without_shim(&l, why);
 	}
 	/* sk is close-on-exec: its end tells the shim that this process has become the engine. */
-	follow_plan(&l, &plan);
+	follow_plan(&l, &plan, shim);
 }

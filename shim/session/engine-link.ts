@@ -23,11 +23,15 @@ export interface EngineLink {
   pid: number;
 }
 
+/** From here on the launcher parks what it receives (LAUNCH_FD_FLOOR). */
+const FD_FLOOR = 200;
+
 /** The first number at or above 100 that a process has no descriptor at: below live the caller's, above CRIU's own. */
 const freeNumber = (pid: number): number => {
   const used = new Set(readdirSync(`/proc/${pid}/fd`).map(Number));
   let number = 100;
   while (used.has(number)) number++;
+  if (number >= FD_FLOOR) throw new Error(`the caller hands down ${used.size} descriptors, none free below ${FD_FLOOR}`);
   return number;
 };
 
