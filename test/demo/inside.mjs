@@ -99,7 +99,7 @@ async function podmanRunc() {
   const serverAddress = await address("server");
   tell(`container "server" echoes what it is sent, on ${serverAddress}`, server.time);
   const counter = await podmanStart("counter", ["count", serverAddress, port]);
-  tell(`container "counter" counts: two processes, a pipe, an open file, a connection to "server"`, counter.time);
+  tell(`container "counter" counts: two processes, a pipe, a file, a connection to "server"`, counter.time);
   await counted(counter.path, 0);
   await roundTrip(podman("runc"), "counter", counter.path, server.path, tell);
   return counter.path;
