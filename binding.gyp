@@ -3,9 +3,9 @@
   "targets": [
     {
       "target_name": "cryoshim",
-      "sources": ["native/addon.c", "native/addon_surgeon.c", "native/surgeon/surgeon.c", "native/surgeon/undo.c"],
+      "sources": ["native/addon.c", "native/addon_surgeon.c", "native/surgeon/surgeon.c"],
       "include_dirs": ["native", "native/surgeon"],
-      "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
+      "defines": ["NAPI_VERSION=8"],
       "cflags": ["-std=c17", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-fstack-protector-strong", "-O2", "-D_FORTIFY_SOURCE=2", "-fno-strict-aliasing"],
       "ldflags": ["-Wl,-z,relro,-z,now"]
     },

@@ -3,6 +3,7 @@
  * The native side of the shim: kernel interfaces that Node does not have. Flat verbs, plain numbers and buffers; all
  * policy is TypeScript's (native/index.ts types and documents each).
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <node_api.h>

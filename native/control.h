@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+#ifndef CRYOSHIM_CONTROL_H
+#define CRYOSHIM_CONTROL_H
+
+/*
+ * The control socket between the engine plugin and the shim: SOCK_SEQPACKET, one struct per message, then data_len
+ * bytes of data; descriptors by SCM_RIGHTS. Declared here once; shim/control/wire.ts says the same, and a test holds
+ * the two together.
+ *
+ * The plugin speaks first (HELLO, HOOK, EXIT) and waits; while it waits the shim may give commands, each answered by
+ * a RESULT of the same seq; DONE ends the wait.
+ */
+#include <stdint.h>
+
+#define CONTROL_MAGIC 0x31534343u /* "CCS1" */
+#define CONTROL_VERSION 1
+#define CONTROL_MAX_DATA (64u << 10)
+
+/* name, type */
+#define CONTROL_FIELDS(X)                                                                          \
+	X(magic, uint32_t)                                                                         \
+	X(type, uint16_t)                                                                          \
+	X(hook, uint16_t)	/* HOOK: CRIU's hook number; HELLO, EXIT: stage */                 \
+	X(seq, uint32_t)                                                                           \
+	X(pid, int32_t)		/* the task; HELLO: the engine */                                  \
+	X(ret, int64_t)		/* RESULT: what the call returned; DONE: what the hook returns */  \
+	X(err, int32_t)		/* RESULT: errno of the step in the data, 0: it was done */        \
+	X(fd, int32_t)                                                                             \
+	X(addr, uint64_t)                                                                          \
+	X(len, uint64_t)                                                                           \
+	X(data_len, uint32_t)                                                                      \
+	X(flags, uint32_t)                                                                         \
+	X(a0, uint64_t)                                                                            \
+	X(a1, uint64_t)                                                                            \
+	X(a2, uint64_t)                                                                            \
+	X(a3, uint64_t)                                                                            \
+	X(a4, uint64_t)                                                                            \
+	X(a5, uint64_t)                                                                            \
+	X(a6, uint64_t)
+
+struct control_msg {
+#define X(name, type) type name;
+	CONTROL_FIELDS(X)
+#undef X
+};
+
+#define CONTROL_TYPES(X)                                                                           \
+	X(HELLO, 1)		/* a0: CONTROL_VERSION; answered by DONE, a0: bits of wanted hooks */ \
+	X(HOOK, 2)                                                                                 \
+	X(EXIT, 3)		/* ret: how the stage ended */                                     \
+	X(DONE, 4)                                                                                 \
+	X(RESULT, 5)		/* with data: of READ, or the name of the step that failed */      \
+	X(INJECT, 10)		/* a0: system call, a1..a6: its arguments */                       \
+	X(READ, 11)		/* addr, len */                                                    \
+	X(WRITE, 12)		/* addr, data */                                                   \
+	X(SWAP_FD, 13)		/* fd, flags: 1 close-on-exec; with a descriptor; RESULT has the old one */ \
+	X(SWAP_MAPPING, 14)	/* addr, len, a0 prot, a1 flags, a2 offset, a3 undo's offset; with new, old */ \
+	X(ROLLBACK, 15)		/* undo all swaps, newest first */                                 \
+	X(FORGET, 16)		/* the swaps stay: drop the undo record */                         \
+	X(LOG, 17)		/* flags: CRIU's log level; data: a line for CRIU's log */
+
+enum control_type {
+#define X(name, number) CONTROL_##name = number,
+	CONTROL_TYPES(X)
+#undef X
+};
+
+#endif

@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The engine plugin: CRIU loads it (CRIU_LIBS_DIR) and calls it while the tasks stand still. It is the hand of the
+ * shim: it reports each hook that the shim asked for, does what the shim says in the meantime, and keeps an undo
+ * record of every swap, so that it can put the tasks right by itself when the shim is gone.
+ *
+ * Without CRYOSHIM_CONTROL_FD in the environment it does nothing at all. A hook that nobody claims answers -ENOTSUP:
+ * CRIU then asks the next plugin (criu/include/plugin.h:run_plugins), so the distribution's go on working.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../control.h"
+#include "../surgeon/surgeon.h"
+
+/* criu/include/criu-plugin.h (4.1.1, 4.2.1): version 0.2.0; 4.1.1 takes at most 13 hooks. */
+#define PLUGIN_VERSION (2u << 8)
+#define MAX_HOOKS 12
+enum {
+	HOOK_DUMP_EXT_FILE = 2,
+	HOOK_RESTORE_EXT_FILE = 3,
+	HOOK_DUMP_EXT_MOUNT = 4,
+	HOOK_RESTORE_EXT_MOUNT = 5,
+	HOOK_RESUME_DEVICES_LATE = 9,
+	HOOK_CHECKPOINT_DEVICES = 11,
+};
+enum { STAGE_DUMP, STAGE_PRE_DUMP, STAGE_RESTORE };
+enum { LOG_ERROR = 1, LOG_WARN = 2, LOG_INFO = 3 };
+
+struct plugin_desc {
+	const char *name;
+	int (*init)(int stage);
+	void (*exit)(int stage, int ret);
+	unsigned int version;
+	unsigned int max_hooks;
+	void *hooks[MAX_HOOKS];
+};
+
+enum undo_kind { UNDO_FD, UNDO_MAPPING };
+
+/* One swap, as it is undone: `fd` is a descriptor of ours for what was there before. */
+struct undo {
+	enum undo_kind kind;
+	pid_t pid;
+	int fd;
+	int number;
+	int flags;
+	uint64_t addr, len, offset;
+	int prot;
+};
+
+static struct {
+	int fd;			/* -1: no shim */
+	pid_t owner;		/* the process that loaded us; restoring tasks are forked from it */
+	int stored;		/* CRIU's fdstore id of the socket: its close_old_fds() takes ours away from tasks */
+	pthread_mutex_t *lock;	/* shared: restoring tasks speak over one socket */
+	uint64_t hooks;
+	uint32_t seq;
+	struct undo *undo;
+	size_t n_undo, cap_undo;
+	void (*print)(unsigned int level, const char *format, ...);
+} shim = { .fd = -1, .stored = -1 };
+
+__attribute__((format(printf, 2, 3))) static void say(unsigned int level, const char *format, ...)
+{
+	char text[512];
+	va_list args;
+
+	if (!shim.print)
+		return;
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	shim.print(level, "%scryoshim: %s\n", level == LOG_ERROR ? "Error (cryoshim): " : "", text);
+}
+
+static int send_msg(int sk, struct control_msg *m, const void *data, int fd)
+{
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov[2] = { { m, sizeof(*m) }, { (void *)(uintptr_t)data, m->data_len } };
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = m->data_len ? 2 : 1 };
+	ssize_t n;
+
+	m->magic = CONTROL_MAGIC;
+	if (fd >= 0) {
+		struct cmsghdr *c;
+
+		memset(&control, 0, sizeof(control));
+		msg.msg_control = &control;
+		msg.msg_controllen = sizeof(control);
+		c = CMSG_FIRSTHDR(&msg);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	}
+	do
+		n = sendmsg(sk, &msg, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -1 : 0;
+}
+
+struct command {
+	struct control_msg m;
+	char data[CONTROL_MAX_DATA];
+	int fds[4];
+	int n_fds;
+};
+
+static void close_fds(struct command *c)
+{
+	while (c->n_fds > 0)
+		if (c->fds[--c->n_fds] >= 0)
+			close(c->fds[c->n_fds]);
+}
+
+/* The next message of the shim; -1 when it is gone or not to be understood. */
+static int receive(int sk, struct command *c)
+{
+	union {
+		char space[CMSG_SPACE(sizeof(int) * 4)];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov[2] = { { &c->m, sizeof(c->m) }, { c->data, sizeof(c->data) } };
+	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2, .msg_control = &control, .msg_controllen = sizeof(control) };
+	ssize_t n;
+
+	c->n_fds = 0;
+	do
+		n = recvmsg(sk, &msg, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	if (n <= 0)
+		return -1;
+	for (struct cmsghdr *h = CMSG_FIRSTHDR(&msg); h; h = CMSG_NXTHDR(&msg, h)) {
+		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
+			continue;
+		c->n_fds = (int)((h->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(c->fds, CMSG_DATA(h), (size_t)c->n_fds * sizeof(int));
+	}
+	if ((size_t)n < sizeof(c->m) || c->m.magic != CONTROL_MAGIC || (size_t)n - sizeof(c->m) != c->m.data_len ||
+	    (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+		say(LOG_ERROR, "the shim sent a message that is none (%zd bytes)", n);
+		close_fds(c);
+		return -1;
+	}
+	return 0;
+}
+
+static int remember(struct undo u)
+{
+	if (shim.n_undo == shim.cap_undo) {
+		size_t cap = shim.cap_undo ? shim.cap_undo * 2 : 16;
+		struct undo *grown = realloc(shim.undo, cap * sizeof(*grown));
+
+		if (!grown)
+			return -1;
+		shim.undo = grown;
+		shim.cap_undo = cap;
+	}
+	shim.undo[shim.n_undo++] = u;
+	return 0;
+}
+
+static void forget(void)
+{
+	while (shim.n_undo > 0)
+		close(shim.undo[--shim.n_undo].fd);
+}
+
+static int undo_one(const struct undo *u, struct surgeon_error *err)
+{
+	int placeholder;
+
+	if (u->kind == UNDO_MAPPING)
+		return surgeon_swap_mapping(u->pid, u->addr, u->len, u->prot, u->flags, u->fd, u->offset, err);
+	if (surgeon_swap_fd(u->pid, u->number, u->fd, u->flags, &placeholder, err))
+		return -1;
+	close(placeholder);
+	return 0;
+}
+
+/* Newest first. What cannot be undone is said and passed over: the rest must still be put right. */
+static int roll_back(void)
+{
+	struct surgeon_error err = { 0 };
+	int failed = 0;
+
+	while (shim.n_undo > 0) {
+		struct undo *u = &shim.undo[--shim.n_undo];
+
+		if (undo_one(u, &err)) {
+			say(LOG_ERROR, "cannot undo a swap in task %d: %s: %s", u->pid, err.step, strerror(err.err));
+			failed++;
+		}
+		close(u->fd);
+	}
+	return failed;
+}
+
+static int swap_fd(struct command *c, int *old, struct surgeon_error *err)
+{
+	struct undo u = { .kind = UNDO_FD, .pid = c->m.pid, .number = c->m.fd, .flags = (int)c->m.flags & 1 };
+
+	*old = -1;
+	if (c->n_fds < 1) {
+		*err = (struct surgeon_error){ "swap needs a descriptor", EINVAL };
+		return -1;
+	}
+	if (surgeon_swap_fd(c->m.pid, c->m.fd, c->fds[0], u.flags, old, err))
+		return -1;
+	u.fd = fcntl(*old, F_DUPFD_CLOEXEC, 3);
+	if (u.fd >= 0 && remember(u) == 0)
+		return 0;
+	/* A swap that could not be undone must not stay. */
+	if (u.fd >= 0)
+		close(u.fd);
+	u.fd = *old;
+	*err = (struct surgeon_error){ "keep an undo record", ENOMEM };
+	(void)undo_one(&u, err);
+	close(*old);
+	*old = -1;
+	return -1;
+}
+
+static int swap_mapping(struct command *c, struct surgeon_error *err)
+{
+	struct undo u = { .kind = UNDO_MAPPING, .pid = c->m.pid, .addr = c->m.addr, .len = c->m.len,
+			  .prot = (int)c->m.a0, .flags = (int)c->m.a1, .offset = c->m.a3 };
+
+	if (c->n_fds < 2) {
+		*err = (struct surgeon_error){ "swap needs the new and the old descriptor", EINVAL };
+		return -1;
+	}
+	/* The record first: there is no moment at which a mapping is swapped and nobody knows. */
+	u.fd = fcntl(c->fds[1], F_DUPFD_CLOEXEC, 3);
+	if (u.fd < 0 || remember(u)) {
+		*err = (struct surgeon_error){ "keep an undo record", u.fd < 0 ? errno : ENOMEM };
+		if (u.fd >= 0)
+			close(u.fd);
+		return -1;
+	}
+	if (surgeon_swap_mapping(c->m.pid, c->m.addr, c->m.len, (int)c->m.a0, (int)c->m.a1, c->fds[0], c->m.a2, err)) {
+		close(shim.undo[--shim.n_undo].fd);
+		return -1;
+	}
+	return 0;
+}
+
+static int inject(struct command *c, int64_t *ret, struct surgeon_error *err)
+{
+	const uint64_t call[7] = { c->m.a0, c->m.a1, c->m.a2, c->m.a3, c->m.a4, c->m.a5, c->m.a6 };
+	struct surgeon_error end_err;
+	struct surgeon s;
+	int failed;
+
+	if (surgeon_begin(&s, c->m.pid, err))
+		return -1;
+	failed = surgeon_syscall(&s, call, ret, err);
+	if (surgeon_end(&s, &end_err) && !failed) {
+		*err = end_err;
+		failed = -1;
+	}
+	return failed;
+}
+
+/* One command, and its RESULT. Returns -1 when the shim cannot be told. */
+static int obey(int sk, struct command *c)
+{
+	struct control_msg r = { .type = CONTROL_RESULT, .seq = c->m.seq };
+	struct surgeon_error err = { "", 0 };
+	const void *data = NULL;
+	int old = -1, failed = 0;
+	int64_t ret = 0;
+
+	switch (c->m.type) {
+	case CONTROL_INJECT:
+		failed = inject(c, &ret, &err);
+		break;
+	case CONTROL_READ:
+		if (c->m.len > sizeof(c->data)) {
+			err = (struct surgeon_error){ "read at most 64 KiB at once", EMSGSIZE };
+			failed = -1;
+			break;
+		}
+		failed = surgeon_read(c->m.pid, c->m.addr, c->data, c->m.len, &err);
+		data = c->data;
+		r.data_len = (uint32_t)c->m.len;
+		break;
+	case CONTROL_WRITE:
+		failed = surgeon_write(c->m.pid, c->m.addr, c->data, c->m.data_len, &err);
+		break;
+	case CONTROL_SWAP_FD:
+		failed = swap_fd(c, &old, &err);
+		break;
+	case CONTROL_SWAP_MAPPING:
+		failed = swap_mapping(c, &err);
+		break;
+	case CONTROL_ROLLBACK:
+		ret = roll_back();
+		break;
+	case CONTROL_FORGET:
+		forget();
+		break;
+	case CONTROL_LOG:
+		say(c->m.flags, "%.*s", (int)c->m.data_len, c->data);
+		break;
+	default:
+		err = (struct surgeon_error){ "a command of another version", ENOSYS };
+		failed = -1;
+	}
+	close_fds(c);
+	r.ret = ret;
+	if (failed) {
+		r.err = err.err ? err.err : EIO;
+		data = err.step;
+		r.data_len = (uint32_t)strlen(err.step);
+	}
+	failed = send_msg(sk, &r, data, old);
+	if (old >= 0)
+		close(old);
+	return failed;
+}
+
+/* The socket, in whichever process of CRIU's this is. *borrowed: close it afterwards. */
+static int socket_here(bool *borrowed)
+{
+	int (*get)(int);
+
+	*borrowed = false;
+	if (shim.fd < 0 || getpid() == shim.owner)
+		return shim.fd;
+	get = (int (*)(int))(uintptr_t)dlsym(RTLD_DEFAULT, "fdstore_get");
+	*borrowed = true;
+	return shim.stored >= 0 && get ? get(shim.stored) : -1;
+}
+
+/* The shim is gone while tasks stand still: put them right, and let nobody wait for it again. */
+static int shim_is_gone(void)
+{
+	bool swapped = shim.n_undo > 0;
+
+	say(swapped ? LOG_ERROR : LOG_WARN, "the shim is gone%s", swapped ? ": undoing what was swapped" : "");
+	(void)roll_back();
+	if (getpid() == shim.owner) {
+		close(shim.fd);
+		shim.fd = -1;
+	}
+	shim.hooks = 0;
+	return swapped ? -1 : -ENOTSUP;
+}
+
+/*
+ * Tells the shim and serves its commands until it is done. Returns what the hook shall return; a descriptor that came
+ * with DONE goes to *fd.
+ */
+static int64_t transact(struct control_msg *m, const void *data, int send_fd, int *fd)
+{
+	static struct command c;
+	int64_t ret = -ENOTSUP;
+	bool borrowed;
+	int sk;
+
+	if (pthread_mutex_lock(shim.lock) == EOWNERDEAD)
+		pthread_mutex_consistent(shim.lock);
+	sk = socket_here(&borrowed);
+	if (sk < 0)
+		goto unlock;
+	m->seq = ++shim.seq;
+	if (send_msg(sk, m, data, send_fd)) {
+		ret = shim_is_gone();
+		goto unlock;
+	}
+	for (;;) {
+		if (receive(sk, &c)) {
+			ret = shim_is_gone();
+			break;
+		}
+		if (c.m.type == CONTROL_DONE) {
+			ret = c.m.ret;
+			if (m->type == CONTROL_HELLO)
+				shim.hooks = c.m.a0;
+			if (fd && c.n_fds > 0) {
+				*fd = c.fds[0];
+				c.fds[0] = -1;
+			}
+			close_fds(&c);
+			break;
+		}
+		if (obey(sk, &c)) {
+			ret = shim_is_gone();
+			break;
+		}
+	}
+unlock:
+	if (borrowed && sk >= 0)
+		close(sk);
+	pthread_mutex_unlock(shim.lock);
+	return ret;
+}
+
+static bool wanted(unsigned int hook)
+{
+	return shim.hooks & 1ULL << hook;
+}
+
+static int on_task(unsigned int hook, int pid)
+{
+	struct control_msg m = { .type = CONTROL_HOOK, .hook = (uint16_t)hook, .pid = pid };
+	int64_t ret;
+
+	if (!wanted(hook))
+		return -ENOTSUP;
+	ret = transact(&m, NULL, -1, NULL);
+	/* Never claimed: a task may also have a GPU. */
+	return ret < 0 && ret != -ENOTSUP ? -1 : -ENOTSUP;
+}
+
+static int checkpoint_devices(int pid)
+{
+	return on_task(HOOK_CHECKPOINT_DEVICES, pid);
+}
+
+static int resume_devices_late(int pid)
+{
+	return on_task(HOOK_RESUME_DEVICES_LATE, pid);
+}
+
+static int dump_ext_file(int fd, int id)
+{
+	struct control_msg m = { .type = CONTROL_HOOK, .hook = HOOK_DUMP_EXT_FILE, .fd = id };
+
+	return wanted(HOOK_DUMP_EXT_FILE) ? (int)transact(&m, NULL, fd, NULL) : -ENOTSUP;
+}
+
+static int restore_ext_file(int id, bool *retry_needed)
+{
+	struct control_msg m = { .type = CONTROL_HOOK, .hook = HOOK_RESTORE_EXT_FILE, .fd = id, .pid = getpid() };
+	int fd = -1;
+	int64_t ret;
+
+	if (!wanted(HOOK_RESTORE_EXT_FILE))
+		return -ENOTSUP;
+	*retry_needed = false;
+	ret = transact(&m, NULL, -1, &fd);
+	return ret < 0 ? (int)ret : fd >= 0 ? fd : -ENOTSUP;
+}
+
+static int ext_mount(unsigned int hook, const char *mountpoint, int id)
+{
+	struct control_msg m = { .type = CONTROL_HOOK, .hook = (uint16_t)hook, .fd = id, .pid = getpid(),
+				 .data_len = (uint32_t)strlen(mountpoint) };
+
+	return wanted(hook) ? (int)transact(&m, mountpoint, -1, NULL) : -ENOTSUP;
+}
+
+static int dump_ext_mount(char *mountpoint, int id)
+{
+	return ext_mount(HOOK_DUMP_EXT_MOUNT, mountpoint, id);
+}
+
+static int restore_ext_mount(int id, char *mountpoint, char *old_root, int *is_file)
+{
+	(void)old_root;
+	(void)is_file;
+	return ext_mount(HOOK_RESTORE_EXT_MOUNT, mountpoint, id);
+}
+
+/* A mutex that outlives the death of the task that holds it, in memory that forked tasks share. */
+static int make_lock(void)
+{
+	pthread_mutexattr_t attr;
+	int e;
+
+	shim.lock = mmap(NULL, sizeof(*shim.lock), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shim.lock == MAP_FAILED)
+		return -1;
+	e = pthread_mutexattr_init(&attr);
+	if (!e)
+		e = pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+	if (!e)
+		e = pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+	if (!e)
+		e = pthread_mutex_init(shim.lock, &attr);
+	return e ? -1 : 0;
+}
+
+static int plugin_init(int stage)
+{
+	struct control_msg m = { .type = CONTROL_HELLO, .hook = (uint16_t)stage, .pid = getpid(), .a0 = CONTROL_VERSION };
+	const char *number = getenv("CRYOSHIM_CONTROL_FD");
+	int (*add)(int), type;
+	socklen_t len = sizeof(type);
+	int64_t ret;
+
+	shim.print = (void (*)(unsigned int, const char *, ...))(uintptr_t)dlsym(RTLD_DEFAULT, "print_on_level");
+	shim.fd = number ? atoi(number) : -1;
+	shim.owner = getpid();
+	/* CRIU hands its environment to scripts and to what they start: the number alone proves nothing. */
+	if (shim.fd < 0 || getsockopt(shim.fd, SOL_SOCKET, SO_TYPE, &type, &len) || type != SOCK_SEQPACKET) {
+		shim.fd = -1;
+		return 0;
+	}
+	if (make_lock()) {
+		say(LOG_WARN, "cannot make the lock of the control socket: working without the shim");
+		shim.fd = -1;
+		return 0;
+	}
+	add = (int (*)(int))(uintptr_t)dlsym(RTLD_DEFAULT, "fdstore_add");
+	if (stage == STAGE_RESTORE && add)
+		shim.stored = add(shim.fd);
+	ret = transact(&m, NULL, -1, NULL);
+	return ret < 0 && ret != -ENOTSUP ? -1 : 0;
+}
+
+static void plugin_exit(int stage, int ret)
+{
+	struct control_msg m = { .type = CONTROL_EXIT, .hook = (uint16_t)stage, .ret = ret };
+
+	if (shim.fd >= 0)
+		(void)transact(&m, NULL, -1, NULL);
+	/* A dump whose tasks go on, or that failed, undoes; what the shim wanted to stay it has said (FORGET). */
+	if (shim.n_undo > 0)
+		(void)roll_back();
+	free(shim.undo);
+	shim.undo = NULL;
+	shim.cap_undo = 0;
+	if (shim.fd >= 0)
+		close(shim.fd);
+	shim.fd = -1;
+}
+
+__attribute__((visibility("default"))) struct plugin_desc CR_PLUGIN_DESC = {
+	.name = "cryoshim",
+	.init = plugin_init,
+	.exit = plugin_exit,
+	.version = PLUGIN_VERSION,
+	.max_hooks = MAX_HOOKS,
+	.hooks = {
+		[HOOK_DUMP_EXT_FILE] = dump_ext_file,
+		[HOOK_RESTORE_EXT_FILE] = restore_ext_file,
+		[HOOK_DUMP_EXT_MOUNT] = dump_ext_mount,
+		[HOOK_RESTORE_EXT_MOUNT] = restore_ext_mount,
+		[HOOK_RESUME_DEVICES_LATE] = resume_devices_late,
+		[HOOK_CHECKPOINT_DEVICES] = checkpoint_devices,
+	},
+};

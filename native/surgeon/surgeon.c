@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+#define _GNU_SOURCE
+#include "surgeon.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef PTRACE_GET_RSEQ_CONFIGURATION
+#define PTRACE_GET_RSEQ_CONFIGURATION 0x420f
+#endif
+#ifndef PTRACE_EVENT_STOP
+#define PTRACE_EVENT_STOP 128
+#endif
+#ifndef PTRACE_O_SUSPEND_SECCOMP
+#define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
+#endif
+#define PAGE 4096u
+
+/* uapi/linux/ptrace.h, struct ptrace_rseq_configuration */
+struct rseq_configuration {
+	uint64_t rseq_abi_pointer;
+	uint32_t rseq_abi_size;
+	uint32_t signature;
+	uint32_t flags;
+	uint32_t pad;
+};
+
+/* uapi/linux/rseq.h: struct rseq { cpu_id_start, cpu_id, rseq_cs, ... } */
+#define RSEQ_CS_OFFSET 8
+
+static int fail(struct surgeon_error *err, const char *step, int e)
+{
+	err->step = step;
+	err->err = e;
+	return -1;
+}
+
+static int wait_stop(pid_t tid, int *status, struct surgeon_error *err)
+{
+	pid_t got;
+
+	do
+		got = waitpid(tid, status, __WALL);
+	while (got < 0 && errno == EINTR);
+	if (got < 0)
+		return fail(err, "waitpid", errno);
+	if (!WIFSTOPPED(*status))
+		return fail(err, "the task ended", ESRCH);
+	return 0;
+}
+
+static bool is_event_stop(int status)
+{
+	return status >> 16 == PTRACE_EVENT_STOP;
+}
+
+/*
+ * Stops a task that runs under our ptrace and waits for the stop. Signals on the way are given to the task as if we
+ * had not been there; the trap comes first in get_signal() (kernel/signal.c), so the task runs no handler meanwhile.
+ */
+static int interrupt(pid_t tid, bool cont, struct surgeon_error *err)
+{
+	int status, sig = 0;
+
+	if (ptrace(PTRACE_INTERRUPT, tid, 0, 0))
+		return fail(err, "PTRACE_INTERRUPT", errno);
+	for (;;) {
+		if (cont && ptrace(PTRACE_CONT, tid, 0, sig))
+			return fail(err, "PTRACE_CONT", errno);
+		if (wait_stop(tid, &status, err))
+			return -1;
+		if (is_event_stop(status))
+			return 0;
+		sig = WSTOPSIG(status) & 0x7f;
+		if (sig == SIGTRAP)
+			sig = 0;
+		cont = true;
+	}
+}
+
+int surgeon_seize(pid_t tid, struct surgeon_error *err)
+{
+	/* Without CONFIG_CHECKPOINT_RESTORE or privilege seccomp stays on: the injected call may then be refused. */
+	if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) &&
+	    ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD))
+		return fail(err, "PTRACE_SEIZE", errno);
+	if (interrupt(tid, false, err)) {
+		(void)ptrace(PTRACE_DETACH, tid, 0, 0);
+		return -1;
+	}
+	return 0;
+}
+
+int surgeon_release(pid_t tid, struct surgeon_error *err)
+{
+	if (ptrace(PTRACE_DETACH, tid, 0, 0))
+		return fail(err, "PTRACE_DETACH", errno);
+	return 0;
+}
+
+/* /proc/PID/mem: it also reaches pages that the task itself may not write, as a debugger must. */
+static int proc_mem(pid_t tid, uint64_t addr, void *in, const void *out, size_t len, struct surgeon_error *err)
+{
+	const char *step = out ? "write to the task's memory" : "read the task's memory";
+	size_t done = 0;
+	char path[64];
+	int fd, ret = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", tid);
+	fd = open(path, (out ? O_WRONLY : O_RDONLY) | O_CLOEXEC);
+	if (fd < 0)
+		return fail(err, step, errno);
+	while (done < len) {
+		ssize_t n = out ? pwrite(fd, (const char *)out + done, len - done, (off_t)(addr + done)) :
+				  pread(fd, (char *)in + done, len - done, (off_t)(addr + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			ret = fail(err, step, n < 0 ? errno : EFAULT);
+			break;
+		}
+		done += (size_t)n;
+	}
+	close(fd);
+	return ret;
+}
+
+int surgeon_read(pid_t tid, uint64_t addr, void *buf, size_t len, struct surgeon_error *err)
+{
+	struct iovec local = { buf, len }, remote = { (void *)(uintptr_t)addr, len };
+
+	if (process_vm_readv(tid, &local, 1, &remote, 1, 0) == (ssize_t)len)
+		return 0;
+	return proc_mem(tid, addr, buf, NULL, len, err);
+}
+
+int surgeon_write(pid_t tid, uint64_t addr, const void *buf, size_t len, struct surgeon_error *err)
+{
+	struct iovec local = { (void *)(uintptr_t)buf, len }, remote = { (void *)(uintptr_t)addr, len };
+
+	if (process_vm_writev(tid, &local, 1, &remote, 1, 0) == (ssize_t)len)
+		return 0;
+	return proc_mem(tid, addr, NULL, buf, len, err);
+}
+
+/* A `syscall` instruction in an executable mapping: the vdso has one, and is looked at last to first. */
+static int find_syscall(pid_t tid, uint64_t *at, struct surgeon_error *err)
+{
+	static const uint8_t insn[2] = { 0x0f, 0x05 };
+	char path[64], line[4608], perms[5];
+	unsigned long long from, to;
+	uint8_t *buf;
+	FILE *maps;
+	int pass;
+
+	buf = malloc(1 << 20);
+	if (!buf)
+		return fail(err, "malloc", ENOMEM);
+	snprintf(path, sizeof(path), "/proc/%d/maps", tid);
+	*at = 0;
+	for (pass = 0; pass < 2 && !*at; pass++) {
+		maps = fopen(path, "re");
+		if (!maps) {
+			free(buf);
+			return fail(err, "read /proc/PID/maps", errno);
+		}
+		while (!*at && fgets(line, sizeof(line), maps)) {
+			struct surgeon_error ignored;
+			size_t len;
+			uint8_t *hit;
+
+			if (sscanf(line, "%llx-%llx %4s", &from, &to, perms) != 3 || perms[2] != 'x')
+				continue;
+			/* vsyscall cannot be run as code on current kernels. */
+			if (strstr(line, "[vsyscall]") || (pass == 0) != (strstr(line, "[vdso]") != NULL))
+				continue;
+			len = to - from < 1 << 20 ? to - from : 1 << 20;
+			if (surgeon_read(tid, from, buf, len, &ignored))
+				continue;
+			hit = memmem(buf, len, insn, sizeof(insn));
+			if (hit)
+				*at = from + (uint64_t)(hit - buf);
+		}
+		fclose(maps);
+	}
+	free(buf);
+	return *at ? 0 : fail(err, "find a syscall instruction", ENOENT);
+}
+
+static int set_regs(pid_t tid, struct user_regs_struct *regs, struct surgeon_error *err)
+{
+	struct iovec iov = { regs, sizeof(*regs) };
+
+	if (ptrace(PTRACE_SETREGSET, tid, NT_PRSTATUS, &iov))
+		return fail(err, "PTRACE_SETREGSET", errno);
+	return 0;
+}
+
+static int get_regs(pid_t tid, struct user_regs_struct *regs, struct surgeon_error *err)
+{
+	struct iovec iov = { regs, sizeof(*regs) };
+
+	if (ptrace(PTRACE_GETREGSET, tid, NT_PRSTATUS, &iov))
+		return fail(err, "PTRACE_GETREGSET", errno);
+	/* A 32-bit task answers with a smaller set. */
+	if (iov.iov_len != sizeof(*regs))
+		return fail(err, "a task that is not x86-64", ENOTSUP);
+	return 0;
+}
+
+int surgeon_begin(struct surgeon *s, pid_t tid, struct surgeon_error *err)
+{
+	struct rseq_configuration rseq = { 0 };
+	uint64_t blocked = ~0ULL, none = 0;
+
+	memset(s, 0, sizeof(*s));
+	s->tid = tid;
+	if (get_regs(tid, &s->regs, err) || find_syscall(tid, &s->syscall_insn, err))
+		return -1;
+	/*
+	 * On the way to user mode with another rip the kernel clears rseq_cs (kernel/rseq.c): a task stopped inside a
+	 * restartable sequence would then go on in it unprotected. Linux 5.13; before, nothing can be read or saved.
+	 */
+	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid, sizeof(rseq), &rseq) == (long)sizeof(rseq) && rseq.rseq_abi_pointer) {
+		s->rseq_cs_at = rseq.rseq_abi_pointer + RSEQ_CS_OFFSET;
+		if (surgeon_read(tid, s->rseq_cs_at, &s->rseq_cs, sizeof(s->rseq_cs), err))
+			return -1;
+		if (s->rseq_cs && surgeon_write(tid, s->rseq_cs_at, &none, sizeof(none), err))
+			return -1;
+	}
+	if (ptrace(PTRACE_GETSIGMASK, tid, sizeof(s->sigmask), &s->sigmask))
+		return fail(err, "PTRACE_GETSIGMASK", errno);
+	if (ptrace(PTRACE_SETSIGMASK, tid, sizeof(blocked), &blocked))
+		return fail(err, "PTRACE_SETSIGMASK", errno);
+	return 0;
+}
+
+int surgeon_end(struct surgeon *s, struct surgeon_error *err)
+{
+	int ret = 0;
+
+	if (s->scratch) {
+		uint64_t call[7] = { SYS_munmap, s->scratch, PAGE };
+		int64_t r;
+
+		s->scratch = 0;
+		ret = surgeon_syscall(s, call, &r, err);
+	}
+	/* Whatever failed before: registers and mask go back, or the task would run somewhere else. */
+	if (set_regs(s->tid, &s->regs, err))
+		return -1;
+	if (ptrace(PTRACE_SETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask))
+		return fail(err, "PTRACE_SETSIGMASK", errno);
+	if (s->rseq_cs && surgeon_write(s->tid, s->rseq_cs_at, &s->rseq_cs, sizeof(s->rseq_cs), err))
+		return -1;
+	/*
+	 * The task is in a system call's exit stop now. From there an interrupted call (rax = -ERESTART*) would return
+	 * to the program as it is: only the way through get_signal() restarts it (arch/x86/kernel/signal.c). So lead the
+	 * task into the trap again in which it was seized.
+	 */
+	if (interrupt(s->tid, true, err))
+		return -1;
+	return ret;
+}
+
+int surgeon_syscall(struct surgeon *s, const uint64_t call[7], int64_t *ret, struct surgeon_error *err)
+{
+	struct user_regs_struct regs = s->regs;
+	bool entered = false;
+	int status, pass;
+
+	regs.rip = s->syscall_insn;
+	regs.rax = call[0];
+	regs.rdi = call[1];
+	regs.rsi = call[2];
+	regs.rdx = call[3];
+	regs.r10 = call[4];
+	regs.r8 = call[5];
+	regs.r9 = call[6];
+	/* Not "in a system call": else the kernel might restart what the task was doing before. */
+	regs.orig_rax = ~0ULL;
+	if (set_regs(s->tid, &regs, err))
+		return -1;
+	/* Each turn is a stop on the way to the entry or to the exit; a handful come from traps that were pending. */
+	for (pass = 0; pass < 64; pass++) {
+		if (ptrace(PTRACE_SYSCALL, s->tid, 0, 0))
+			return fail(err, "PTRACE_SYSCALL", errno);
+		if (wait_stop(s->tid, &status, err))
+			return -1;
+		if (status >> 16 || (WSTOPSIG(status) & 0x7f) != SIGTRAP)
+			continue;
+		if (!entered) {
+			entered = true;
+			continue;
+		}
+		if (get_regs(s->tid, &regs, err))
+			return -1;
+		*ret = (int64_t)regs.rax;
+		return 0;
+	}
+	return fail(err, "run the injected system call", EAGAIN);
+}
+
+/* A call whose failure ends the operation. */
+static int run(struct surgeon *s, const char *step, int64_t *ret, struct surgeon_error *err, uint64_t nr, uint64_t a,
+	       uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f)
+{
+	uint64_t call[7] = { nr, a, b, c, d, e, f };
+
+	if (surgeon_syscall(s, call, ret, err))
+		return -1;
+	if (*ret < 0 && *ret >= -4095)
+		return fail(err, step, (int)-*ret);
+	return 0;
+}
+
+static int take_fd(pid_t tid, int fd, int *ours, struct surgeon_error *err)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, tid, 0);
+
+	if (pidfd < 0)
+		return fail(err, "pidfd_open", errno);
+	*ours = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+	close(pidfd);
+	return *ours < 0 ? fail(err, "pidfd_getfd", errno) : 0;
+}
+
+/* struct msghdr and its parts as they lie in the task's scratch page. */
+struct parcel {
+	struct msghdr msg;
+	struct iovec iov;
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	int pair[2];
+	char byte;
+};
+
+static int send_fd(int sk, int fd, struct surgeon_error *err)
+{
+	struct parcel p = { .byte = 'f' };
+	struct cmsghdr *c;
+
+	p.iov = (struct iovec){ &p.byte, 1 };
+	p.msg = (struct msghdr){ .msg_iov = &p.iov, .msg_iovlen = 1, .msg_control = &p.control,
+				 .msg_controllen = sizeof(p.control) };
+	c = CMSG_FIRSTHDR(&p.msg);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	if (sendmsg(sk, &p.msg, MSG_NOSIGNAL) != 1)
+		return fail(err, "sendmsg", errno);
+	return 0;
+}
+
+/*
+ * Brings a descriptor of ours into the task, at a number of the kernel's choice: a socket pair that is made inside,
+ * whose one end we take, so that no path and no namespace matters.
+ */
+static int give_fd(struct surgeon *s, int fd, int *theirs, struct surgeon_error *err)
+{
+	uint64_t at, page;
+	int ours = -1, ret = -1, pair[2];
+	struct parcel p = { 0 };
+	struct cmsghdr *c;
+	int64_t r, ignored;
+
+	if (!s->scratch) {
+		if (run(s, "mmap a page in the task", &r, err, SYS_mmap, 0, PAGE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0))
+			return -1;
+		s->scratch = (uint64_t)r;
+	}
+	page = s->scratch;
+	at = page + offsetof(struct parcel, pair);
+	if (run(s, "socketpair in the task", &r, err, SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, at, 0, 0))
+		return -1;
+	if (surgeon_read(s->tid, at, pair, sizeof(pair), err))
+		return -1;
+	if (take_fd(s->tid, pair[1], &ours, err) || send_fd(ours, fd, err))
+		goto close_pair;
+	p.iov = (struct iovec){ (void *)(uintptr_t)(page + offsetof(struct parcel, byte)), 1 };
+	p.msg = (struct msghdr){ .msg_iov = (void *)(uintptr_t)(page + offsetof(struct parcel, iov)), .msg_iovlen = 1,
+				 .msg_control = (void *)(uintptr_t)(page + offsetof(struct parcel, control)),
+				 .msg_controllen = sizeof(p.control) };
+	if (surgeon_write(s->tid, page, &p, sizeof(p), err) ||
+	    run(s, "recvmsg in the task", &r, err, SYS_recvmsg, (uint64_t)pair[0], page, MSG_CMSG_CLOEXEC, 0, 0, 0) ||
+	    surgeon_read(s->tid, page, &p, sizeof(p), err))
+		goto close_pair;
+	c = &p.control.align;
+	if (p.msg.msg_controllen < CMSG_LEN(sizeof(int)) || c->cmsg_type != SCM_RIGHTS) {
+		/* The task has no descriptor left under its RLIMIT_NOFILE. */
+		fail(err, "hand a descriptor to the task", EMFILE);
+		goto close_pair;
+	}
+	memcpy(theirs, CMSG_DATA(c), sizeof(int));
+	ret = 0;
+close_pair:
+	for (int i = 0; i < 2; i++) {
+		uint64_t call[7] = { SYS_close, (uint64_t)pair[i] };
+		struct surgeon_error unused;
+
+		(void)surgeon_syscall(s, call, &ignored, ret ? &unused : err);
+	}
+	if (ours >= 0)
+		close(ours);
+	return ret;
+}
+
+int surgeon_swap_fd(pid_t tid, int fd, int new_fd, int cloexec, int *old_fd, struct surgeon_error *err)
+{
+	struct surgeon_error end_err;
+	int theirs = -1, ret = -1;
+	struct surgeon s;
+	int64_t r;
+
+	*old_fd = -1;
+	if (take_fd(tid, fd, old_fd, err) || surgeon_begin(&s, tid, err))
+		goto out;
+	if (give_fd(&s, new_fd, &theirs, err) == 0) {
+		ret = run(&s, "dup3 in the task", &r, err, SYS_dup3, (uint64_t)theirs, (uint64_t)fd,
+			  cloexec ? O_CLOEXEC : 0, 0, 0, 0);
+		if (run(&s, "close in the task", &r, &end_err, SYS_close, (uint64_t)theirs, 0, 0, 0, 0, 0) && !ret) {
+			*err = end_err;
+			ret = -1;
+		}
+	}
+	if (surgeon_end(&s, &end_err) && !ret) {
+		*err = end_err;
+		ret = -1;
+	}
+out:
+	if (ret && *old_fd >= 0) {
+		close(*old_fd);
+		*old_fd = -1;
+	}
+	return ret;
+}
+
+int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, uint64_t offset,
+			 struct surgeon_error *err)
+{
+	struct surgeon_error end_err;
+	int theirs = -1, ret = -1;
+	struct surgeon s;
+	int64_t r;
+
+	if (surgeon_begin(&s, tid, err))
+		return -1;
+	if (give_fd(&s, new_fd, &theirs, err) == 0) {
+		ret = run(&s, "mmap in the task", &r, err, SYS_mmap, addr, len, (uint64_t)prot,
+			  (uint64_t)(flags | MAP_FIXED), (uint64_t)theirs, offset);
+		if (run(&s, "close in the task", &r, &end_err, SYS_close, (uint64_t)theirs, 0, 0, 0, 0, 0) && !ret) {
+			*err = end_err;
+			ret = -1;
+		}
+	}
+	if (surgeon_end(&s, &end_err) && !ret) {
+		*err = end_err;
+		ret = -1;
+	}
+	return ret;
+}

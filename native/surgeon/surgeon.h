@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+#ifndef CRYOSHIM_SURGEON_H
+#define CRYOSHIM_SURGEON_H
+
+/*
+ * Surgery on stopped tasks: one kernel thing each, no policy. The caller is the tracer: CRIU's own thread (the engine
+ * plugin), or the shim after surgeon_seize(). x86-64.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/user.h>
+
+/* What failed: a step that a person can look up, and its errno. */
+struct surgeon_error {
+	const char *step;
+	int err;
+};
+
+/* An open patient: registers, signal mask and rseq state as they will be put back. */
+struct surgeon {
+	pid_t tid;
+	struct user_regs_struct regs;
+	uint64_t sigmask;
+	uint64_t syscall_insn;
+	uint64_t rseq_cs_at;	/* address of the rseq_cs field, 0: none registered */
+	uint64_t rseq_cs;
+	uint64_t scratch;	/* a page of the task's while a descriptor is swapped */
+};
+
+/* Seizes and stops one thread; its seccomp filters do not see what is injected. Not for iou-* kernel threads. */
+int surgeon_seize(pid_t tid, struct surgeon_error *err);
+/* Lets it go on where it was. */
+int surgeon_release(pid_t tid, struct surgeon_error *err);
+
+/* Between begin and end the task's registers are ours; end leaves it in the stop in which begin found it. */
+int surgeon_begin(struct surgeon *s, pid_t tid, struct surgeon_error *err);
+int surgeon_end(struct surgeon *s, struct surgeon_error *err);
+
+/* Runs one system call in the task; *ret is its result (-errno), the return value only tells whether it ran. */
+int surgeon_syscall(struct surgeon *s, const uint64_t call[7], int64_t *ret, struct surgeon_error *err);
+
+int surgeon_read(pid_t tid, uint64_t addr, void *buf, size_t len, struct surgeon_error *err);
+int surgeon_write(pid_t tid, uint64_t addr, const void *buf, size_t len, struct surgeon_error *err);
+
+/*
+ * Puts our descriptor new_fd at number fd of the task (close-on-exec as cloexec says). *old_fd is a descriptor of
+ * ours for what was there, which is all that an undo needs: nothing is left behind in the task.
+ */
+int surgeon_swap_fd(pid_t tid, int fd, int new_fd, int cloexec, int *old_fd, struct surgeon_error *err);
+
+/* Maps our descriptor new_fd over [addr, addr + len) of the task; prot, flags and offset as for mmap(2). */
+int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, uint64_t offset,
+			 struct surgeon_error *err);
+
+#endif

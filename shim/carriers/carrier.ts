@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+import type { Engine } from "../control/engine.js";
+import type { Log } from "../session/log.js";
+
+/** What a carrier is called with. */
+export interface CarrierContext {
+  /** The hand in the stopped tasks; only usable until the call's promise settles. */
+  engine: Engine;
+  /** Where CRIU's images are, and ours go. */
+  imagesDir: string;
+  log: Log;
+}
+
+/**
+ * One kind of kernel object that CRIU refuses or does badly. A carrier has only the steps that it needs: each that it
+ * has makes the engine stop and ask, so a carrier that finds nothing before the freeze should not be in the session.
+ * A step that throws makes CRIU's operation fail, and everything is undone.
+ */
+export interface Carrier {
+  /** As in the image's name and in doctor's table. */
+  name: string;
+  /** All tasks of the tree stand still, nothing has been collected: find, save and hide this task's objects. */
+  checkpoint?(pid: number, context: CarrierContext): Promise<void>;
+  /** The dump has ended, tasks still stand still. Swaps are undone afterwards whatever this does. */
+  dumped?(ok: boolean, context: CarrierContext): Promise<void>;
+  /** The task is restored and stands before its first instruction: put the real objects back. */
+  resume?(pid: number, context: CarrierContext): Promise<void>;
+  /** CRIU met a file that it does not know; true: this carrier restores it, by the same id. `fd` is lent. */
+  dumpFile?(fd: number, id: number, context: CarrierContext): Promise<boolean>;
+  /** In the restoring task: a descriptor of ours for the file with this id, undefined when it is another carrier's. */
+  restoreFile?(id: number, context: CarrierContext): Promise<number | undefined>;
+  /** CRIU met a mount that it cannot resolve; true: this carrier mounts it at restore, by the same id. */
+  dumpMount?(mountpoint: string, id: number, context: CarrierContext): Promise<boolean>;
+  /** True when this carrier has mounted it. */
+  restoreMount?(mountpoint: string, id: number, context: CarrierContext): Promise<boolean>;
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// The shim's end of the control socket: the engine plugin asks, carriers answer.
+import { closeFd, isAgain, receiveMessage, type SocketMessage, sendMessage, watchReadable } from "../../native/index.js";
+import type { Carrier, CarrierContext } from "../carriers/carrier.js";
+import { reason } from "../error.js";
+import type { Log } from "../session/log.js";
+import { type Command, engineBy, type Undo, undoByHand } from "./engine.js";
+import { type ControlMessage, decodeControl, encodeControl, HOOK, STAGE, TYPE, VERSION } from "./wire.js";
+
+const ENOTSUP = 95;
+
+export interface ControlOptions {
+  carriers: readonly Carrier[];
+  imagesDir: string;
+  log: Log;
+}
+
+export interface Control {
+  /** The engine has told how its work ended; false when it died on the way. */
+  readonly finished: boolean;
+  /** After the engine's end: what it has left swapped is undone by our own hand. */
+  close(): Promise<void>;
+}
+
+type Question = Required<ControlMessage>;
+type Answer = { ret: number; fd?: number };
+
+/** Which hooks the carriers want: the engine stops for no other. */
+const wantedHooks = (carriers: readonly Carrier[]): bigint => {
+  const steps: [keyof Carrier, number][] = [
+    ["checkpoint", HOOK.checkpointDevices],
+    ["resume", HOOK.resumeDevicesLate],
+    ["dumpFile", HOOK.dumpExtFile],
+    ["restoreFile", HOOK.restoreExtFile],
+    ["dumpMount", HOOK.dumpExtMount],
+    ["restoreMount", HOOK.restoreExtMount],
+  ];
+  let bits = 0n;
+  for (const [step, hook] of steps) if (carriers.some((carrier) => carrier[step])) bits |= 1n << BigInt(hook);
+  return bits;
+};
+
+/** Asks the carriers one after the other; the first that claims an object has it. */
+const claim = async (ask: (carrier: Carrier) => Promise<boolean> | undefined, all: readonly Carrier[]): Promise<Answer> => {
+  for (const carrier of all) if (await ask(carrier)) return { ret: 0 };
+  return { ret: -ENOTSUP };
+};
+
+const answerHook = async (q: Question, fds: number[], all: readonly Carrier[], ctx: CarrierContext): Promise<Answer> => {
+  const mountpoint = q.data.toString();
+  switch (q.hook) {
+    case HOOK.checkpointDevices:
+      for (const carrier of all) await carrier.checkpoint?.(q.pid, ctx);
+      return { ret: 0 };
+    case HOOK.resumeDevicesLate:
+      for (const carrier of all) await carrier.resume?.(q.pid, ctx);
+      return { ret: 0 };
+    case HOOK.dumpExtFile:
+      return claim((carrier) => carrier.dumpFile?.(fds[0] ?? -1, q.fd, ctx), all);
+    case HOOK.dumpExtMount:
+      return claim((carrier) => carrier.dumpMount?.(mountpoint, q.fd, ctx), all);
+    case HOOK.restoreExtMount:
+      return claim((carrier) => carrier.restoreMount?.(mountpoint, q.fd, ctx), all);
+    case HOOK.restoreExtFile:
+      for (const carrier of all) {
+        const fd = await carrier.restoreFile?.(q.fd, ctx);
+        if (fd !== undefined) return { ret: 0, fd };
+      }
+      return { ret: -ENOTSUP };
+    default:
+      return { ret: -ENOTSUP };
+  }
+};
+
+/** Serves the control socket until the engine is gone. The descriptor becomes the server's. */
+export const serveControl = (fd: number, { carriers, imagesDir, log }: ControlOptions): Control => {
+  const undo: Undo[] = [];
+  const results = new Map<number, { resolve(m: Question & { fds: number[] }): void; reject(error: Error): void }>();
+  let finished = false;
+  let ended = false;
+  let seq = 0;
+
+  const command: Command = async (m, fds = []) => {
+    if (ended) throw new Error("the engine is gone");
+    const number = ++seq;
+    const result = new Promise<Question & { fds: number[] }>((resolve, reject) => {
+      results.set(number, { resolve, reject });
+    });
+    sendMessage(fd, encodeControl({ ...m, seq: number }), fds);
+    const r = await result;
+    if (r.err === 0) return r;
+    for (const received of r.fds) closeFd(received);
+    throw Object.assign(new Error(`${r.data.toString()}: errno ${r.err} (task ${m.pid ?? 0})`), { errno: r.err });
+  };
+  const context: CarrierContext = { engine: engineBy(command, undo), imagesDir, log };
+
+  const done = (q: Question, answer: Answer, args: bigint[] = []): void => {
+    if (ended) return;
+    try {
+      sendMessage(fd, encodeControl({ type: TYPE.DONE, seq: q.seq, ret: answer.ret, args }), answer.fd === undefined ? [] : [answer.fd]);
+    } catch (error) {
+      log("Warn ", `cannot answer the engine: ${reason(error)}`);
+    }
+    if (answer.fd !== undefined) closeFd(answer.fd);
+  };
+
+  const exit = async (q: Question): Promise<void> => {
+    const ok = q.ret === 0;
+    if (STAGE[q.hook] !== "restore") {
+      for (const carrier of carriers) await carrier.dumped?.(ok, context);
+      if (undo.length > 0) {
+        const failed = await context.engine.rollBack();
+        if (failed > 0) log("Error", `${failed} swaps could not be undone: see CRIU's log`);
+      }
+    } else if (ok && undo.length > 0) {
+      await context.engine.keep();
+    }
+  };
+
+  const serve = async (q: Question, fds: number[]): Promise<void> => {
+    try {
+      if (q.type === TYPE.HELLO) {
+        const fits = q.args[0] === BigInt(VERSION);
+        if (!fits) log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);
+        done(q, { ret: 0 }, [fits ? wantedHooks(carriers) : 0n]);
+      } else if (q.type === TYPE.EXIT) {
+        try {
+          await exit(q);
+        } finally {
+          finished = true;
+          done(q, { ret: 0 });
+        }
+      } else {
+        done(q, await answerHook(q, fds, carriers, context));
+      }
+    } catch (error) {
+      log("Error", `hook ${q.hook} for task ${q.pid}: ${reason(error)}`);
+      done(q, { ret: -1 });
+    } finally {
+      for (const lent of fds) closeFd(lent);
+    }
+  };
+
+  const stop = watchReadable(fd, () => {
+    let message: SocketMessage | undefined;
+    try {
+      message = receiveMessage(fd);
+      if (message !== undefined) {
+        const m = decodeControl(message.data);
+        if (m.type !== TYPE.RESULT) {
+          void serve(m, message.fds);
+          return;
+        }
+        results.get(m.seq)?.resolve({ ...m, fds: message.fds });
+        results.delete(m.seq);
+        return;
+      }
+    } catch (error) {
+      if (isAgain(error)) return;
+      if ((error as { code?: string }).code !== "ECONNRESET") log("Error", `control socket: ${reason(error)}`);
+    }
+    stop();
+    ended = true;
+    for (const { reject } of results.values()) reject(new Error("the engine died"));
+    results.clear();
+  });
+
+  return {
+    get finished() {
+      return finished;
+    },
+    async close() {
+      stop();
+      ended = true;
+      closeFd(fd);
+      for (const failure of undoByHand(undo)) log("Error", `cannot undo a swap after the engine's death: ${failure}`);
+    },
+  };
+};
