@@ -19,13 +19,12 @@ await Promise.all([
     format: "cjs",
     minify: true,
     define: { "import.meta.url": '""' },
-    // Only read when the configuration has changed.
-    external: ["./config.cjs"],
   }),
-  build({ ...common, entryPoints: ["shim/config.ts"], outfile: "dist/config.cjs", format: "cjs", minify: true }),
+  // Loaded only when the configuration has changed.
+  build({ ...common, entryPoints: ["shim/config.ts"], outfile: "dist/config.cjs", format: "cjs", minify: true, define: { "import.meta.url": '""' } }),
   build({
     ...common,
-    entryPoints: ["shim/cli.ts"],
+    entryPoints: ["shim/main.ts"],
     outfile: "dist/cli.js",
     format: "esm",
     banner: {

@@ -41,7 +41,7 @@ fi
 
 if outdated dist/shim.cjs package.json scripts/build.mjs shim crit native/index.ts; then
 	say "bundling TypeScript into dist/"
-	quietly build npm run --silent build
+	quietly bundle npm run --silent bundle
 fi
 
 for source in test/demo/*.c; do

@@ -434,7 +434,6 @@ static _Noreturn void become_shim(struct launch *l, int launch_fd)
 	argv[n++] = shim;
 	argv[n++] = launch_arg;
 	argv[n++] = swrk_arg;
-	argv[n++] = l->self;
 	argv[n++] = "--";
 	for (char **a = l->argv; *a; a++) {
 		if (n >= 1023)

@@ -17,10 +17,10 @@ const withoutLibdir = (argv: readonly string[], line: CommandLine): string[] =>
   argv.filter((_, i) => !line.libdirAt.includes(i));
 
 /** Serves one command line from plan to the engine's end. */
-export const serveCommandLine = async ({ launchFd, launcher, argv, give }: Start): Promise<void> => {
+export const serveCommandLine = async ({ launchFd, argv, give }: Start): Promise<void> => {
   const line = parseCommandLine(argv);
   if (line?.verb === undefined || !SESSION_VERBS.includes(line.verb)) return give({ kind: "alone" });
-  const { engine, settings } = await resolveLaunch(process.env, launcher);
+  const { engine, settings } = await resolveLaunch(process.env);
   const log = sessionLog(last(line, "work-dir") ?? last(line, "images-dir") ?? ".");
   const carriers = await carriersFor(settings);
   const link = linkEngine(launchFd, last(line, "libdir"));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the launcher starts for a dump, pre-dump or restore:
-//   node shim.cjs LAUNCH_FD SWRK_FD|-1 LAUNCHER -- criu ARGS...
+//   node shim.cjs LAUNCH_FD SWRK_FD|-1 -- criu ARGS...
 // One session: give the launcher a plan, then stand between client and engine until the engine is done.
 import { closeFd, sendMessage } from "../../native/index.js";
 import { reason } from "../error.js";
@@ -11,8 +11,6 @@ import { serveRequests } from "./swrk.js";
 /** What every session starts from. */
 export interface Start {
   launchFd: number;
-  /** The launcher, links resolved. */
-  launcher: string;
   /** The caller's command line, argv[0] included. */
   argv: string[];
   /** Sends the plan; the launcher then becomes the engine. */
@@ -20,8 +18,7 @@ export interface Start {
 }
 
 const [launchFd = Number.NaN, swrkFd = Number.NaN] = process.argv.slice(2, 4).map(Number);
-const launcher = process.argv[4] ?? "";
-const argv = process.argv.slice(6);
+const argv = process.argv.slice(5);
 
 let given = false;
 const give = (plan: Plan): void => {
@@ -42,7 +39,7 @@ const giveUp = (error: unknown): void => {
 
 const session = async (): Promise<void> => {
   if (!Number.isInteger(launchFd) || !Number.isInteger(swrkFd)) throw new Error("the shim is started by the launcher");
-  const start: Start = { launchFd, launcher, argv, give };
+  const start: Start = { launchFd, argv, give };
   if (swrkFd >= 0) await serveRequests(start, swrkFd);
   else await serveCommandLine(start);
 };

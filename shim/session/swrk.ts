@@ -114,11 +114,11 @@ const fromEngine =
 const pathOf = (fd: number | undefined): string => (fd === undefined ? "/nonexistent" : readlinkSync(`/proc/self/fd/${fd}`));
 
 /** Serves one connection from its first request to the engine's end. */
-export const serveRequests = async ({ launchFd, launcher, argv, give }: Start, client: number): Promise<void> => {
+export const serveRequests = async ({ launchFd, argv, give }: Start, client: number): Promise<void> => {
   const first = firstRequest(client);
   const clientPid = peerPid(client);
   if (first === undefined || clientPid <= 0) return give({ kind: "alone" });
-  const { engine, settings } = await resolveLaunch(process.env, launcher);
+  const { engine, settings } = await resolveLaunch(process.env);
   // The directories, once for the log and the carriers; each request opens its own when it is passed on.
   let dirs: Borrowed;
   try {

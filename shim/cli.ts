@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Command } from "commander";
+import { packageRoot } from "../native/index.js";
+import { completion } from "./commands/completion.js";
+import { examine, table } from "./commands/doctor.js";
+import { install, type Step, uninstall } from "./commands/install.js";
+import { run } from "./commands/run.js";
+import { CryoshimError } from "./error.js";
+
+const print = (text: string): void => {
+  process.stdout.write(text.endsWith("\n") ? text : `${text}\n`);
+};
+
+const report = (steps: Step[], dryRun: boolean): void => {
+  for (const { action, path, target } of steps)
+    print(`${dryRun ? "would " : ""}${action.padEnd(7)} ${path}${action === "link" || action === "replace" ? ` -> ${target}` : ""}`);
+};
+
+/** The `cryoshim` command; the man page is held against this by a test. */
+export const program = (): Command => {
+  const version = (JSON.parse(readFileSync(join(packageRoot, "package.json"), "utf8")) as { version: string }).version;
+  const cryoshim = new Command("cryoshim")
+    .description("Checkpoint and restore containers with the real CRIU, and what it lacks.")
+    .version(version)
+    .showHelpAfterError();
+  cryoshim
+    .command("doctor")
+    .description("say what works here, what does not, and why; exit code 1 when a checkpoint would fail")
+    .option("--json", "print the findings as JSON")
+    .action(async ({ json }: { json?: boolean }) => {
+      const findings = await examine();
+      print(json === true ? JSON.stringify(findings, null, 2) : table(findings));
+      if (findings.some(({ verdict }) => verdict === "fail")) process.exitCode = 1;
+    });
+  for (const [name, work, text] of [
+    ["install", install, "put the launcher before the distribution's criu in PATH"],
+    ["uninstall", uninstall, "remove what install put there"],
+  ] as const)
+    cryoshim
+      .command(name)
+      .description(text)
+      .option("--prefix <dir>", "where to install", "/usr/local")
+      .option("--dry-run", "only say what would be done")
+      .action(({ prefix, dryRun = false }: { prefix: string; dryRun?: boolean }) => report(work(prefix, dryRun), dryRun));
+  cryoshim
+    .command("run")
+    .description("run a command with cryoshim as its criu, with nothing installed")
+    .argument("<command...>", "the command and its arguments, after --")
+    .passThroughOptions()
+    .action(async (command: string[]) => {
+      process.exitCode = await run(command);
+    });
+  cryoshim
+    .command("completion")
+    .description("print the completion script for a shell")
+    .argument("<shell>", "bash, zsh or fish")
+    .action((shell: string) => print(completion(shell)));
+  return cryoshim.enablePositionalOptions();
+};
+
+/** Runs the command line of this process. */
+export const main = async (argv: string[]): Promise<void> => {
+  try {
+    await program().parseAsync(argv);
+  } catch (error) {
+    if (!(error instanceof CryoshimError)) throw error;
+    process.stderr.write(`cryoshim: ${error.message} [${error.code}]\n`);
+    process.exitCode = 1;
+  }
+};

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { release } from "node:os";
+import { execa } from "execa";
+import { artefact } from "../../native/index.js";
+import { inPath, isLauncher } from "../engine/choose.js";
+import { CONFIG_FILE, decideLaunch, DEFAULTS } from "../engine/launch-file.js";
+import { reason } from "../error.js";
+
+export type Verdict = "ok" | "note" | "warn" | "fail";
+
+/** One line of doctor's table. */
+export interface Finding {
+  subject: string;
+  verdict: Verdict;
+  finding: string;
+  /** What to do, where there is something. */
+  fix?: string;
+}
+
+/** The first line a program prints about itself; undefined when it cannot be run. */
+const firstLine = async (file: string, ...args: string[]): Promise<string | undefined> => {
+  const { stdout, failed } = await execa(file, args, { reject: false, timeout: 10_000, stdin: "ignore" });
+  return failed ? undefined : stdout.split("\n")[0];
+};
+
+/** "4.2.1" as [4, 2]; [0, 0] for what is no version. */
+const majorMinor = (text: string): [number, number] => {
+  const [, major, minor] = /(\d+)\.(\d+)/.exec(text) ?? [];
+  return [Number(major ?? 0), Number(minor ?? 0)];
+};
+
+const atLeast = (text: string, major: number, minor: number): boolean => {
+  const [a, b] = majorMinor(text);
+  return a > major || (a === major && b >= minor);
+};
+
+const engineFindings = async (): Promise<Finding[]> => {
+  let engine: string;
+  try {
+    const { loadConfig } = await import("../config.js");
+    const config = existsSync(CONFIG_FILE) ? loadConfig(CONFIG_FILE) : DEFAULTS;
+    engine = decideLaunch(config, process.env).engine;
+  } catch (error) {
+    return [{ subject: "engine", verdict: "fail", finding: reason(error) }];
+  }
+  const version = (await firstLine(engine, "--version"))?.replace("Version: ", "");
+  if (version === undefined)
+    return [{ subject: "engine", verdict: "fail", finding: `${engine} does not run`, fix: "reinstall CRIU" }];
+  const found: Finding[] = [{ subject: "engine", verdict: "ok", finding: `${engine}, CRIU ${version}` }];
+  if (!atLeast(version, 4, 0))
+    found.push({ subject: "engine", verdict: "fail", finding: `CRIU ${version} is too old`, fix: "install CRIU 4.2 or later" });
+  else if (!atLeast(version, 4, 2) && atLeast(release(), 6, 16))
+    found.push({
+      subject: "engine",
+      verdict: "fail",
+      finding: `CRIU ${version} cannot dump any inet socket on Linux ${release()} (SO_PASSCRED)`,
+      fix: "install CRIU 4.2 or later",
+    });
+  const check = await execa(engine, ["check"], { reject: false, all: true, timeout: 30_000, stdin: "ignore" });
+  found.push(
+    check.failed
+      ? { subject: "kernel for CRIU", verdict: "fail", finding: `criu check: ${check.all?.split("\n").at(-1) ?? "failed"}` }
+      : { subject: "kernel for CRIU", verdict: "ok", finding: "criu check: Looks good." },
+  );
+  return found;
+};
+
+const launcherFindings = (): Finding[] => {
+  const ours = artefact("criu");
+  if (!existsSync(ours))
+    return [{ subject: "launcher", verdict: "fail", finding: `${ours} is missing`, fix: "reinstall cryoshim" }];
+  const first = inPath("criu", process.env.PATH)[0];
+  if (first === undefined)
+    return [{ subject: "launcher", verdict: "warn", finding: "no criu in PATH", fix: "run `cryoshim install`" }];
+  if (!isLauncher(first))
+    return [
+      { subject: "launcher", verdict: "warn", finding: `${first} comes first in PATH: cryoshim is not in the way`, fix: "run `cryoshim install`, or use `cryoshim run -- COMMAND`" },
+    ];
+  return [{ subject: "launcher", verdict: "ok", finding: `${first} -> ${realpathSync(first)}` }];
+};
+
+const kernelFindings = (): Finding[] => {
+  const controllers = readFileSync("/proc/self/cgroup", "utf8");
+  const v1 = /^[1-9]\d*:/m.test(controllers);
+  const v2 = /^0::/m.test(controllers);
+  const layout = v1 && v2 ? "hybrid (v1 beside v2)" : v1 ? "v1" : "v2";
+  const note: Finding = { subject: "cgroups", verdict: "ok", finding: layout };
+  if (v1 && v2) {
+    note.verdict = "note";
+    note.finding += ": [cgroup] manage = auto keeps crun's restores from failing on cpuset";
+  }
+  const btf = existsSync("/sys/kernel/btf/vmlinux");
+  return [
+    { subject: "kernel", verdict: "ok", finding: `Linux ${release()}` },
+    { subject: "kernel BTF", verdict: btf ? "ok" : "note", finding: btf ? "present" : "absent" },
+    note,
+  ];
+};
+
+const nodeFindings = (): Finding[] => {
+  const found: Finding[] = [{ subject: "node", verdict: "ok", finding: `${process.execPath}, ${process.version}` }];
+  const first = inPath("node", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")[0];
+  if (first === undefined)
+    found.push({
+      subject: "node",
+      verdict: "warn",
+      finding: "not in a directory that services have in PATH: runtimes started by systemd would not find it",
+      fix: `set [engine] node = "${process.execPath}" in ${CONFIG_FILE}`,
+    });
+  return found;
+};
+
+const RUNTIMES: readonly [name: string, args: string[], how: string][] = [
+  ["podman", ["--version"], "finds `criu` in its PATH, and hands that PATH to the OCI runtime"],
+  ["runc", ["--version"], "finds `criu` in the PATH of whoever starts it (before 1.1 also by --criu)"],
+  ["crun", ["--version"], "finds `criu` in the PATH of whoever starts it"],
+  ["lxc-checkpoint", ["--version"], "finds `criu` in its PATH"],
+  ["conmon", ["--version"], "starts restores: PATH from containers.conf, conmon_env_vars"],
+  ["containerd", ["--version"], "finds `criu` in its unit's PATH"],
+  ["dockerd", ["--version"], "finds `criu` in its unit's PATH (experimental)"],
+  ["crio", ["--version"], "finds `criu` in its unit's PATH and conmon_env"],
+];
+
+const runtimeFindings = async (): Promise<Finding[]> => {
+  const found = await Promise.all(
+    RUNTIMES.map(async ([name, args, how]): Promise<Finding | undefined> => {
+      const file = inPath(name, process.env.PATH)[0];
+      if (file === undefined) return undefined;
+      return { subject: name, verdict: "ok", finding: `${(await firstLine(file, ...args)) ?? file}; ${how}` };
+    }),
+  );
+  return found.filter((finding) => finding !== undefined);
+};
+
+/** Everything doctor looks at, in the order of its table. */
+export const examine = async (): Promise<Finding[]> => [
+  ...(await engineFindings()),
+  ...launcherFindings(),
+  ...nodeFindings(),
+  ...kernelFindings(),
+  ...(await runtimeFindings()),
+];
+
+/** The table for people. */
+export const table = (findings: readonly Finding[]): string => {
+  const width = Math.max(...findings.map(({ subject }) => subject.length));
+  return findings
+    .map(({ subject, verdict, finding, fix }) => {
+      const line = `${verdict.padEnd(4)}  ${subject.padEnd(width)}  ${finding}`;
+      return fix === undefined ? line : `${line}\n${" ".repeat(width + 8)}-> ${fix}`;
+    })
+    .join("\n");
+};

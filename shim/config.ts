@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// /etc/cryoshim/config.toml. Every key is documented in configs/config.toml and docs/configuration.md.
+import { readFileSync, statSync } from "node:fs";
+import { isAbsolute } from "node:path";
+import { parse, TomlError } from "smol-toml";
+import * as z from "zod/mini";
+import { type Config, DEFAULTS } from "./engine/launch-file.js";
+import { CryoshimError, reason } from "./error.js";
+
+const absolute = z.string().check(z.refine(isAbsolute, "must be an absolute path"));
+
+const schema = z.strictObject({
+  engine: z.optional(z.strictObject({ path: z.optional(absolute), node: z.optional(absolute) })),
+  cgroup: z.optional(
+    z.strictObject({
+      manage: z.optional(
+        z.enum(["caller", "auto", "ignore", "none", "props", "soft", "full", "strict", "default"]),
+      ),
+    }),
+  ),
+  carriers: z.optional(z.strictObject({ extra: z.optional(z.array(absolute)) })),
+});
+
+const refuse = (file: string, why: string, cause?: unknown): CryoshimError =>
+  new CryoshimError("ERR_CONFIG", {
+    what: `cannot use the configuration \`${file}\``,
+    why,
+    fix: "see docs/configuration.md",
+    cause,
+  });
+
+/** Reads and checks the text of a configuration. Throws CryoshimError ERR_CONFIG that names the key or the line. */
+export const parseConfig = (text: string, file: string): Config => {
+  let table: unknown;
+  try {
+    table = parse(text);
+  } catch (error) {
+    const where = error instanceof TomlError ? `line ${error.line}, column ${error.column}: ` : "";
+    throw refuse(file, `${where}${reason(error).split("\n")[0]}`, error);
+  }
+  const checked = schema.safeParse(table);
+  if (!checked.success) {
+    const issue = checked.error.issues[0]!;
+    const key = [...issue.path, ...(issue.code === "unrecognized_keys" ? [issue.keys[0]] : [])].join(".");
+    const why = issue.code === "unrecognized_keys" ? "no such key" : issue.message;
+    throw refuse(file, `${key}: ${why}`);
+  }
+  const { engine, cgroup, carriers } = checked.data;
+  return {
+    engine: { ...DEFAULTS.engine, ...engine },
+    cgroup: { manage: cgroup?.manage ?? DEFAULTS.cgroup.manage },
+    carriers: { extra: carriers?.extra ?? DEFAULTS.carriers.extra },
+  };
+};
+
+/** Reads a configuration file, which root alone may be able to write: what it names is run as root. */
+export const loadConfig = (file: string): Config => {
+  let text: string;
+  try {
+    const st = statSync(file);
+    if (st.uid !== 0 || (st.mode & 0o022) !== 0) throw new Error("others than root can write it");
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw refuse(file, reason(error), error);
+  }
+  return parseConfig(text, file);
+};
