@@ -24,7 +24,8 @@ export const program = (): Command => {
   const cryoshim = new Command("cryoshim")
     .description("Checkpoint and restore containers with the real CRIU, and what it lacks.")
     .version(version)
-    .showHelpAfterError();
+    .showHelpAfterError()
+    .enablePositionalOptions();
   cryoshim
     .command("doctor")
     .description("say what works here, what does not, and why; exit code 1 when a checkpoint would fail")
@@ -57,7 +58,7 @@ export const program = (): Command => {
     .description("print the completion script for a shell")
     .argument("<shell>", "bash, zsh or fish")
     .action((shell: string) => print(completion(shell)));
-  return cryoshim.enablePositionalOptions();
+  return cryoshim;
 };
 
 /** Runs the command line of this process. */
