@@ -1,43 +1,61 @@
 // SPDX-License-Identifier: Apache-2.0
-import { execa } from "execa";
+// Runs a shell script in the lab, with cryoshim as criu or bare. A script ends at the first thing that does not hold.
+import { execFileSync, spawn } from "node:child_process";
+import { existsSync, mkdirSync, statSync } from "node:fs";
+import { basename } from "node:path";
+import { expect } from "vitest";
 
-export interface LabRun {
+const root = new URL("../..", import.meta.url).pathname;
+
+export interface Ended {
+  code: number | null;
+  /** Stdout and stderr as they came. */
+  output: string;
   stdout: string;
-  stderr: string;
-  code: number | undefined;
 }
 
-export interface LabOptions {
-  /** Without cryoshim: bare CRIU. */
-  bare?: boolean;
-  env?: Record<string, string>;
-}
-
-/** Runs a bash script in a lab of its own; `set -u` is on, a failing command does not end it. */
-export const inLab = async (script: string, { bare = false, env = {} }: LabOptions = {}): Promise<LabRun> => {
-  const { stdout, stderr, exitCode } = await execa("test/lab/lab", [...(bare ? ["--bare"] : []), "bash", "-us"], {
-    input: `${PRELUDE}\n${script}`,
-    env: { ...env, NODE_EXTRA_CA_CERTS: undefined },
-    reject: false,
+/** Runs a command in the lab. */
+export function inLab(command: string[], kind: "cryoshim" | "bare", env: Record<string, string> = {}): Promise<Ended> {
+  const words = kind === "bare" ? ["--bare", ...command] : command;
+  const { NODE_EXTRA_CA_CERTS: _, ...outer } = process.env; // slows each start of Node
+  const child = spawn("test/lab/lab", words, {
+    cwd: root,
+    env: { ...outer, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
   });
-  return { stdout, stderr, code: exitCode };
-};
+  let output = "";
+  let stdout = "";
+  child.stdout.on("data", (data) => {
+    output += data;
+    stdout += data;
+  });
+  child.stderr.on("data", (data) => {
+    output += data;
+  });
+  return new Promise((resolve) => child.on("close", (code) => resolve({ code, output, stdout })));
+}
 
-/** Shell functions that the scripts share. */
-const PRELUDE = `
-# A program that counts into a file: its number only grows while it is the same program.
-counter='i=0; while :; do i=$((i+1)); echo $i > /cnt; sleep 0.02; done'
-# goes_on BEFORE COMMAND...: the counter that COMMAND prints has passed BEFORE and still moves.
-goes_on() {
-	local before=$1 now later; shift
-	sleep 0.3; now=$("$@"); sleep 0.3; later=$("$@")
-	if [ "\${now:-0}" -ge "$before" ] && [ "\${later:-0}" -gt "$now" ]; then echo "goes on"; else echo "LOST: $before $now $later"; fi
+/** A script with the words of scenario.sh, in the lab with cryoshim. */
+export const lab = (script: string, env?: Record<string, string>): Promise<Ended> =>
+  inLab(["bash", "-c", `. /cryoshim/test/support/scenario.sh\n${script}`], "cryoshim", env);
+
+/** The same without cryoshim. */
+export const bare = (script: string, env?: Record<string, string>): Promise<Ended> =>
+  inLab(["bash", "-c", `. /cryoshim/test/support/scenario.sh\n${script}`], "bare", env);
+
+/** Runs the script in the lab with cryoshim and expects it to hold to its end; gives its stdout. */
+export async function holds(script: string, env?: Record<string, string>): Promise<string> {
+  const run = process.env.E2E_BARE ? bare : lab; // E2E_BARE=1: does the scenario hold with CRIU alone?
+  const { code, output, stdout } = await run(script, env);
+  expect(code, output).toBe(0);
+  return stdout;
 }
-left_behind() {
-	ps -eo args | grep -E '[s]him\\.cjs|[c]riu (swrk|dump|restore)' && echo "LEFT processes"
-	ls /run/cryoshim 2>/dev/null | grep -vE '^(launch|plugins)$' && echo "LEFT state"
-	grep -s . /sys/fs/cgroup/*/freezer.state /sys/fs/cgroup/freezer/*/freezer.state | grep -v THAWED && echo "LEFT frozen"
-	find /sys/fs/cgroup -name cgroup.freeze -exec grep -l 1 {} + 2>/dev/null && echo "LEFT frozen"
-	true
+
+/** Compiles a C file for containers (static) unless that is done; it is /cryoshim/build/workloads/NAME in the lab. */
+export function compile(source: string): void {
+  const program = `${root}/build/workloads/${basename(source, ".c")}`;
+  if (existsSync(program) && statSync(program).mtimeMs > statSync(`${root}/${source}`).mtimeMs) return;
+  mkdirSync(`${root}/build/workloads`, { recursive: true });
+  const flags = ["-static", "-std=gnu17", "-O2", "-Wall", "-Wextra", "-Werror"];
+  execFileSync("musl-gcc", [...flags, "-o", program, `${root}/${source}`]);
 }
-`;

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, test } from "vitest";
+import { holds } from "../support/lab.js";
+
+const started = `
+mkdir i l
+setsid sh -c "\${counter//\\/lab/\\/tmp/l}" </dev/null >/dev/null 2>&1 & pid=$!
+counting l
+`;
+
+describe("the criu command line", () => {
+  test("dumps a tree and restores it detached, with a pid file", () =>
+    holds(`${started}
+      criu dump -t $pid -D i -o dump.log; standing l
+      ! kill -0 $pid 2>/dev/null
+      criu restore -d -D i -o restore.log --pidfile /tmp/pid; counting l
+      [ "$(cat /tmp/pid)" = $pid ]; kill -0 $pid`));
+
+  test("--leave-running and --leave-stopped do what they say", () =>
+    holds(`${started}
+      criu dump -t $pid -D i --leave-running; counting l
+      mkdir j; criu dump -t $pid -D j --leave-stopped; standing l
+      grep -q '^State:.T' /proc/$pid/status
+      kill -CONT $pid; counting l`));
+
+  test("--restore-detached --restore-sibling makes the restored task the caller's child", () =>
+    holds(`${started}
+      criu dump -t $pid -D i
+      bash -c 'criu restore --restore-detached --restore-sibling -D i --pidfile /tmp/pid
+               awk "/^PPid/ { print \\$2 }" /proc/$(cat /tmp/pid)/status >/tmp/parent; echo $$ >/tmp/self'
+      [ "$(cat parent)" = "$(cat self)" ]; counting l`));
+
+  test("not detached, it waits for the restored task and ends when that does", () =>
+    holds(`${started}
+      criu dump -t $pid -D i
+      criu restore -D i & waiting=$!
+      counting l; kill -0 $waiting
+      kill -KILL $pid
+      wait $waiting || true
+      [ -z "$(pgrep -x criu || true)" ]`));
+
+  test("--exec-cmd becomes the command, as the restored tree's parent", () =>
+    holds(`${started}
+      criu dump -t $pid -D i
+      criu restore -d -D i --exec-cmd -- sh -c 'echo executed $$ >/tmp/executed; sleep 1'
+      grep -q executed /tmp/executed; counting l`));
+
+  test("--shell-job dumps and restores what has the caller's terminal", () =>
+    holds(`${started}
+      kill -KILL $pid; rm l/*
+      cat >job.sh <<'END'
+. /cryoshim/test/support/scenario.sh
+sh -c "\${counter//\\/lab/\\/tmp/l}" & pid=$!
+counting l
+criu dump -t $pid -D i --shell-job; standing l
+criu restore -d -D i --shell-job; counting l
+kill -KILL $pid
+END
+      script -qec "bash job.sh" /dev/null </dev/null`));
+
+  test("an action script sees each stage, and its environment", async () => {
+    const stdout = await holds(`${started}
+      printf '#!/bin/sh\\necho "$CRTOOLS_SCRIPT_ACTION $CRTOOLS_IMAGE_DIR $CRTOOLS_INIT_PID" >>/tmp/actions\\n' >action; chmod +x action
+      criu dump -t $pid -D i --action-script /tmp/action
+      criu restore -d -D i --action-script /tmp/action; counting l
+      cat actions`);
+    for (const action of ["pre-dump", "post-dump", "pre-restore", "post-restore", "pre-resume", "post-resume"])
+      expect(stdout).toContain(`${action} `);
+  });
+
+  test("the verbs that need no session reach the engine: check, --version, cpuinfo, dedup", () =>
+    holds(`mkdir i
+      criu check | grep -q "Looks good" || criu check 2>&1 | grep -q "Looks good"
+      criu --version | grep -q "^Version: 4.2"
+      criu cpuinfo dump -D i && ls i/cpuinfo.img && criu cpuinfo check -D i
+      criu dedup -D i`));
+});

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, test } from "vitest";
+import { holds } from "../support/lab.js";
+
+const started = `
+lab-lxc-create c1 sh -c "$counter"
+l=/var/lib/lxc/c1/rootfs/lab; mkdir -p $l d
+lxc-start -d -n c1
+counting $l
+`;
+
+describe("lxc-checkpoint", () => {
+  test("dumps and goes on running; with -s it stops; -r restores what was dumped", () =>
+    holds(`${started}
+      lxc-checkpoint -n c1 -D d/one; counting $l
+      lxc-checkpoint -n c1 -D d/two -s; standing $l
+      [ "$(lxc-info -n c1 -sH)" = STOPPED ]
+      ls d/two/inventory.img; grep -q "Dumping finished successfully" d/two/dump.log
+      lxc-checkpoint -n c1 -D d/two -r; counting $l
+      [ "$(lxc-info -n c1 -sH)" = RUNNING ]
+      lxc-stop -k -n c1; until_true test "$(lxc-info -n c1 -sH)" = STOPPED`));
+
+  test("says that it failed when there is nothing to restore", () =>
+    holds(`${started}
+      lxc-stop -k -n c1
+      fails "restore|Restor|no such|No such|fail" lxc-checkpoint -n c1 -D /tmp/nothing -r
+      [ "$(lxc-info -n c1 -sH)" = STOPPED ]`));
+});

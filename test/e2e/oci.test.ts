@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, test } from "vitest";
+import { holds } from "../support/lab.js";
+
+/** A container c1 of the runtime alone, seen at /tmp/l; images in /tmp/i, logs in /tmp/w. */
+const started = (runtime: string): string => `
+r=${runtime}
+mkdir l i w
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "$counter"
+$r run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1
+counting l
+dump() { $r checkpoint --image-path /tmp/i --work-path /tmp/w "$@" c1; }
+restore() { $r restore "$@" -b /tmp/b --image-path /tmp/i --work-path /tmp/w c1 </dev/null >/dev/null 2>&1; }
+`;
+
+describe.each(["runc", "crun"])("%s", (runtime) => {
+  test("checkpoints into --image-path and --work-path, and restores detached", () =>
+    holds(`${started(runtime)}
+      dump; standing l
+      fails "does not exist|No such file" $r state c1
+      ls i/inventory.img w/dump.log; [ ! -e i/dump.log ]
+      restore -d; counting l
+      ls w/restore.log; $r state c1 | grep -q running`));
+
+  test("restored without --detach, it waits for the container and ends with its code", async () => {
+    const stdout = await holds(`${started(runtime)}
+      dump
+      restore & waiting=$!
+      counting l
+      kill -0 $waiting
+      $r kill c1 KILL
+      code=0; wait $waiting || code=$?; echo "code $code"`);
+    expect(stdout).toContain("code 137");
+  });
+
+  test("--leave-running leaves it running, unharmed", () =>
+    holds(`${started(runtime)}
+      dump --leave-running; counting l
+      $r kill c1 KILL; until_true sh -c "$r state c1 | grep -q stopped"; $r delete c1
+      head -c 0 /dev/null >l/starts; echo start >l/starts
+      before=$(lines l)
+      ls i/inventory.img`));
+
+  test("a failed restore leaves no container, no process and no cgroup", () =>
+    holds(`${started(runtime)}
+      dump
+      : >i/core-1.img
+      if restore -d; then no "restored from an empty image"; fi
+      fails "does not exist|No such file" $r state c1
+      [ -z "$(pgrep -f /lab/log || true)" ]
+      [ -z "$(find /sys/fs/cgroup -type d -name c1)" ] || [ "$LAB" = bare ]`));
+});
+
+describe("lazy pages", () => {
+  test("runc restores with --lazy-pages from criu lazy-pages", () =>
+    holds(`${started("runc")}
+      dump; standing l
+      criu lazy-pages --images-dir /tmp/i --work-dir /tmp/w -o lazy.log & daemon=$!
+      until_true test -S w/lazy-pages.socket
+      restore -d --lazy-pages; counting l
+      wait $daemon`));
+});

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+import { execa } from "execa";
+
+export interface LabRun {
+  stdout: string;
+  stderr: string;
+  code: number | undefined;
+}
+
+export interface LabOptions {
+  /** Without cryoshim: bare CRIU. */
+  bare?: boolean;
+  env?: Record<string, string>;
+}
+
+/** Runs a bash script in a lab of its own; `set -u` is on, a failing command does not end it. */
+export const inLab = async (script: string, { bare = false, env = {} }: LabOptions = {}): Promise<LabRun> => {
+  const { stdout, stderr, exitCode } = await execa("test/lab/lab", [...(bare ? ["--bare"] : []), "bash", "-us"], {
+    input: `${PRELUDE}\n${script}`,
+    env: { ...env, NODE_EXTRA_CA_CERTS: undefined },
+    reject: false,
+  });
+  return { stdout, stderr, code: exitCode };
+};
+
+/** Shell functions that the scripts share. */
+const PRELUDE = `
+# A program that counts into a file: its number only grows while it is the same program.
+counter='i=0; while :; do i=$((i+1)); echo $i > /cnt; sleep 0.02; done'
+# goes_on BEFORE COMMAND...: the counter that COMMAND prints has passed BEFORE and still moves.
+goes_on() {
+	local before=$1 now later; shift
+	sleep 0.3; now=$("$@"); sleep 0.3; later=$("$@")
+	if [ "\${now:-0}" -ge "$before" ] && [ "\${later:-0}" -gt "$now" ]; then echo "goes on"; else echo "LOST: $before $now $later"; fi
+}
+left_behind() {
+	ps -eo args | grep -E '[s]him\\.cjs|[c]riu (swrk|dump|restore)' && echo "LEFT processes"
+	ls /run/cryoshim 2>/dev/null | grep -vE '^(launch|plugins)$' && echo "LEFT state"
+	grep -s . /sys/fs/cgroup/*/freezer.state /sys/fs/cgroup/freezer/*/freezer.state | grep -v THAWED && echo "LEFT frozen"
+	find /sys/fs/cgroup -name cgroup.freeze -exec grep -l 1 {} + 2>/dev/null && echo "LEFT frozen"
+	true
+}
+`;
