@@ -21,7 +21,8 @@ export const readCgroupImage = (path: string): Map<string, string> | undefined =
   } catch {
     return undefined;
   }
-  if (data.length < 12 || data.readUInt32LE(0) !== COMMON_MAGIC || data.readUInt32LE(4) !== CGROUP_MAGIC) return undefined;
+  if (data.length < 12 || data.readUInt32LE(0) !== COMMON_MAGIC || data.readUInt32LE(4) !== CGROUP_MAGIC)
+    return undefined;
   const size = data.readUInt32LE(8);
   if (size > data.length - 12) return undefined;
   const sets = (decode(entry, data.subarray(12, 12 + size)).sets ?? []) as Message[];

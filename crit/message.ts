@@ -116,12 +116,18 @@ const decodeAt = (schema: Schema, bytes: Uint8Array, depth: number): Message => 
     const at = reader.pos;
     const [number, wire] = reader.tag();
     const known = fields.get(number);
-    const want = known === undefined ? undefined : typeof known[1][1] === "function" ? WireType.LengthDelimited : WIRE[known[1][1]];
+    const want =
+      known === undefined
+        ? undefined
+        : typeof known[1][1] === "function"
+          ? WireType.LengthDelimited
+          : WIRE[known[1][1]];
     const packed = wire === WireType.LengthDelimited && want !== wire;
     const repeated = known?.[1][2] === "repeated" || known?.[1][2] === "packed";
     if (known === undefined || (wire !== want && !(packed && repeated))) {
       const raw = reader.skip(wire, number);
-      (out[UNKNOWN] ??= []).push([number, wire, raw.slice()]);
+      out[UNKNOWN] ??= [];
+      out[UNKNOWN].push([number, wire, raw.slice()]);
       continue;
     }
     const [name, [, type]] = known;
@@ -130,9 +136,11 @@ const decodeAt = (schema: Schema, bytes: Uint8Array, depth: number): Message => 
         out[name] = typeof type === "function" ? decodeAt(type(), reader.bytes(), depth + 1) : readScalar(reader, type);
         continue;
       }
-      const list = (out[name] ??= []) as Value[];
+      out[name] ??= [];
+      const list = out[name] as Value[];
       if (typeof type === "function") list.push(decodeAt(type(), reader.bytes(), depth + 1));
-      else if (packed) for (const end = reader.uint32() + reader.pos; reader.pos < end; ) list.push(readScalar(reader, type));
+      else if (packed)
+        for (const end = reader.uint32() + reader.pos; reader.pos < end; ) list.push(readScalar(reader, type));
       else list.push(readScalar(reader, type));
     } catch (error) {
       throw new RangeError(`${name} at byte ${at}: ${reason(error)}`);
@@ -146,7 +154,11 @@ export const decode = (schema: Schema, bytes: Uint8Array): Message => {
   try {
     return decodeAt(schema, bytes, 0);
   } catch (error) {
-    throw new CryoshimError("ERR_MESSAGE", { what: `cannot decode a ${schema.name}`, why: reason(error), cause: error });
+    throw new CryoshimError("ERR_MESSAGE", {
+      what: `cannot decode a ${schema.name}`,
+      why: reason(error),
+      cause: error,
+    });
   }
 };
 
@@ -238,6 +250,10 @@ export const encode = (schema: Schema, value: Message): Uint8Array => {
   try {
     return encodeMessage(schema, value);
   } catch (error) {
-    throw new CryoshimError("ERR_MESSAGE", { what: `cannot encode a ${schema.name}`, why: reason(error), cause: error });
+    throw new CryoshimError("ERR_MESSAGE", {
+      what: `cannot encode a ${schema.name}`,
+      why: reason(error),
+      cause: error,
+    });
   }
 };

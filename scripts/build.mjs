@@ -21,7 +21,14 @@ await Promise.all([
     define: { "import.meta.url": '""' },
   }),
   // Loaded only when the configuration has changed.
-  build({ ...common, entryPoints: ["shim/config.ts"], outfile: "dist/config.cjs", format: "cjs", minify: true, define: { "import.meta.url": '""' } }),
+  build({
+    ...common,
+    entryPoints: ["shim/config.ts"],
+    outfile: "dist/config.cjs",
+    format: "cjs",
+    minify: true,
+    define: { "import.meta.url": '""' },
+  }),
   build({
     ...common,
     entryPoints: ["shim/main.ts"],

@@ -15,7 +15,9 @@ const print = (text: string): void => {
 
 const report = (steps: Step[], dryRun: boolean): void => {
   for (const { action, path, target } of steps)
-    print(`${dryRun ? "would " : ""}${action.padEnd(7)} ${path}${action === "link" || action === "replace" ? ` -> ${target}` : ""}`);
+    print(
+      `${dryRun ? "would " : ""}${action.padEnd(7)} ${path}${action === "link" || action === "replace" ? ` -> ${target}` : ""}`,
+    );
 };
 
 /** The `cryoshim` command; the man page is held against this by a test. */
@@ -44,7 +46,9 @@ export const program = (): Command => {
       .description(text)
       .option("--prefix <dir>", "where to install", "/usr/local")
       .option("--dry-run", "only say what would be done")
-      .action(({ prefix, dryRun = false }: { prefix: string; dryRun?: boolean }) => report(work(prefix, dryRun), dryRun));
+      .action(({ prefix, dryRun = false }: { prefix: string; dryRun?: boolean }) =>
+        report(work(prefix, dryRun), dryRun),
+      );
   cryoshim
     .command("run")
     .description("run a command with cryoshim as its criu, with nothing installed")

@@ -13,9 +13,7 @@ const schema = z.strictObject({
   engine: z.optional(z.strictObject({ path: z.optional(absolute), node: z.optional(absolute) })),
   cgroup: z.optional(
     z.strictObject({
-      manage: z.optional(
-        z.enum(["caller", "auto", "ignore", "none", "props", "soft", "full", "strict", "default"]),
-      ),
+      manage: z.optional(z.enum(["caller", "auto", "ignore", "none", "props", "soft", "full", "strict", "default"])),
     }),
   ),
   carriers: z.optional(z.strictObject({ extra: z.optional(z.array(absolute)) })),

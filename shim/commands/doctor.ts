@@ -4,7 +4,7 @@ import { release } from "node:os";
 import { execa } from "execa";
 import { artefact } from "../../native/index.js";
 import { inPath, isLauncher } from "../engine/choose.js";
-import { CONFIG_FILE, decideLaunch, DEFAULTS } from "../engine/launch-file.js";
+import { CONFIG_FILE, DEFAULTS, decideLaunch } from "../engine/launch-file.js";
 import { reason } from "../error.js";
 
 export type Verdict = "ok" | "note" | "warn" | "fail";
@@ -49,7 +49,12 @@ const engineFindings = async (): Promise<Finding[]> => {
     return [{ subject: "engine", verdict: "fail", finding: `${engine} does not run`, fix: "reinstall CRIU" }];
   const found: Finding[] = [{ subject: "engine", verdict: "ok", finding: `${engine}, CRIU ${version}` }];
   if (!atLeast(version, 4, 0))
-    found.push({ subject: "engine", verdict: "fail", finding: `CRIU ${version} is too old`, fix: "install CRIU 4.2 or later" });
+    found.push({
+      subject: "engine",
+      verdict: "fail",
+      finding: `CRIU ${version} is too old`,
+      fix: "install CRIU 4.2 or later",
+    });
   else if (!atLeast(version, 4, 2) && atLeast(release(), 6, 16))
     found.push({
       subject: "engine",
@@ -60,7 +65,11 @@ const engineFindings = async (): Promise<Finding[]> => {
   const check = await execa(engine, ["check"], { reject: false, all: true, timeout: 30_000, stdin: "ignore" });
   found.push(
     check.failed
-      ? { subject: "kernel for CRIU", verdict: "fail", finding: `criu check: ${check.all?.split("\n").at(-1) ?? "failed"}` }
+      ? {
+          subject: "kernel for CRIU",
+          verdict: "fail",
+          finding: `criu check: ${check.all?.split("\n").at(-1) ?? "failed"}`,
+        }
       : { subject: "kernel for CRIU", verdict: "ok", finding: "criu check: Looks good." },
   );
   return found;
@@ -75,7 +84,12 @@ const launcherFindings = (): Finding[] => {
     return [{ subject: "launcher", verdict: "warn", finding: "no criu in PATH", fix: "run `cryoshim install`" }];
   if (!isLauncher(first))
     return [
-      { subject: "launcher", verdict: "warn", finding: `${first} comes first in PATH: cryoshim is not in the way`, fix: "run `cryoshim install`, or use `cryoshim run -- COMMAND`" },
+      {
+        subject: "launcher",
+        verdict: "warn",
+        finding: `${first} comes first in PATH: cryoshim is not in the way`,
+        fix: "run `cryoshim install`, or use `cryoshim run -- COMMAND`",
+      },
     ];
   return [{ subject: "launcher", verdict: "ok", finding: `${first} -> ${realpathSync(first)}` }];
 };

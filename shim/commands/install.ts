@@ -26,7 +26,10 @@ export const links = (prefix: string): Link[] => [
     path: join(prefix, "share/bash-completion/completions/cryoshim"),
     target: join(packageRoot, "configs/completions/cryoshim.bash"),
   },
-  { path: join(prefix, "share/zsh/site-functions/_cryoshim"), target: join(packageRoot, "configs/completions/_cryoshim") },
+  {
+    path: join(prefix, "share/zsh/site-functions/_cryoshim"),
+    target: join(packageRoot, "configs/completions/_cryoshim"),
+  },
   {
     path: join(prefix, "share/fish/vendor_completions.d/cryoshim.fish"),
     target: join(packageRoot, "configs/completions/cryoshim.fish"),

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The shim's end of the control socket: the engine plugin asks, carriers answer.
-import { closeFd, isAgain, receiveMessage, type SocketMessage, sendMessage, watchReadable } from "../../native/index.js";
+import {
+  closeFd,
+  isAgain,
+  receiveMessage,
+  type SocketMessage,
+  sendMessage,
+  watchReadable,
+} from "../../native/index.js";
 import type { Carrier, CarrierContext } from "../carriers/carrier.js";
 import { reason } from "../error.js";
 import type { Log } from "../session/log.js";
@@ -41,12 +48,20 @@ const wantedHooks = (carriers: readonly Carrier[]): bigint => {
 };
 
 /** Asks the carriers one after the other; the first that claims an object has it. */
-const claim = async (ask: (carrier: Carrier) => Promise<boolean> | undefined, all: readonly Carrier[]): Promise<Answer> => {
+const claim = async (
+  ask: (carrier: Carrier) => Promise<boolean> | undefined,
+  all: readonly Carrier[],
+): Promise<Answer> => {
   for (const carrier of all) if (await ask(carrier)) return { ret: 0 };
   return { ret: -ENOTSUP };
 };
 
-const answerHook = async (q: Question, fds: number[], all: readonly Carrier[], ctx: CarrierContext): Promise<Answer> => {
+const answerHook = async (
+  q: Question,
+  fds: number[],
+  all: readonly Carrier[],
+  ctx: CarrierContext,
+): Promise<Answer> => {
   const mountpoint = q.data.toString();
   switch (q.hook) {
     case HOOK.checkpointDevices:
@@ -97,7 +112,11 @@ export const serveControl = (fd: number, { carriers, imagesDir, log }: ControlOp
   const done = (q: Question, answer: Answer, args: bigint[] = []): void => {
     if (ended) return;
     try {
-      sendMessage(fd, encodeControl({ type: TYPE.DONE, seq: q.seq, ret: answer.ret, args }), answer.fd === undefined ? [] : [answer.fd]);
+      sendMessage(
+        fd,
+        encodeControl({ type: TYPE.DONE, seq: q.seq, ret: answer.ret, args }),
+        answer.fd === undefined ? [] : [answer.fd],
+      );
     } catch (error) {
       log("Warn ", `cannot answer the engine: ${reason(error)}`);
     }
@@ -121,7 +140,8 @@ export const serveControl = (fd: number, { carriers, imagesDir, log }: ControlOp
     try {
       if (q.type === TYPE.HELLO) {
         const fits = q.args[0] === BigInt(VERSION);
-        if (!fits) log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);
+        if (!fits)
+          log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);
         done(q, { ret: 0 }, [fits ? wantedHooks(carriers) : 0n]);
       } else if (q.type === TYPE.EXIT) {
         try {

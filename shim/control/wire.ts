@@ -103,7 +103,8 @@ export const encodeControl = (m: ControlMessage): Buffer => {
 export const decodeControl = (bytes: Buffer): Required<ControlMessage> => {
   if (bytes.length < SIZE || bytes.readUInt32LE(OFFSET.magic) !== MAGIC) throw new RangeError("not a control message");
   const data = bytes.subarray(SIZE);
-  if (data.length !== bytes.readUInt32LE(OFFSET.data_len)) throw new RangeError("a control message of the wrong length");
+  if (data.length !== bytes.readUInt32LE(OFFSET.data_len))
+    throw new RangeError("a control message of the wrong length");
   return {
     type: bytes.readUInt16LE(OFFSET.type),
     hook: bytes.readUInt16LE(OFFSET.hook),

@@ -11,16 +11,7 @@ import { stateDir } from "../session/plugin-dir.js";
 import { findEngine, isLauncher } from "./choose.js";
 
 /** How cgroups are restored; the last seven are CRIU's own modes. */
-export type CgroupManage =
-  | "caller"
-  | "auto"
-  | "ignore"
-  | "none"
-  | "props"
-  | "soft"
-  | "full"
-  | "strict"
-  | "default";
+export type CgroupManage = "caller" | "auto" | "ignore" | "none" | "props" | "soft" | "full" | "strict" | "default";
 
 /** What a session needs of the configuration. */
 export interface Settings {
@@ -108,7 +99,11 @@ export const decideLaunch = (config: Config, env: NodeJS.ProcessEnv): Launch => 
       why: "no `criu` in PATH but cryoshim's launcher",
       fix: "install CRIU, or set [engine] path in the configuration",
     });
-  return { engine, node: config.engine.node ?? process.execPath, settings: { cgroup: config.cgroup, carriers: config.carriers } };
+  return {
+    engine,
+    node: config.engine.node ?? process.execPath,
+    settings: { cgroup: config.cgroup, carriers: config.carriers },
+  };
 };
 
 /**

@@ -31,7 +31,8 @@ const freeNumber = (pid: number): number => {
   const used = new Set(readdirSync(`/proc/${pid}/fd`).map(Number));
   let number = 100;
   while (used.has(number)) number++;
-  if (number >= FD_FLOOR) throw new Error(`the caller hands down ${used.size} descriptors, none free below ${FD_FLOOR}`);
+  if (number >= FD_FLOOR)
+    throw new Error(`the caller hands down ${used.size} descriptors, none free below ${FD_FLOOR}`);
   return number;
 };
 

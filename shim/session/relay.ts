@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-import { isAgain, receiveMessage, type SocketMessage, sendMessage, watchReadable } from "../../native/index.js";
-import { closeFd } from "../../native/index.js";
+import {
+  closeFd,
+  isAgain,
+  receiveMessage,
+  type SocketMessage,
+  sendMessage,
+  watchReadable,
+} from "../../native/index.js";
 
 /** What one direction does with a message before it goes on. */
 export type Rewrite = (message: SocketMessage) => Buffer;

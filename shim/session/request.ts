@@ -47,7 +47,8 @@ export const borrow = (clientPid: number, opts: RequestOptions): Borrowed => {
   };
   try {
     const dir = constants.O_RDONLY | constants.O_DIRECTORY;
-    if (opts.images_dir_fd !== undefined && opts.images_dir_fd >= 0) opts.images_dir_fd = reopen(opts.images_dir_fd, dir);
+    if (opts.images_dir_fd !== undefined && opts.images_dir_fd >= 0)
+      opts.images_dir_fd = reopen(opts.images_dir_fd, dir);
     if (opts.work_dir_fd !== undefined) opts.work_dir_fd = reopen(opts.work_dir_fd, dir);
     if (opts.status_fd !== undefined) opts.status_fd = reopen(opts.status_fd, constants.O_WRONLY);
     if (opts.pidfd_store_sk !== undefined) {

@@ -111,7 +111,8 @@ const fromEngine =
   };
 
 /** A path for a directory that is open here under a number. */
-const pathOf = (fd: number | undefined): string => (fd === undefined ? "/nonexistent" : readlinkSync(`/proc/self/fd/${fd}`));
+const pathOf = (fd: number | undefined): string =>
+  fd === undefined ? "/nonexistent" : readlinkSync(`/proc/self/fd/${fd}`);
 
 /** Serves one connection from its first request to the engine's end. */
 export const serveRequests = async ({ launchFd, argv, give }: Start, client: number): Promise<void> => {

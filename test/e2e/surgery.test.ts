@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bracket inside the real CRIU: the fixture carrier operates on every task at dump and at restore.
 import { expect, test } from "vitest";
-import { inLab } from "../support/lab.js";
+import { inLab } from "../support/script.js";
 
 const SETUP = `
 mkdir -p /etc/cryoshim /tmp/i
@@ -21,26 +21,29 @@ const notes = (stdout: string): Record<string, unknown>[] =>
     .filter((line) => line.startsWith("{"))
     .map((line) => JSON.parse(line) as Record<string, unknown>);
 
-test.each(["threads", "seccomp"])("a task with %s is operated on at dump and at restore and is unharmed", async (kind) => {
-  const { stdout } = await inLab(`${SETUP}
+test.each(["threads", "seccomp"])(
+  "a task with %s is operated on at dump and at restore and is unharmed",
+  async (kind) => {
+    const { stdout } = await inLab(`${SETUP}
 echo '{"swap":false}' > /tmp/surgery.json
 patient /cryoshim/build/workloads/patient /tmp/out ${kind}; P=$!
 criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job -R; echo "leave-running $?"; grows
 criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job; echo "dump $?"
 criu restore -D /tmp/i -o r.log -v4 --shell-job -d; echo "restore $?"; grows; health
 cat /tmp/surgery.log; left_behind`);
-  expect(stdout).toContain("leave-running 0\nalive\ndump 0\nrestore 0\nalive\n");
-  expect(stdout).toContain("bad lines: 0");
-  expect(stdout).not.toContain("LEFT");
-  const done = notes(stdout);
-  expect(done.filter(({ hook }) => hook === "resume")).toHaveLength(kind === "threads" ? 4 : 1);
-  expect(done.filter(({ hook }) => hook === "checkpoint")).toHaveLength(kind === "threads" ? 8 : 2);
-  for (const { inner, seen, read, unmapped } of done) {
-    expect(seen).toBe(inner);
-    expect(read).toBe("scalpel");
-    expect(unmapped).toBe(0);
-  }
-});
+    expect(stdout).toContain("leave-running 0\nalive\ndump 0\nrestore 0\nalive\n");
+    expect(stdout).toContain("bad lines: 0");
+    expect(stdout).not.toContain("LEFT");
+    const done = notes(stdout);
+    expect(done.filter(({ hook }) => hook === "resume")).toHaveLength(kind === "threads" ? 4 : 1);
+    expect(done.filter(({ hook }) => hook === "checkpoint")).toHaveLength(kind === "threads" ? 8 : 2);
+    for (const { inner, seen, read, unmapped } of done) {
+      expect(seen).toBe(inner);
+      expect(read).toBe("scalpel");
+      expect(unmapped).toBe(0);
+    }
+  },
+);
 
 test("a task in pid, mount and user namespaces of its own is reached by its number outside", async () => {
   const { stdout } = await inLab(`${SETUP}

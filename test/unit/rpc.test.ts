@@ -17,7 +17,10 @@ const anyMessage = (schema: Schema): fc.Arbitrary<Message> =>
           string: fc.string(),
         };
         const one = typeof type === "function" ? anyMessage(type()) : scalars[type]!;
-        return [name, label === "repeated" ? fc.array(one as fc.Arbitrary<Value>, { minLength: 1, maxLength: 3 }) : one];
+        return [
+          name,
+          label === "repeated" ? fc.array(one as fc.Arbitrary<Value>, { minLength: 1, maxLength: 3 }) : one,
+        ];
       }),
     ),
     { requiredKeys: [] },
@@ -45,9 +48,12 @@ test("a name that is not UTF-8 survives", () => {
   expect(Buffer.from(encode(criuReq, decode(criuReq, bytes))).toString("hex")).toBe(bytes.toString("hex"));
 });
 
-test.each(["08", "12ff", "1205080a", "0f", "12ffffffffffffffffff01"])("bytes that are no request are refused: %s", (hex) => {
-  expect(() => decode(criuReq, Buffer.from(hex, "hex"))).toThrow(expect.objectContaining({ code: "ERR_MESSAGE" }));
-});
+test.each(["08", "12ff", "1205080a", "0f", "12ffffffffffffffffff01"])(
+  "bytes that are no request are refused: %s",
+  (hex) => {
+    expect(() => decode(criuReq, Buffer.from(hex, "hex"))).toThrow(expect.objectContaining({ code: "ERR_MESSAGE" }));
+  },
+);
 
 test("no bytes at all make the decoder throw anything but its own error", () => {
   fc.assert(
