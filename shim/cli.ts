@@ -7,6 +7,7 @@ import { completion } from "./commands/completion.js";
 import { examine, table } from "./commands/doctor.js";
 import { install, type Step, uninstall } from "./commands/install.js";
 import { run } from "./commands/run.js";
+import { show } from "./commands/show.js";
 import { CryoshimError } from "./error.js";
 
 const print = (text: string): void => {
@@ -57,6 +58,12 @@ export const program = (): Command => {
     .action(async (command: string[]) => {
       process.exitCode = await run(command);
     });
+  cryoshim
+    .command("show")
+    .description("say what is in a checkpoint: a directory of images, or an archive (tar, gzip, zstd)")
+    .argument("<path>", "the directory or archive")
+    .option("--json", "print it as JSON")
+    .action(async (path: string, { json = false }: { json?: boolean }) => print(await show(path, json)));
   cryoshim
     .command("completion")
     .description("print the completion script for a shell")

@@ -2,7 +2,7 @@
 _cryoshim() {
 	local cur=${COMP_WORDS[COMP_CWORD]} verb=${COMP_WORDS[1]}
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		mapfile -t COMPREPLY < <(compgen -W "doctor install uninstall run completion help --help --version" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "doctor install uninstall run show completion help --help --version" -- "$cur")
 		return
 	fi
 	case $verb in
