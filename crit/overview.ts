@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
+
+import { CryoshimError } from "../shim/error.js";
 import type { Checkpoint } from "./checkpoint.js";
-import { decodeImage, MAGIC } from "./image.js";
-import type { Message, Schema } from "./message.js";
-import { coreEntry, fileEntry, inventoryEntry, pagemapEntry, pstreeEntry, statsEntry } from "./schema/overview.js";
+import { decodeImage, type KindName } from "./image.js";
+import type { Message } from "./message.js";
+import { FILE_TYPES } from "./schema/files.js";
 
 const PAGE = 4096;
-/** enum fd_types of fdinfo.proto. */
-const FILE_TYPES = (
-  "unknown,regular file,pipe,fifo,inet socket,unix socket,eventfd,epoll,inotify,signalfd,packet socket,tty,fanotify," +
-  "netlink socket,namespace,tun,external,timerfd,memfd,bpf map,pidfd"
-).split(",");
+/** For people; the others are called as CRIU calls them. */
+const FILE_NAMES: Readonly<Record<string, string>> = {
+  regular: "regular file",
+  inet: "inet socket",
+  unix: "unix socket",
+  packet: "packet socket",
+  netlink: "netlink socket",
+};
 
 export interface Task {
   pid: number;
@@ -33,14 +38,21 @@ export interface Overview {
   bytes: { total: number; pages: number };
 }
 
-const read = (checkpoint: Checkpoint, file: string, magic: number, schema: Schema): Message[] => {
+const read = (checkpoint: Checkpoint, file: string, kind: KindName): Message[] => {
   const data = checkpoint.files.get(file);
-  return data === undefined ? [] : decodeImage(data, magic, schema, file);
+  if (data === undefined) return [];
+  const image = decodeImage(data, file);
+  if (image.kind !== kind)
+    throw new CryoshimError("ERR_IMAGE", {
+      what: `cannot read image \`${file}\` at byte 4`,
+      why: `it is an image of kind ${image.kind}, not ${kind}`,
+      fix: "the checkpoint is damaged; take it again or copy it again",
+    });
+  return image.entries.map(({ message }) => message);
 };
 
 const memoryOf = (checkpoint: Checkpoint, pid: number): number => {
-  // The first entry is a pagemap_head, whose only field is not one of pagemap_entry's 64-bit kind.
-  const [, ...maps] = read(checkpoint, `pagemap-${pid}.img`, MAGIC.pagemap, pagemapEntry);
+  const [, ...maps] = read(checkpoint, `pagemap-${pid}.img`, "PAGEMAP");
   let pages = 0;
   for (const { nr_pages, compat_nr_pages } of maps) pages += Number(nr_pages ?? compat_nr_pages ?? 0);
   return pages * PAGE;
@@ -69,10 +81,10 @@ const containerOf = (checkpoint: Checkpoint): Overview["container"] => {
 
 /** Reads the overview. Throws CryoshimError ERR_IMAGE, naming image and byte, where one is damaged. */
 export const overview = (checkpoint: Checkpoint): Overview => {
-  const [inventory] = read(checkpoint, "inventory.img", MAGIC.inventory, inventoryEntry);
-  const tasks = read(checkpoint, "pstree.img", MAGIC.pstree, pstreeEntry).map((entry): Task => {
+  const [inventory] = read(checkpoint, "inventory.img", "INVENTORY");
+  const tasks = read(checkpoint, "pstree.img", "PSTREE").map((entry): Task => {
     const pid = entry.pid as number;
-    const [core] = read(checkpoint, `core-${pid}.img`, MAGIC.core, coreEntry);
+    const [core] = read(checkpoint, `core-${pid}.img`, "CORE");
     return {
       pid,
       ppid: entry.ppid as number,
@@ -82,11 +94,12 @@ export const overview = (checkpoint: Checkpoint): Overview => {
     };
   });
   const files: Record<string, number> = {};
-  for (const { type } of read(checkpoint, "files.img", MAGIC.files, fileEntry)) {
-    const name = FILE_TYPES[type as number] ?? `type ${type as number}`;
+  for (const { type } of read(checkpoint, "files.img", "FILES")) {
+    const kind = FILE_TYPES[type as number] ?? `type ${type as number}`;
+    const name = FILE_NAMES[kind] ?? kind;
     files[name] = (files[name] ?? 0) + 1;
   }
-  const [stats] = read(checkpoint, "stats-dump", MAGIC.stats, statsEntry);
+  const [stats] = read(checkpoint, "stats-dump", "STATS");
   const dump = stats?.dump as Record<string, number> | undefined;
   const bytes = { total: 0, pages: 0 };
   for (const [name, size] of checkpoint.sizes) {
