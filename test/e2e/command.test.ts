@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+import { expect, test } from "vitest";
+import { inLab } from "../support/script.js";
+
+test("doctor names engine, launcher and runtimes, as table and as JSON, and fails when a checkpoint would", async () => {
+  const { stdout } = await inLab(`
+cryoshim doctor > /tmp/table; echo "table $?"; cryoshim doctor --json; echo
+grep -E 'engine|podman' /tmp/table
+CRYOSHIM_ENGINE=/bin/false cryoshim doctor >/dev/null; echo "broken engine $?"`);
+  expect(stdout).toContain("table 0");
+  expect(stdout).toContain("broken engine 1");
+  const findings = JSON.parse(stdout.slice(stdout.indexOf("["), stdout.lastIndexOf("]") + 1)) as {
+    subject: string;
+    verdict: string;
+    finding: string;
+  }[];
+  const of = (subject: string) => findings.find((f) => f.subject === subject);
+  expect(of("engine")).toMatchObject({
+    verdict: "ok",
+    finding: expect.stringMatching(/^\/usr\/sbin\/criu, CRIU 4\.2/),
+  });
+  expect(of("launcher")).toMatchObject({ verdict: "ok", finding: expect.stringContaining("/usr/local/sbin/criu") });
+  for (const runtime of ["podman", "runc", "crun", "lxc-checkpoint"]) expect(of(runtime)?.verdict).toBe("ok");
+});
+
+test("run puts cryoshim in the way of one command, installs nothing, and passes exit code and signal on", async () => {
+  const { stdout } = await inLab(
+    `ln -sf /cryoshim/dist/cli.js /usr/local/bin/cryoshim
+cryoshim run -- sh -c 'command -v criu; criu --version | head -1'; command -v criu
+cryoshim run -- sh -c 'exit 7'; echo "code $?"; cryoshim run -- sh -c 'kill -KILL $$'; echo "code $?"
+cryoshim run -- nonexistent; echo "code $?"; echo piped | cryoshim run -- cat
+cryoshim run -- sleep 30 & sleep 1; kill -TERM $!; wait $!; echo "code $?"`,
+    { bare: true },
+  );
+  expect(stdout).toContain("/cryoshim/build/Release/criu\nVersion: 4.2");
+  expect(stdout).toContain("\n/usr/sbin/criu\n");
+  expect(stdout).toContain("code 7\ncode 137\ncode 1\npiped\ncode 143");
+});
+
+test("an installation is used by podman, and gone after uninstall", async () => {
+  const { stdout } = await inLab(
+    `cli() { node /cryoshim/dist/cli.js "$@"; }
+cli install --dry-run | head -1; command -v criu
+cli install | head -1; hash -r; command -v criu
+lab-podman-image >/dev/null; podman run -d --name c --network none localhost/busybox sh -c "$counter" >/dev/null
+cnt() { podman exec c cat /cnt; }; sleep 0.3; N=$(cnt)
+podman container checkpoint c >/dev/null; podman container restore c >/dev/null; goes_on $N cnt
+ls /run/cryoshim; cli uninstall | grep -c ^remove; ls /run/cryoshim; hash -r; command -v criu; podman rm -f -t 0 c >/dev/null`,
+    { bare: true },
+  );
+  expect(stdout).toMatch(
+    /^would link +\/usr\/local\/sbin\/criu -> .*\n\/usr\/sbin\/criu\nlink .*\n\/usr\/local\/sbin\/criu\n/,
+  );
+  expect(stdout).toContain("goes on\nlaunch\nplugins\n5\n/usr/sbin/criu");
+});
+
+test("wrong use is told with the usage, and no stack", async () => {
+  const { stdout, stderr } = await inLab(
+    "cryoshim frobnicate; echo $?; cryoshim show; echo $?; cryoshim completion tcsh; echo $?",
+  );
+  expect(stdout).toBe("1\n1\n1");
+  expect(stderr).toContain("unknown command 'frobnicate'");
+  expect(stderr).toContain("[ERR_USAGE]");
+  expect(stderr).not.toContain("    at ");
+});
