@@ -3,7 +3,7 @@
 // with data right after the message.
 import { CryoshimError, reason } from "../shim/error.js";
 import { decode, encode, type Message, type Schema } from "./message.js";
-import { fdinfo, file, pipeData } from "./schema/files.js";
+import { fdinfo, file as fileEntry, pipeData } from "./schema/files.js";
 import { cgroup, inventory, mnt, pagemap, pagemapHead, stats, timens, utsns } from "./schema/system.js";
 import { core, creds, fs, kobjIds, mm, pstree } from "./schema/task.js";
 
@@ -34,7 +34,7 @@ export const KINDS = {
   FS: common(0x51403912, fs),
   CREDS: common(0x54023547, creds),
   FDINFO: common(0x56213732, fdinfo),
-  FILES: common(0x56303138, file),
+  FILES: common(0x56303138, fileEntry),
   PAGEMAP: { ...common(0x56084025, pagemap), head: pagemapHead },
   CGROUP: common(0x59383330, cgroup),
   MNTS: common(0x55563928, mnt),
@@ -85,7 +85,9 @@ const openFrame = (bytes: Uint8Array, name: string): { kind: KindName | undefine
 export const identify = (bytes: Uint8Array, name = "image"): KindName | undefined => openFrame(bytes, name).kind;
 
 /** Decodes an image. `name` is for messages. Throws CryoshimError ERR_IMAGE naming file and offset. */
-export const decodeImage = (bytes: Uint8Array, name = "image"): Image => {
+export const decodeImage = (file: Uint8Array, name = "image"): Image => {
+  // Of a Buffer, slice() would be a view that changes with the caller's memory.
+  const bytes = new Uint8Array(file.buffer, file.byteOffset, file.byteLength);
   const { kind, magic, start } = openFrame(bytes, name);
   if (kind === undefined) throw broken(name, 4, `images of magic 0x${magic.toString(16)} are not supported`);
   const { entry: schema, head, extra }: Kind = KINDS[kind];

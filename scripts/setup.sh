@@ -44,11 +44,13 @@ if outdated dist/shim.cjs package.json scripts/build.mjs shim crit native/index.
 	quietly bundle npm run --silent bundle
 fi
 
-for source in test/demo/*.c; do
+# musl has no kernel headers of its own: the system's come last, so that musl's libc headers win.
+kernel_headers=(-idirafter /usr/include -idirafter "/usr/include/$(uname -m)-linux-gnu")
+mkdir -p build/workloads
+for source in test/demo/*.c test/workloads/*.c; do
 	program=build/workloads/$(basename "$source" .c)
 	if outdated "$program" "$source"; then
 		say "compiling ${source##*/} for the containers"
-		mkdir -p build/workloads
-		musl-gcc -static -std=gnu17 -O2 -Wall -Wextra -Werror -o "$program" "$source"
+		musl-gcc -static -std=gnu17 -O2 -Wall -Wextra -Werror "${kernel_headers[@]}" -pthread -o "$program" "$source"
 	fi
 done

@@ -33,22 +33,21 @@ describe.each(["runc", "crun"])("%s", (runtime) => {
     expect(stdout).toContain("code 137");
   });
 
-  test("--leave-running leaves it running, unharmed", () =>
+  test("--leave-running leaves it running, and it can be dumped again", () =>
     holds(`${started(runtime)}
       dump --leave-running; counting l
-      $r kill c1 KILL; until_true sh -c "$r state c1 | grep -q stopped"; $r delete c1
-      head -c 0 /dev/null >l/starts; echo start >l/starts
-      before=$(lines l)
-      ls i/inventory.img`));
+      rm i/*; dump; standing l
+      restore -d; counting l`));
 
-  test("a failed restore leaves no container, no process and no cgroup", () =>
+  test("a failed restore leaves no container and no process", () =>
     holds(`${started(runtime)}
       dump
       : >i/core-1.img
       if restore -d; then no "restored from an empty image"; fi
       fails "does not exist|No such file" $r state c1
-      [ -z "$(pgrep -f /lab/log || true)" ]
-      [ -z "$(find /sys/fs/cgroup -type d -name c1)" ] || [ "$LAB" = bare ]`));
+      [ -z "$(pgrep -f 3.[/]lab/log || true)" ]
+      # crun itself leaves the cgroups of a restore that failed, runc does not.
+      [ $r = crun ] || [ -z "$(find /sys/fs/cgroup -type d -name c1)" ]`));
 });
 
 describe("lazy pages", () => {

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import { beforeAll, describe, test } from "vitest";
-import { compile, holds } from "../support/lab.js";
-
-beforeAll(() => compile("test/demo/workload.c"));
+import { describe, test } from "vitest";
+import { holds } from "../support/lab.js";
 
 /** A container c1 that counts, seen at /tmp/c1; $p is podman with the runtime. */
-const started = (runtime: string, more = "--network none"): string => `
+const started = (runtime: string): string => `
 p="podman --runtime ${runtime}"
 lab-podman-image >/dev/null
 mkdir -p c1
-$p run -d --name c1 ${more} -v /tmp/c1:/lab localhost/busybox sh -c "$counter" >/dev/null
+$p run -d --name c1 --network none -v /tmp/c1:/lab localhost/busybox sh -c "$counter" >/dev/null
 counting c1
 `;
 
@@ -43,14 +41,15 @@ describe.each(["runc", "crun"])("podman and %s", (runtime) => {
       ls $dir/checkpoint/inventory.img; grep -q "Restore finished successfully" $dir/restore.log`));
 
   test("--file-locks brings a held lock back", () =>
-    holds(`${started(runtime, "--network none")}
-      $p rm -f -t 0 c1 >/dev/null; rm -f c1/*
+    holds(`p="podman --runtime ${runtime}"; lab-podman-image >/dev/null
+      mkdir c1; cp /cryoshim/build/workloads/locked c1/program
       $p run -d --name c1 --network none -v /tmp/c1:/lab localhost/busybox \\
-        sh -c "exec 9>/lab/lock; flock -x 9; $counter" >/dev/null
-      counting c1
-      $p container checkpoint --file-locks c1; flock -n c1/lock true || no "the lock outlived the checkpoint"
+        /lab/program /lab/lock sh -c "$counter" >/dev/null
+      counting c1; fails "" flock -n c1/lock true
+      fails "" $p container checkpoint c1; counting c1
+      $p container checkpoint --file-locks c1; flock -n c1/lock true
       $p container restore --file-locks c1; counting c1
-      ! flock -n c1/lock true || no "the lock is not held"`));
+      fails "" flock -n c1/lock true`));
 
   test("--tcp-established keeps the connection between two containers", () =>
     holds(`

@@ -91,6 +91,19 @@ cat /tmp/surgery.log; left_behind`);
   expect(stdout).not.toContain("LEFT");
 });
 
+test("when the engine is killed with swaps in place, the shim puts everything back by its own hand", async () => {
+  // The task runs from the engine's death until the shim has seized it: what it sees in that moment is not asserted.
+  const { stdout } = await inLab(`${SETUP}
+echo '{"swap":true,"die":"engine"}' > /tmp/surgery.json
+patient /cryoshim/build/workloads/patient /tmp/out files; P=$!
+criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job; echo "dump $?"; sleep 0.5; : > /tmp/out; grows; health
+head -c4 /proc/$P/fd/50; echo; grep -c placeholder /proc/$P/maps; cat /tmp/surgery.log; left_behind`);
+  expect(notes(stdout)).toHaveLength(1);
+  expect(stdout).toContain("dump 137\nalive\n");
+  expect(stdout).toContain("bad lines: 0\nreal\n0\n");
+  expect(stdout).not.toContain("LEFT");
+});
+
 test("a carrier that others can write is not run, and CRIU runs alone and says why", async () => {
   const { stdout, stderr } = await inLab(`${SETUP}
 chmod 666 /etc/cryoshim/surgery-carrier.mjs

@@ -201,7 +201,8 @@ async function judge(id) {
   let outcome;
   if (tasks.length > 0 && runcSays === "running" && (await counts()) && whole()) outcome = "runs unharmed";
   else if (tasks.length === 0 && (runcSays === "none" || runcSays === "stopped")) outcome = "gone";
-  else outcome = `harmed: runc says ${runcSays}, ${tasks.length} task(s) left${whole() ? "" : ", count or offset lost"}`;
+  else
+    outcome = `harmed: runc says ${runcSays}, ${tasks.length} task(s) left${whole() ? "" : ", count or offset lost"}`;
   return { outcome, harm };
 }
 
@@ -238,7 +239,9 @@ async function main() {
     if (harm.length > 0) harms.push({ round, moment: Math.round(moment), code, harm });
   }
   rmSync(place, { recursive: true, force: true });
-  console.log(JSON.stringify({ kind: process.env.LAB, operation, victim, rounds, seed: Number(seedWord), outcomes, harms }));
+  console.log(
+    JSON.stringify({ kind: process.env.LAB, operation, victim, rounds, seed: Number(seedWord), outcomes, harms }),
+  );
 }
 
 await main();

@@ -37,7 +37,7 @@ sleep 0.5
 told before "$(cat /tmp/counter/count)"
 podman container checkpoint --keep counter >&2
 told checkpointed "$(podman inspect counter --format '{{.State.Status}}')"
-told plugin "$(grep -rhs engine-plugin.so /var/lib/containers/storage/overlay-containers/*/userdata/dump.log | head -1)"
+told plugin "$(grep -hs 'Plugin "cryoshim"' /var/lib/containers/storage/overlay-containers/*/userdata/dump.log)"
 podman container restore --keep counter >&2
 sleep 0.5
 told restored "$(podman inspect counter --format '{{.State.Status}}')"

@@ -90,5 +90,5 @@ test("podman checkpoints and restores a container through it", () => {
   expect(installed.checkpointed).toBe("exited");
   expect(installed.restored).toBe("running");
   expect(Number(installed.after)).toBeGreaterThan(Number(installed.before));
-  expect(installed.plugin).toContain("engine-plugin.so");
+  expect(installed.plugin).toContain('Plugin "cryoshim"');
 });

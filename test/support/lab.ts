@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a shell script in the lab, with cryoshim as criu or bare. A script ends at the first thing that does not hold.
-import { execFileSync, spawn } from "node:child_process";
-import { existsSync, mkdirSync, statSync } from "node:fs";
-import { basename } from "node:path";
+import { spawn } from "node:child_process";
 import { expect } from "vitest";
 
 const root = new URL("../..", import.meta.url).pathname;
@@ -49,13 +47,4 @@ export async function holds(script: string, env?: Record<string, string>): Promi
   const { code, output, stdout } = await run(script, env);
   expect(code, output).toBe(0);
   return stdout;
-}
-
-/** Compiles a C file for containers (static) unless that is done; it is /cryoshim/build/workloads/NAME in the lab. */
-export function compile(source: string): void {
-  const program = `${root}/build/workloads/${basename(source, ".c")}`;
-  if (existsSync(program) && statSync(program).mtimeMs > statSync(`${root}/${source}`).mtimeMs) return;
-  mkdirSync(`${root}/build/workloads`, { recursive: true });
-  const flags = ["-static", "-std=gnu17", "-O2", "-Wall", "-Wextra", "-Werror"];
-  execFileSync("musl-gcc", [...flags, "-o", program, `${root}/${source}`]);
 }
