@@ -10,7 +10,8 @@
  *	                          |  | plan: path, argv, env, fds         descriptors behave as with bare CRIU)
  *	                          v  |
  *	                middle -> shim (Node)                            (the middle process exits at once: CRIU never
- *	                                                                  has a child that it does not know)
+ *	                       -> guard                                   has a child that it does not know; the guard
+ *	                                                                  settles what sudden deaths leave, guard.c)
  *
  * The shim may only look at the client's request (MSG_PEEK) until this process has become the engine; so at any
  * failure before that, running the engine alone loses nothing. Only a restore of images that need cryoshim is
@@ -33,6 +34,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "guard.h"
 #include "launch.h"
 
 /* Found by other launchers that look for an engine: this file is not one. */
@@ -382,15 +384,40 @@ static _Noreturn void run_without_shim(struct launch *l, const char *why)
 }
 
 /*
- * In the shim-to-be: nothing of the caller's descriptors may stay open here, or a runtime that waits for the end of a
- * pipe would wait for us.
+ * In the shim-to-be and the guard-to-be: nothing of the caller's descriptors may stay open here, or a runtime that
+ * waits for the end of a pipe would wait for us. Leaves 0 to 2 on /dev/null and keep[i] at 3 + i; one of -1 is left out.
  */
-static _Noreturn void become_shim(struct launch *l, int launch_fd)
+static void keep_only(const int *keep, int n, bool debug)
 {
-	char shim[PATH_MAX], launch_arg[16], swrk_arg[16];
+	int high[3], null = open("/dev/null", O_RDWR);
+
+	if (null < 0)
+		_exit(1);
+	/* Away from the numbers that are given out below; LXC starts us with descriptor 0 closed. */
+	null = fcntl(null, F_DUPFD, 64);
+	for (int i = 0; i < n; i++) {
+		high[i] = keep[i] < 0 ? -1 : fcntl(keep[i], F_DUPFD, 64);
+		if (keep[i] >= 0 && high[i] < 0)
+			_exit(1);
+	}
+	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || (!debug && dup2(null, 2) < 0))
+		_exit(1);
+	for (int i = 0; i < n; i++) {
+		if (high[i] < 0)
+			close(3 + i);
+		else if (dup2(high[i], 3 + i) < 0)
+			_exit(1);
+	}
+	if (syscall(SYS_close_range, 3 + n, ~0U, 0))
+		_exit(1);
+}
+
+static _Noreturn void become_shim(struct launch *l, int launch_fd, int guard_fd)
+{
+	const int keep[] = { launch_fd, guard_fd, l->swrk_fd };
+	char shim[PATH_MAX];
 	char *argv[1024];
-	bool debug = getenv("CRYOSHIM_DEBUG") != NULL;
-	int n = 0, null, from = 3;
+	int n = 0;
 	char *slash;
 
 	/* <package>/{build/Release,prebuilds/linux-x64}/criu -> <package>/dist/shim.cjs */
@@ -405,35 +432,15 @@ static _Noreturn void become_shim(struct launch *l, int launch_fd)
 		_exit(1);
 	strcat(shim, "/dist/shim.cjs");
 
-	null = open("/dev/null", O_RDWR);
-	if (null < 0)
-		_exit(1);
-	/* Away from the numbers that are given out below; LXC starts us with descriptor 0 closed. */
-	launch_fd = fcntl(launch_fd, F_DUPFD, 64);
-	null = fcntl(null, F_DUPFD, 64);
-	if (l->swrk_fd >= 0)
-		l->swrk_fd = fcntl(l->swrk_fd, F_DUPFD, 64);
-	if (launch_fd < 0 || null < 0)
-		_exit(1);
-	dup2(null, 0);
-	dup2(null, 1);
-	if (!debug)
-		dup2(null, 2);
-	dup2(launch_fd, from++);
-	if (l->swrk_fd >= 0)
-		dup2(l->swrk_fd, from++);
-	if (syscall(SYS_close_range, from, ~0U, 0))
-		_exit(1);
-
+	keep_only(keep, 3, getenv("CRYOSHIM_DEBUG") != NULL);
 	/* 32 ms of start on Node 20, and the shim speaks to no network. */
 	unsetenv("NODE_EXTRA_CA_CERTS");
 	unsetenv("NODE_OPTIONS");
-	snprintf(launch_arg, sizeof(launch_arg), "%d", 3);
-	snprintf(swrk_arg, sizeof(swrk_arg), "%d", l->swrk_fd >= 0 ? 4 : -1);
 	argv[n++] = l->node;
 	argv[n++] = shim;
-	argv[n++] = launch_arg;
-	argv[n++] = swrk_arg;
+	argv[n++] = "3";
+	argv[n++] = "4";
+	argv[n++] = l->swrk_fd >= 0 ? "5" : "-1";
 	argv[n++] = "--";
 	for (char **a = l->argv; *a; a++) {
 		if (n >= 1023)
@@ -445,11 +452,36 @@ static _Noreturn void become_shim(struct launch *l, int launch_fd)
 	_exit(1);
 }
 
-/* Starts the shim as a grandchild of nobody that CRIU could meet. Returns our end of the launch socket. */
+static _Noreturn void become_guard(struct launch *l, int guard_fd, pid_t engine, pid_t caller)
+{
+	const int keep[] = { guard_fd, l->swrk_fd };
+
+	keep_only(keep, 2, false);
+	guard(3, l->swrk_fd >= 0 ? 4 : -1, engine, caller);
+}
+
+/* Both are grandchildren of nobody that CRIU could meet. Returns the shim, or -1. */
+static pid_t fork_shim_and_guard(struct launch *l, int launch_fd, pid_t engine, pid_t caller)
+{
+	int sk[2];
+	pid_t child;
+
+	setsid();
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sk))
+		return -1;
+	child = fork();
+	if (child == 0)
+		become_shim(l, launch_fd, sk[0]);
+	if (child > 0 && fork() == 0)
+		become_guard(l, sk[1], engine, caller);
+	return child;
+}
+
+/* Starts the shim. Returns our end of the launch socket. */
 static int start_shim(struct launch *l, pid_t *shim)
 {
 	int sk[2], pid_pipe[2], status;
-	pid_t middle;
+	pid_t middle, self = getpid(), caller = getppid();
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sk))
 		return -1;
@@ -460,12 +492,8 @@ static int start_shim(struct launch *l, pid_t *shim)
 	}
 	middle = fork();
 	if (middle == 0) {
-		pid_t child;
+		pid_t child = fork_shim_and_guard(l, sk[1], self, caller);
 
-		setsid();
-		child = fork();
-		if (child == 0)
-			become_shim(l, sk[1]);
 		if (write(pid_pipe[1], &child, sizeof(child)) != sizeof(child))
 			_exit(1);
 		_exit(child < 0);

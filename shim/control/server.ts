@@ -20,11 +20,13 @@ export interface ControlOptions {
   carriers: readonly Carrier[];
   imagesDir: string;
   log: Log;
+  /** The engine has told how its work ended. */
+  onFinished?: () => void;
 }
 
 export interface Control {
-  /** The engine has told how its work ended; false when it died on the way. */
-  readonly finished: boolean;
+  /** Whether the engine has begun its work, and has told how it ended: one that is gone while it works has died. */
+  readonly state: "idle" | "working" | "finished";
   /** After the engine's end: what it has left swapped is undone by our own hand. */
   close(): Promise<void>;
 }
@@ -88,10 +90,10 @@ const answerHook = async (
 };
 
 /** Serves the control socket until the engine is gone. The descriptor becomes the server's. */
-export const serveControl = (fd: number, { carriers, imagesDir, log }: ControlOptions): Control => {
+export const serveControl = (fd: number, { carriers, imagesDir, log, onFinished }: ControlOptions): Control => {
   const undo: Undo[] = [];
   const results = new Map<number, { resolve(m: Question & { fds: number[] }): void; reject(error: Error): void }>();
-  let finished = false;
+  let state: Control["state"] = "idle";
   let ended = false;
   let seq = 0;
 
@@ -139,6 +141,7 @@ export const serveControl = (fd: number, { carriers, imagesDir, log }: ControlOp
   const serve = async (q: Question, fds: number[]): Promise<void> => {
     try {
       if (q.type === TYPE.HELLO) {
+        state = "working";
         const fits = q.args[0] === BigInt(VERSION);
         if (!fits)
           log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);
@@ -147,7 +150,8 @@ export const serveControl = (fd: number, { carriers, imagesDir, log }: ControlOp
         try {
           await exit(q);
         } finally {
-          finished = true;
+          state = "finished";
+          onFinished?.();
           done(q, { ret: 0 });
         }
       } else {
@@ -186,8 +190,8 @@ export const serveControl = (fd: number, { carriers, imagesDir, log }: ControlOp
   });
 
   return {
-    get finished() {
-      return finished;
+    get state() {
+      return state;
     },
     async close() {
       stop();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** A cgroup that CRIU was told to freeze, and how it was before. */
@@ -35,20 +35,11 @@ const isFrozen = (freezer: Freezer): boolean => {
 };
 
 /**
- * Looks at a cgroup before CRIU freezes it. Returns undefined when there is nothing to put right later: no freezer, or
+ * Looks at a cgroup before CRIU freezes it, for the moment in which it seizes the tasks (criu/seize.c): killed in that
+ * moment it would leave the container frozen for ever. Returns undefined when there is nothing to put right later: no freezer, or
  * someone froze it before us, who then also thaws it.
  */
 export const watchFreezer = (dir: string): Freezer | undefined => {
   const freezer = freezerOf(dir);
   return freezer !== undefined && !isFrozen(freezer) ? freezer : undefined;
-};
-
-/**
- * Thaws what a dead engine left frozen: CRIU freezes the cgroup for the moment in which it seizes the tasks
- * (criu/seize.c), and killed in that moment it would leave the container frozen for ever. Returns whether it did.
- */
-export const thawIfLeft = (freezer: Freezer): boolean => {
-  if (!isFrozen(freezer)) return false;
-  writeFileSync(freezer.file, freezer.thawed);
-  return true;
 };

@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the launcher starts for a dump, pre-dump or restore:
-//   node shim.cjs LAUNCH_FD SWRK_FD|-1 -- criu ARGS...
+//   node shim.cjs LAUNCH_FD GUARD_FD SWRK_FD|-1 -- criu ARGS...
 // One session: give the launcher a plan, then stand between client and engine until the engine is done.
 import { closeFd, sendMessage } from "../../native/index.js";
 import { reason } from "../error.js";
 import { serveCommandLine } from "./cli-front.js";
+import { type Guard, openGuard } from "./guard.js";
 import { encodePlan, type Plan } from "./plan.js";
 import { serveRequests } from "./swrk.js";
 
 /** What every session starts from. */
 export interface Start {
   launchFd: number;
+  guard: Guard;
   /** The caller's command line, argv[0] included. */
   argv: string[];
   /** Sends the plan; the launcher then becomes the engine. */
   give(plan: Plan): void;
 }
 
-const [launchFd = Number.NaN, swrkFd = Number.NaN] = process.argv.slice(2, 4).map(Number);
-const argv = process.argv.slice(5);
+const [launchFd = Number.NaN, guardFd = Number.NaN, swrkFd = Number.NaN] = process.argv.slice(2, 5).map(Number);
+const argv = process.argv.slice(6);
 
 let given = false;
 const give = (plan: Plan): void => {
@@ -38,8 +40,9 @@ const giveUp = (error: unknown): void => {
 };
 
 const session = async (): Promise<void> => {
-  if (!Number.isInteger(launchFd) || !Number.isInteger(swrkFd)) throw new Error("the shim is started by the launcher");
-  const start: Start = { launchFd, argv, give };
+  if (!Number.isInteger(launchFd) || !Number.isInteger(guardFd) || !Number.isInteger(swrkFd))
+    throw new Error("the shim is started by the launcher");
+  const start: Start = { launchFd, guard: openGuard(guardFd), argv, give };
   if (swrkFd >= 0) await serveRequests(start, swrkFd);
   else await serveCommandLine(start);
 };

@@ -8,8 +8,8 @@ import {
   watchReadable,
 } from "../../native/index.js";
 
-/** What one direction does with a message before it goes on. */
-export type Rewrite = (message: SocketMessage) => Buffer;
+/** What one direction does with a message before it goes on; undefined: it has been sent already. */
+export type Rewrite = (message: SocketMessage) => Buffer | undefined;
 
 /**
  * Passes messages and their descriptors from one socket to another until the sender is gone; returns a function that
@@ -31,7 +31,8 @@ export const relay = (from: number, to: number, rewrite: Rewrite, done: (error?:
     }
     if (message === undefined) return finish();
     try {
-      sendMessage(to, rewrite(message), message.fds);
+      const data = rewrite(message);
+      if (data !== undefined) sendMessage(to, data, message.fds);
     } catch (error) {
       return finish(error);
     } finally {

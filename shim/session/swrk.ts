@@ -18,7 +18,8 @@ import { serveControl } from "../control/server.js";
 import { resolveLaunch, type Settings } from "../engine/launch-file.js";
 import { applyCgroupPolicy } from "./cgroup-policy.js";
 import { ended, launched, linkEngine } from "./engine-link.js";
-import { type Freezer, thawIfLeft, watchFreezer } from "./freezer.js";
+import { watchFreezer } from "./freezer.js";
+import type { Guard } from "./guard.js";
 import { type Log, sessionLog } from "./log.js";
 import type { Start } from "./main.js";
 import { relay } from "./relay.js";
@@ -52,28 +53,30 @@ const firstRequest = (client: number): Request | undefined => {
   }
 };
 
+/** A path for a directory that is open here under a number. */
+const pathOf = (fd: number | undefined): string =>
+  fd === undefined ? "/nonexistent" : readlinkSync(`/proc/self/fd/${fd}`);
+
 /** What a session has found out about the request it serves. */
 interface Session {
   clientPid: number;
   settings: Settings;
   log: Log;
   borrowed: Borrowed[];
-  freezers: { dir: string; freezer: Freezer }[];
-  /** A final answer has passed: the engine ended its work by itself. */
-  answered: boolean;
+  guard: Guard;
+  /** What the engine works on: its end now is a death. */
+  working: "dump" | "restore" | undefined;
 }
 
 /** Makes a client's request one that the engine understands as if the client itself had sent it. */
 const prepare = (session: Session, request: Request): void => {
   const { opts } = request;
   if (opts === undefined || request.type === REQ.notify) return;
-  session.answered = false;
   const borrowed = borrow(session.clientPid, opts);
   session.borrowed.push(borrowed);
-  if (opts.freeze_cgroup) {
-    const freezer = watchFreezer(opts.freeze_cgroup);
-    if (freezer !== undefined) session.freezers.push({ dir: opts.freeze_cgroup, freezer });
-  }
+  const freezer = opts.freeze_cgroup ? watchFreezer(opts.freeze_cgroup) : undefined;
+  session.working = request.type === REQ.restore ? "restore" : "dump";
+  session.guard.arm(session.working, pathOf(borrowed.work), freezer === undefined ? [] : [freezer]);
   if (request.type === REQ.restore)
     applyCgroupPolicy(session.settings, session.clientPid, request.opts as never, borrowed.images, session.log);
 };
@@ -101,21 +104,19 @@ const fromClient =
 
 const fromEngine =
   (session: Session) =>
-  ({ data }: SocketMessage): Buffer => {
+  ({ data, fds }: SocketMessage): Buffer | undefined => {
     try {
-      if ((decode(criuResp, data) as unknown as Request).type !== REQ.notify) session.answered = true;
+      if ((decode(criuResp, data) as unknown as Request).type === REQ.notify) return data;
     } catch {
       // Not ours to judge.
+      return data;
     }
-    return data;
+    session.working = undefined;
+    return fds.length === 0 && session.guard.answer(data) ? undefined : data;
   };
 
-/** A path for a directory that is open here under a number. */
-const pathOf = (fd: number | undefined): string =>
-  fd === undefined ? "/nonexistent" : readlinkSync(`/proc/self/fd/${fd}`);
-
 /** Serves one connection from its first request to the engine's end. */
-export const serveRequests = async ({ launchFd, argv, give }: Start, client: number): Promise<void> => {
+export const serveRequests = async ({ launchFd, guard, argv, give }: Start, client: number): Promise<void> => {
   const first = firstRequest(client);
   const clientPid = peerPid(client);
   if (first === undefined || clientPid <= 0) return give({ kind: "alone" });
@@ -128,7 +129,7 @@ export const serveRequests = async ({ launchFd, argv, give }: Start, client: num
     return give({ kind: "alone" });
   }
   const log = sessionLog(pathOf(dirs.work));
-  const session: Session = { clientPid, settings, log, borrowed: [dirs], freezers: [], answered: false };
+  const session: Session = { clientPid, settings, log, borrowed: [dirs], guard, working: undefined };
   const carriers = await carriersFor(settings);
   const link = linkEngine(launchFd, undefined);
   const [ours, engines] = seqpacketPair();
@@ -139,24 +140,26 @@ export const serveRequests = async ({ launchFd, argv, give }: Start, client: num
   closeFd(link.fd.fd);
   await launched(launchFd);
 
-  await new Promise<void>((resolve) => {
+  const clientIsGone = await new Promise<boolean>((resolve) => {
     const stopClient = relay(client, ours, fromClient(session), () => {
-      // The client is gone: the engine learns it as it would have, by the end of its socket.
       stopEngine();
+      // The engine learns it as it would have, by the end of its socket.
       closeFd(ours);
-      closeFd(client);
-      resolve();
+      resolve(true);
     });
     const stopEngine = relay(ours, client, fromEngine(session), () => {
       stopClient();
-      closeFd(client);
       closeFd(ours);
-      resolve();
+      resolve(false);
     });
   });
+  // What a dying engine left is settled before the client sees the end of its socket: it may tidy up at once.
   await engineEnd;
   await control.close();
-  for (const { dir, freezer } of session.answered ? [] : session.freezers)
-    if (thawIfLeft(freezer)) log("Warn ", `the engine died while it had \`${dir}\` frozen: thawed`);
+  // A restore may still have succeeded after its client has gone; what then becomes of it is as with CRIU alone.
+  if (session.working === "restore" && clientIsGone) guard.answer(Buffer.alloc(0));
+  else if (session.working !== undefined) await guard.fail();
   for (const held of session.borrowed) held.close();
+  guard.close();
+  closeFd(client);
 };

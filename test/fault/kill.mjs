@@ -61,9 +61,12 @@ function processes() {
 }
 
 const isShim = ({ command }) => command.includes("dist/shim.cjs");
+const isGuard = ({ name }) => name === "cryoshim-guard";
 // The engine's own children have its name too; the engine is the one whose parent is not called criu.
-const isEngine = ({ program, parent }, all) =>
-  /\/criu$/.test(program) && !all.some(({ pid, program: name }) => pid === parent && /\/criu$/.test(name));
+const isEngine = ({ program, parent, name }, all) =>
+  /\/criu$/.test(program) &&
+  name !== "cryoshim-guard" &&
+  !all.some(({ pid, program: name }) => pid === parent && /\/criu$/.test(name));
 
 const runc = (...args) => {
   const { status, stdout, stderr } = spawnSync("runc", args, {
@@ -123,7 +126,17 @@ async function clearAway(id) {
   runcQuiet("delete", "-f", id);
 }
 
+/** CRIU's mounts in its working directory, which a kill leaves: reported as harm before. */
+function unmountAll() {
+  const mounts = read("/proc/self/mountinfo")
+    .split("\n")
+    .map((line) => line.split(" ")[4] ?? "");
+  for (const path of mounts.filter((path) => path.startsWith(`${place}/w/`)).reverse())
+    spawnSync("umount", ["-l", path]);
+}
+
 async function begin(id) {
+  unmountAll();
   rmSync(place, { recursive: true, force: true });
   for (const name of ["i", "w", "l"]) mkdirSync(`${place}/${name}`, { recursive: true });
   execFileSync("lab-runc-bundle", [`${place}/b`, "sh", "-c", counter], {
@@ -186,7 +199,7 @@ async function judge(id) {
   let helpers = [];
   for (let tries = 0; tries < 200; tries++) {
     const all = processes();
-    helpers = all.filter((task) => isShim(task) || /\/criu$/.test(task.program));
+    helpers = all.filter((task) => isShim(task) || isGuard(task) || /\/criu$/.test(task.program));
     if (helpers.length === 0) break;
     await sleep(25);
   }
@@ -230,14 +243,18 @@ async function main() {
     await clearAway(id);
     for (const left of surroundings()) {
       if (before.has(left)) continue;
-      harm.push(`left ${left.replace(id, "ID")}`);
       before.add(left);
+      // What runc makes and only runc can remove: killed itself, it leaves state directory, mount and cgroups, also with
+      // CRIU alone, and `runc delete` then knows of no such container.
+      if (victim === "runtime" && operation === "restore" && new RegExp(`/${id}(/criu-root)?$`).test(left)) continue;
+      harm.push(`left ${left.replace(id, "ID")}`);
     }
     const key = hit ? outcome : `too late, ${outcome}`;
     outcomes[key] = (outcomes[key] ?? 0) + 1;
     if (outcome.startsWith("harmed")) harm.push(outcome);
     if (harm.length > 0) harms.push({ round, moment: Math.round(moment), code, harm });
   }
+  unmountAll();
   rmSync(place, { recursive: true, force: true });
   console.log(
     JSON.stringify({ kind: process.env.LAB, operation, victim, rounds, seed: Number(seedWord), outcomes, harms }),

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef CRYOSHIM_GUARD_H
+#define CRYOSHIM_GUARD_H
+
+#include <sys/types.h>
+
+/*
+ * What the shim tells its guard, one SOCK_SEQPACKET message each: a letter, then text or bytes. Declared here once;
+ * shim/session/guard.ts says the same. The guard acts when the socket ends while it is armed, and then exits; whoever
+ * waits for it sees the end of the socket.
+ */
+#define GUARD_DUMP 'D'		/* armed: the engine ends by itself, then what it froze is thawed */
+#define GUARD_RESTORE 'R'	/* armed: engine and what it has restored so far are killed, its mounts removed */
+#define GUARD_WATCH 'W'		/* like GUARD_DUMP, and remembers what is restored, for GUARD_FAIL */
+#define GUARD_THAW 'T'		/* "THAWED path": written to that file when it does not say so already */
+#define GUARD_YARD 'Y'		/* the directory in which CRIU makes its `.criu.cgyard.*` */
+#define GUARD_LOG 'L'		/* the file that is told what was done */
+#define GUARD_ANSWER 'A'	/* disarmed, and the bytes are sent to the client: both or neither */
+#define GUARD_FAIL 'F'		/* the engine died: act now as for GUARD_RESTORE */
+
+#define GUARD_MAX (64 << 10)
+
+/* client: the client's socket or -1. caller: whose children --restore-sibling makes. Does not return. */
+_Noreturn void guard(int sk, int client, pid_t engine, pid_t caller);
+
+#endif

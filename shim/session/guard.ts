@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The shim's word to its guard, the process that settles what a sudden death of engine or shim leaves behind.
+// Messages: native/launcher/guard.h.
+import { closeFd, isAgain, receiveMessage, sendMessage, watchReadable } from "../../native/index.js";
+import type { Freezer } from "./freezer.js";
+
+/** GUARD_MAX without the letter. */
+const MAX_ANSWER = (64 << 10) - 1;
+
+/** How a death shall be settled. */
+export type Armed =
+  /** The engine may end by itself; what it froze is thawed. */
+  | "dump"
+  /** Without the shim the client would never get its answer: engine and restored tasks are killed. */
+  | "restore"
+  /** The engine serves a command line and needs no shim; what it restores is remembered for `fail`. */
+  | "watch";
+
+const LETTER = { dump: "D", restore: "R", watch: "W" } as const;
+
+export interface Guard {
+  /** From here to the answer. `workDir` is where CRIU works and logs; the freezers are those that CRIU may use. */
+  arm(kind: Armed, workDir: string, freezers: readonly Freezer[]): void;
+  /** Disarms, and sends the answer to the client. Returns false when there is no guard to do so. */
+  answer(data: Buffer): boolean;
+  /** The engine has died in its work: resolves when all is settled. */
+  fail(): Promise<void>;
+  /** Ends the guard, if it is not armed. */
+  close(): void;
+}
+
+/** Takes the descriptor over. A guard that is gone is no error: then there is none, as with CRIU alone. */
+export const openGuard = (fd: number): Guard => {
+  let open = true;
+  const tell = (letter: string, data: Buffer | string = ""): boolean => {
+    if (!open) return false;
+    try {
+      sendMessage(fd, Buffer.concat([Buffer.from(letter), Buffer.from(data)]));
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  const close = (): void => {
+    if (!open) return;
+    open = false;
+    closeFd(fd);
+  };
+  return {
+    arm(kind, workDir, freezers) {
+      tell("L", `${workDir}/cryoshim.log`);
+      tell("Y", workDir);
+      for (const { file, thawed } of freezers) tell("T", `${thawed} ${file}`);
+      tell(LETTER[kind]);
+    },
+    answer: (data) => data.length <= MAX_ANSWER && tell("A", data),
+    async fail() {
+      if (!tell("F")) return;
+      await new Promise<void>((resolve) => {
+        const stop = watchReadable(fd, () => {
+          try {
+            if (receiveMessage(fd) !== undefined) return;
+          } catch (error) {
+            if (isAgain(error)) return;
+          }
+          stop();
+          resolve();
+        });
+      });
+    },
+    close,
+  };
+};
