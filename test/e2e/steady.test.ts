@@ -40,7 +40,8 @@ test("twenty checkpoints and restores in a row let no file, mount, cgroup, proce
     before=$(grown); memory=$(kilobytes)
     for round in $(seq 20); do dump one; restore one; counting one/l; done
     until_true sh -c '! pgrep -f [d]ist/shim.cjs'
-    echo "$(echo $before) then $(echo $(grown)) then $(($(kilobytes) - memory))"`);
+    after=$(grown)
+    echo "$(echo $before) then $(echo $after) then $(($(kilobytes) - memory))"`);
   const [, before, after, memory] = /^(.*) then (.*) then (-?\d+)$/m.exec(stdout) ?? [];
   expect(after).toBe(before);
   // What twenty rounds could leave in memory-backed files, other labs' and the counter's own log included.
