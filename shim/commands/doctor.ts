@@ -5,6 +5,7 @@ import { execa } from "execa";
 import { artefact } from "../../native/index.js";
 import { inPath, isLauncher } from "../engine/choose.js";
 import { CONFIG_FILE, DEFAULTS, decideLaunch } from "../engine/launch-file.js";
+import { type Feature, type Probe, probeEngine } from "../engine/probe.js";
 import { reason } from "../error.js";
 
 export type Verdict = "ok" | "note" | "warn" | "fail";
@@ -35,6 +36,14 @@ const atLeast = (text: string, major: number, minor: number): boolean => {
   return a > major || (a === major && b >= minor);
 };
 
+const FEATURES_SHOWN: readonly [Feature, subject: string, without: string][] = [
+  ["mem_dirty_track", "pre-dump", "not on this kernel: no soft-dirty memory tracking"],
+  ["uffd-noncoop", "lazy pages", "not on this kernel: no userfaultfd for other processes"],
+  ["tcp_half_closed", "TCP connections", "closing ones cannot be restored on this kernel"],
+  ["network_lock_nftables", "lock by nftables", "CRIU cannot lock networks with nftables here"],
+  ["pidfd_store", "pre-dump of swrk", "several rounds on one connection are not safe from reused pids"],
+];
+
 const engineFindings = async (): Promise<Finding[]> => {
   let engine: string;
   try {
@@ -44,7 +53,15 @@ const engineFindings = async (): Promise<Finding[]> => {
   } catch (error) {
     return [{ subject: "engine", verdict: "fail", finding: reason(error) }];
   }
-  const version = (await firstLine(engine, "--version"))?.replace("Version: ", "");
+  let probe: Probe;
+  try {
+    probe = await probeEngine(engine);
+  } catch (error) {
+    return [
+      { subject: "engine", verdict: "fail", finding: reason(error), fix: "install CRIU, or name it in [engine] path" },
+    ];
+  }
+  const { version } = probe;
   if (version === undefined)
     return [{ subject: "engine", verdict: "fail", finding: `${engine} does not run`, fix: "reinstall CRIU" }];
   const found: Finding[] = [{ subject: "engine", verdict: "ok", finding: `${engine}, CRIU ${version}` }];
@@ -62,16 +79,15 @@ const engineFindings = async (): Promise<Finding[]> => {
       finding: `CRIU ${version} cannot dump any inet socket on Linux ${release()} (SO_PASSCRED)`,
       fix: "install CRIU 4.2 or later",
     });
-  const check = await execa(engine, ["check"], { reject: false, all: true, timeout: 30_000, stdin: "ignore" });
-  found.push(
-    check.failed
-      ? {
-          subject: "kernel for CRIU",
-          verdict: "fail",
-          finding: `criu check: ${check.all?.split("\n").at(-1) ?? "failed"}`,
-        }
-      : { subject: "kernel for CRIU", verdict: "ok", finding: "criu check: Looks good." },
-  );
+  found.push({
+    subject: "kernel for CRIU",
+    verdict: probe.check.ok ? "ok" : "fail",
+    finding: `criu check: ${probe.check.said}`,
+  });
+  for (const [feature, subject, without] of FEATURES_SHOWN) {
+    const ok = probe.features[feature];
+    found.push({ subject, verdict: ok ? "ok" : "note", finding: ok ? "works" : `${without} (criu check: ${feature})` });
+  }
   return found;
 };
 

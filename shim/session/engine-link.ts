@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readdirSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
+import { resolve } from "node:path";
 import {
   artefact,
   closeFd,
@@ -36,10 +37,21 @@ const freeNumber = (pid: number): number => {
   return number;
 };
 
+/**
+ * Where the caller keeps CRIU's plugins: `named` by --libdir, else by CRIU_LIBS_DIR, else CRIU's own directory. CRIU
+ * reads it from its working directory. Undefined when it is named and not there: CRIU then fails, and shall say so.
+ */
+export const libdirOf = (named: string | undefined, workDir: string): string | undefined => {
+  const dir = named ?? process.env.CRIU_LIBS_DIR;
+  if (dir === undefined) return DEFAULT_LIBDIR;
+  const path = resolve(workDir, dir);
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ? path : undefined;
+};
+
 /** Prepares what connects the engine plugin with this session. `libdir` is where the caller keeps CRIU's plugins. */
-export const linkEngine = (launchFd: number, libdir: string | undefined): EngineLink => {
+export const linkEngine = (launchFd: number, libdir: string): EngineLink => {
   const pid = peerPid(launchFd);
-  const dir = pluginDir(artefact("engine-plugin.so"), libdir ?? process.env.CRIU_LIBS_DIR ?? DEFAULT_LIBDIR);
+  const dir = pluginDir(artefact("engine-plugin.so"), libdir);
   const target = freeNumber(pid);
   const [control, engineEnd] = seqpacketPair();
   return {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-import { lstatSync, mkdirSync, readdirSync, readlinkSync, renameSync, rmSync, symlinkSync } from "node:fs";
+import { lstatSync, mkdirSync, opendirSync, readdirSync, readlinkSync, renameSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 
 /** Where CRIU looks for plugins by itself (CR_PLUGIN_DEFAULT of Debian's build). */
 export const DEFAULT_LIBDIR = "/usr/lib/criu";
 const STATE = "/run/cryoshim";
+const OURS = "cryoshim-engine-plugin.so";
 
 /** FNV-1a: a name for a set of paths, nothing more; node:crypto would cost start-up time. */
 const fingerprint = (text: string): string => {
@@ -33,13 +34,37 @@ export const stateDir = (): string => {
   return STATE;
 };
 
+/** The first entry of a directory in the order in which CRIU reads it. */
+const firstIn = (dir: string): string | undefined => {
+  const entries = opendirSync(dir);
+  try {
+    return entries.readSync()?.name;
+  } finally {
+    entries.closeSync();
+  }
+};
+
+/**
+ * Fills a new directory so that the engine plugin comes first: CRIU asks plugins in the order of readdir() until one
+ * claims a task, as cuda's does for tasks without a GPU, too. Whether tmpfs lists the oldest
+ * or the newest first depends on the kernel.
+ */
+const fill = (dir: string, links: readonly [name: string, target: string][]): void => {
+  for (const order of [links, [...links].reverse()]) {
+    rmSync(dir, { recursive: true, force: true });
+    mkdirSync(dir, { mode: 0o700 });
+    for (const [name, target] of order) symlinkSync(target, join(dir, name));
+    if (firstIn(dir) === OURS) return;
+  }
+};
+
 /**
  * A directory for CRIU_LIBS_DIR: CRIU takes only one, so the engine plugin and the distribution's (cuda, amdgpu) are
  * linked together. Its name is made of its content, so that two sessions share it and an upgrade makes a new one.
  */
 export const pluginDir = (enginePlugin: string, libdir: string): string => {
   const links: [name: string, target: string][] = pluginsIn(libdir).map((name) => [name, join(libdir, name)]);
-  links.push(["cryoshim-engine-plugin.so", enginePlugin]);
+  links.unshift([OURS, enginePlugin]);
   const parent = join(stateDir(), "plugins");
   const dir = join(parent, fingerprint(links.flat().join("\n")));
   try {
@@ -50,9 +75,8 @@ export const pluginDir = (enginePlugin: string, libdir: string): string => {
   }
   mkdirSync(parent, { recursive: true, mode: 0o700 });
   const making = `${dir}.${process.pid}`;
-  mkdirSync(making, { mode: 0o700 });
   try {
-    for (const [name, target] of links) symlinkSync(target, join(making, name));
+    fill(making, links);
     renameSync(making, dir);
   } catch (error) {
     rmSync(making, { recursive: true, force: true });

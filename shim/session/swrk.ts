@@ -17,7 +17,7 @@ import { carriersFor } from "../carriers/registry.js";
 import { serveControl } from "../control/server.js";
 import { resolveLaunch, type Settings } from "../engine/launch-file.js";
 import { applyCgroupPolicy } from "./cgroup-policy.js";
-import { ended, launched, linkEngine } from "./engine-link.js";
+import { ended, launched, libdirOf, linkEngine } from "./engine-link.js";
 import { watchFreezer } from "./freezer.js";
 import type { Guard } from "./guard.js";
 import { type Log, sessionLog } from "./log.js";
@@ -128,10 +128,15 @@ export const serveRequests = async ({ launchFd, guard, argv, give }: Start, clie
   } catch {
     return give({ kind: "alone" });
   }
+  const libdir = libdirOf(undefined, pathOf(dirs.work));
+  if (libdir === undefined) {
+    dirs.close();
+    return give({ kind: "alone" });
+  }
   const log = sessionLog(pathOf(dirs.work));
   const session: Session = { clientPid, settings, log, borrowed: [dirs], guard, working: undefined };
   const carriers = await carriersFor(settings);
-  const link = linkEngine(launchFd, undefined);
+  const link = linkEngine(launchFd, libdir);
   const [ours, engines] = seqpacketPair();
   const engineEnd = ended(pidfdOpen(link.pid));
   const control = serveControl(link.control, { carriers, imagesDir: pathOf(dirs.images), log });

@@ -23,6 +23,22 @@ CRYOSHIM_ENGINE=/bin/false cryoshim doctor >/dev/null; echo "broken engine $?"`)
   for (const runtime of ["podman", "runc", "crun", "lxc-checkpoint"]) expect(of(runtime)?.verdict).toBe("ok");
 });
 
+test("what an engine can do is asked once, until the binary or the boot is another", async () => {
+  const { stdout } = await inLab(`
+cp /usr/sbin/criu /tmp/real; printf '#!/bin/sh\\necho "$@" >>/tmp/asked\\nexec /tmp/real "$@"\\n' > /tmp/engine
+chmod 755 /tmp/engine; export CRYOSHIM_ENGINE=/tmp/engine
+asked() { wc -l </tmp/asked; }
+cryoshim doctor --json >/tmp/1; asked; cryoshim doctor --json >/tmp/2; asked; cmp /tmp/1 /tmp/2 && stat -c %a /run/cryoshim/probe
+touch /tmp/engine; cryoshim doctor >/dev/null; asked
+sed -i 's/[0-9a-f]\\{12\\}",/000000000000",/' /run/cryoshim/probe; cryoshim doctor >/dev/null; asked
+echo '{"key":' > /run/cryoshim/probe; cryoshim doctor >/dev/null; asked; cat /tmp/1`);
+  const [first, again, mode, touched, rebooted, broken] = stdout.split("\n");
+  expect(Number(first)).toBeGreaterThan(5);
+  expect([again, mode]).toEqual([first, "600"]);
+  expect([touched, rebooted, broken]).toEqual([2, 3, 4].map((times) => String(times * Number(first))));
+  expect(stdout).toMatch(/"subject": ?"pre-dump",\s*"verdict": ?"note"/);
+});
+
 test("run puts cryoshim in the way of one command, installs nothing, and passes exit code and signal on", async () => {
   const { stdout } = await inLab(
     `ln -sf /cryoshim/dist/cli.js /usr/local/bin/cryoshim

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openCheckpoint } from "../../crit/checkpoint.js";
+import { decodeImage, encodeImage, identify, KINDS } from "../../crit/image.js";
+import type { Schema } from "../../crit/message.js";
+import { overview } from "../../crit/overview.js";
+import { criuReq, criuResp } from "../../crit/schema/rpc.js";
+import { OPTIONS } from "../../shim/session/command-line.js";
+import { holds, inLab } from "../support/lab.js";
+
+let scratch = "";
+let shown = "";
+beforeAll(async () => {
+  scratch = mkdtempSync(join(tmpdir(), "cryoshim-images-"));
+  shown = await holds(
+    `lab-podman-image >/dev/null
+    mkdir s c; cp /cryoshim/build/workloads/workload s; cp /cryoshim/build/workloads/workload c
+    podman run -d --name s -v /tmp/s:/lab localhost/busybox /lab/workload serve 7000 /lab >/dev/null
+    address=$(podman inspect s --format '{{.NetworkSettings.IPAddress}}')
+    podman run -d --name c -v /tmp/c:/lab localhost/busybox /lab/workload count $address 7000 /lab >/dev/null
+    until_true test -s c/numbers
+    for compress in zstd gzip none; do
+      podman container checkpoint --tcp-established --leave-running -c $compress -e /scratch/c-$compress.tar c >/dev/null
+    done
+    podman container checkpoint --tcp-established --keep c >/dev/null
+    mkdir /scratch/images
+    cp -r /var/lib/containers/storage/overlay-containers/*/userdata/checkpoint/. /scratch/images
+    cp /var/lib/containers/storage/overlay-containers/*/userdata/stats-dump /scratch/images
+    node dist/cli.js show /scratch/images
+    for compress in zstd gzip none; do
+      echo "== $compress"; node dist/cli.js show /scratch/c-$compress.tar
+    done
+    criu --help >/scratch/help || true
+    python3 /cryoshim/test/support/descriptors.py >/scratch/descriptors.json`.replaceAll(
+      "dist/cli",
+      "/cryoshim/dist/cli",
+    ),
+    { LAB_SCRATCH: scratch },
+  );
+});
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+describe("a real checkpoint of podman", () => {
+  test("every image of a kind that is known is written back byte by byte", () => {
+    const dir = join(scratch, "images");
+    const kinds = new Set<string>();
+    for (const name of readdirSync(dir)) {
+      if (!/\.img$|^stats-/.test(name) || /^(pages|tmpfs)-/.test(name)) continue;
+      const bytes = readFileSync(join(dir, name));
+      if (identify(bytes, name) === undefined) continue;
+      const image = decodeImage(bytes, name);
+      kinds.add(image.kind);
+      expect(Buffer.from(encodeImage(image)).equals(bytes), name).toBe(true);
+    }
+    for (const kind of ["INVENTORY", "PSTREE", "CORE", "MM", "FDINFO", "FILES", "PAGEMAP", "CGROUP", "MNTS", "STATS"])
+      expect([...kinds]).toContain(kind);
+  });
+
+  test("its tasks, files and times are read, from the directory and from each archive", async () => {
+    const dir = overview(await openCheckpoint(join(scratch, "images")));
+    expect(dir.tasks.map(({ comm }) => comm)).toContain("workload");
+    expect(dir.times?.frozen).toBeGreaterThan(0);
+    for (const name of ["c-zstd.tar", "c-gzip.tar", "c-none.tar"]) {
+      if (name.includes("zstd") && !("createZstdDecompress" in (await import("node:zlib")))) continue;
+      const archive = overview(await openCheckpoint(join(scratch, name)));
+      expect(archive.tasks).toEqual(dir.tasks);
+      expect(archive.container?.name).toBe("c");
+    }
+  });
+
+  test("show prints it on one screen", () => {
+    const screens = shown.split(/^== .*\n/m);
+    expect(screens).toHaveLength(4);
+    for (const screen of screens) {
+      expect(screen).toMatch(/^size +\d/m);
+      expect(screen).toMatch(/^frozen +[\d.]+ ms/m);
+      expect(screen).toMatch(/^files .*inet socket/im);
+      expect(screen).toMatch(/^ +1 workload \(/m);
+      expect(screen.split("\n").length).toBeLessThan(25);
+    }
+    expect(screens[1]).toMatch(/^container +c$/m);
+  });
+});
+
+/** All message types that can be reached from some. */
+const reachable = (from: readonly Schema[]): Map<string, Schema> => {
+  const all = new Map<string, Schema>();
+  const add = (schema: Schema): void => {
+    if (all.has(schema.name)) return;
+    all.set(schema.name, schema);
+    for (const [, type] of Object.values(schema.fields)) if (typeof type === "function") add(type());
+  };
+  from.forEach(add);
+  return all;
+};
+
+test("numbers, types and labels of all fields are those of CRIU's own descriptors", () => {
+  type Descriptors = Record<string, Record<string, [number, string, string]>>;
+  const descriptors = JSON.parse(readFileSync(join(scratch, "descriptors.json"), "utf8")) as Descriptors;
+  const roots = Object.values(KINDS).flatMap((kind) => ("head" in kind ? [kind.entry, kind.head] : [kind.entry]));
+  const all = reachable([...roots, criuReq, criuResp]);
+  expect(all.size).toBeGreaterThan(60);
+  const wrong: string[] = [];
+  for (const { name, fields } of all.values()) {
+    for (const [field, [number, type, label]] of Object.entries(fields)) {
+      const ours = [number, typeof type === "function" ? type().name : type, label ?? "optional"];
+      const theirs = descriptors[name]?.[field];
+      if (JSON.stringify(ours) !== JSON.stringify(theirs)) wrong.push(`${name}.${field}: ${ours} is ${theirs}`);
+    }
+  }
+  expect(wrong).toEqual([]);
+});
+
+test("the request has every option and the response every field of CRIU 4.2's rpc.proto", () => {
+  const descriptors = JSON.parse(readFileSync(join(scratch, "descriptors.json"), "utf8"));
+  for (const { name, fields } of reachable([criuReq, criuResp]).values())
+    expect(Object.keys(fields).sort(), name).toEqual(Object.keys(descriptors[name]).sort());
+});
+
+test("every option that CRIU's help names is known, and none that it refuses", async () => {
+  const named = new Set<string>();
+  for (const [, no, name] of readFileSync(join(scratch, "help"), "utf8").matchAll(/--(\[no-\])?([a-z][a-z-]+[a-z])/g)) {
+    named.add(name!);
+    if (no) named.add(`no-${name}`);
+  }
+  expect(named.size).toBeGreaterThan(60);
+  expect([...named].filter((name) => !OPTIONS.has(name))).toEqual([]);
+  const words = [...OPTIONS].map(([name, arity]) => (arity === "required" ? `--${name}=1` : `--${name}`));
+  const script = `for word in "$@"; do criu $word nonsense 2>&1 </dev/null | grep -E "option .* (is ambiguous|requires an argument)|unrecognized option|allow an argument" && echo "$word"; done; true`;
+  const { stdout, code } = await inLab(["bash", "-c", script, "sh", ...words], "bare");
+  expect(code).toBe(0);
+  expect(stdout).toBe("");
+});
