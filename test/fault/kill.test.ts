@@ -3,10 +3,10 @@ import { expect, test } from "vitest";
 import { type Ended, inLab } from "../support/lab.js";
 
 // Whatever dies at whatever moment: the container runs on unharmed, or is gone as its runtime reports it, and nothing
-// is left lying about. KILL_ROUNDS moments for each pair of operation and victim (the nightly takes 200), KILL_SEED
+// is left lying about. KILL_ROUNDS moments for each pair of operation and victim, KILL_SEED
 // repeats the moments of an earlier run. Bare CRIU is put through the same for comparison; nothing is demanded of it.
 
-const rounds = Number(process.env.KILL_ROUNDS ?? process.env.FAULT_ROUNDS ?? 20);
+const rounds = Number(process.env.KILL_ROUNDS ?? 20);
 const seed = Number(process.env.KILL_SEED ?? Date.now() % 1_000_000);
 const bareRounds = Math.min(rounds, Number(process.env.KILL_BARE_ROUNDS ?? Math.max(3, Math.floor(rounds / 4))));
 
