@@ -39,6 +39,7 @@ function allowed(file: string): string[] {
   if (file.startsWith("native/surgeon/")) return [either];
   if (file.startsWith("native/plugin/") || file.startsWith("native/bpf/")) return [gpl, either];
   if (/^native\/[^/]*\.h$/.test(file)) return [apache, either];
+  if (/^test\/fixtures\/[^/]*-plugin\.c$/.test(file)) return [gpl];
   return [apache];
 }
 
