@@ -17,4 +17,7 @@ bool get_int(napi_env env, napi_value value, int32_t *out);
 /* The verbs of the ptrace surgeon (addon_surgeon.c). */
 napi_value surgeon_register(napi_env env, napi_value exports);
 
+/* bpf(2) (addon_bpf.c). */
+napi_value bpf_call(napi_env env, napi_callback_info info);
+
 #endif

@@ -79,8 +79,8 @@ export const peerPid = (fd: number): number => addon.peerPid(fd);
 /** Closes a descriptor of ours; one that is closed already is a defect, and throws EBADF. */
 export const closeFd = (fd: number): void => closeSync(fd);
 
-/** Path of a native artefact that lies beside the addon: the launcher `criu` or `engine-plugin.so`. */
-export const artefact = (name: "criu" | "engine-plugin.so"): string => {
+/** Path of a native artefact that lies beside the addon. */
+export const artefact = (name: "criu" | "engine-plugin.so" | "lock.bpf.o"): string => {
   const path = (createRequire(here)("node-gyp-build") as { path(dir: string): string }).path(packageRoot);
   return join(dirname(path), name);
 };

@@ -57,6 +57,7 @@ static struct {
 	size_t n_thaw;
 	char yard[PATH_MAX];
 	char log[PATH_MAX];
+	char session[128];
 } g;
 
 static int pidfd_open(pid_t pid)
@@ -201,20 +202,57 @@ static void wait_end(int pidfd, int ms)
 		;
 }
 
-static void kill_restored(void)
+/* Adds copies of the engine that have outlived it, such as those with which CRIU tries the kernel (criu/kerndat.c). */
+static void look_at_copies(void)
+{
+	size_t len = strlen(g.session);
+	struct dirent *d;
+	DIR *dir = len ? opendir("/proc") : NULL;
+
+	if (!dir)
+		return;
+	while ((d = readdir(dir))) {
+		static char buf[1 << 18];
+		char path[64];
+		struct stat st;
+		pid_t pid = atoi(d->d_name);
+		ssize_t n;
+		int fd;
+
+		if (pid <= 1 || pid == getpid() || pid == g.engine || known(pid))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/exe", pid);
+		if (stat(path, &st) || st.st_dev != g.engine_exe.st_dev || st.st_ino != g.engine_exe.st_ino)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/environ", pid);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		n = read(fd, buf, sizeof(buf));
+		close(fd);
+		if (n > 0 && memmem(buf, n, g.session, len))
+			remember(pid);
+	}
+	closedir(dir);
+}
+
+static void kill_made(bool restored)
 {
 	char text[80];
 
-	look();
-	while (look_at_descendants())
-		;
+	look_at_copies();
+	if (restored) {
+		look();
+		while (look_at_descendants())
+			;
+	}
 	if (!g.n_tasks)
 		return;
 	for (size_t i = 0; i < g.n_tasks; i++)
 		syscall(SYS_pidfd_send_signal, g.tasks[i].pidfd, SIGKILL, NULL, 0);
 	for (size_t i = 0; i < g.n_tasks; i++)
 		wait_end(g.tasks[i].pidfd, END_MS);
-	snprintf(text, sizeof(text), "a restore was cut off: killed the %zu tasks that it had made", g.n_tasks);
+	snprintf(text, sizeof(text), "the engine died: killed the %zu tasks that it had made", g.n_tasks);
 	note(text);
 }
 
@@ -313,10 +351,9 @@ static _Noreturn void act(bool restore)
 	if (restore)
 		syscall(SYS_pidfd_send_signal, g.engine_fd, SIGKILL, NULL, 0);
 	wait_end(g.engine_fd, -1);
-	if (restore) {
-		kill_restored();
+	kill_made(restore);
+	if (restore)
 		remove_roots();
-	}
 	for (size_t i = 0; i < g.n_thaw; i++)
 		thaw(&g.thaw[i]);
 	remove_yards();
@@ -357,6 +394,9 @@ static void told(const char *msg, size_t len)
 		break;
 	case GUARD_YARD:
 		copy_text(g.yard, sizeof(g.yard), text, len);
+		break;
+	case GUARD_SESSION:
+		copy_text(g.session, sizeof(g.session), text, len);
 		break;
 	case GUARD_LOG:
 		copy_text(g.log, sizeof(g.log), text, len);

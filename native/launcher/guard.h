@@ -14,6 +14,7 @@
 #define GUARD_WATCH 'W'		/* like GUARD_DUMP, and remembers what is restored, for GUARD_FAIL */
 #define GUARD_THAW 'T'		/* "THAWED path": written to that file when it does not say so already */
 #define GUARD_YARD 'Y'		/* the directory in which CRIU makes its `.criu.cgyard.*` */
+#define GUARD_SESSION 'S'	/* "NAME=value" in the environment of the engine and its children */
 #define GUARD_LOG 'L'		/* the file that is told what was done */
 #define GUARD_ANSWER 'A'	/* disarmed, and the bytes are sent to the client: both or neither */
 #define GUARD_FAIL 'F'		/* the engine died: act now as for GUARD_RESTORE */

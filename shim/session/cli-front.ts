@@ -8,6 +8,7 @@ import { resolveLaunch } from "../engine/launch-file.js";
 import { type CommandLine, last, parseCommandLine } from "./command-line.js";
 import { ended, launched, libdirOf, linkEngine } from "./engine-link.js";
 import { watchFreezer } from "./freezer.js";
+import { SESSION } from "./guard.js";
 import { sessionLog } from "./log.js";
 import type { Start } from "./main.js";
 
@@ -37,7 +38,13 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
     log,
     onFinished: () => guard.answer(Buffer.alloc(0)),
   });
-  give({ kind: "exec", engine, env: link.env, argv: withoutLibdir(argv, line), fds: [link.fd] });
+  give({
+    kind: "exec",
+    engine,
+    env: { ...link.env, [SESSION]: guard.session },
+    argv: withoutLibdir(argv, line),
+    fds: [link.fd],
+  });
   closeFd(link.fd.fd);
   await launched(launchFd);
   guard.arm(line.verb === "restore" ? "watch" : "dump", workDir, freezer === undefined ? [] : [freezer]);

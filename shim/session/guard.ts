@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The shim's word to its guard, the process that settles what a sudden death of engine or shim leaves behind.
 // Messages: native/launcher/guard.h.
+import { nanoid } from "nanoid/non-secure";
 import { closeFd, isAgain, receiveMessage, sendMessage, watchReadable } from "../../native/index.js";
 import type { Freezer } from "./freezer.js";
 
@@ -16,11 +17,16 @@ export type Armed =
   /** The engine serves a command line and needs no shim; what it restores is remembered for `fail`. */
   | "watch";
 
+/** The engine's environment variable that names the session. */
+export const SESSION = "CRYOSHIM_SESSION";
+
 const LETTER = { dump: "D", restore: "R", watch: "W" } as const;
 
 export interface Guard {
   /** From here to the answer. `workDir` is where CRIU works and logs; the freezers are those that CRIU may use. */
   arm(kind: Armed, workDir: string, freezers: readonly Freezer[]): void;
+  /** In the engine's environment: by it the guard knows children that outlive the engine. */
+  readonly session: string;
   /** Disarms, and sends the answer to the client. Returns false when there is no guard to do so. */
   answer(data: Buffer): boolean;
   /** The engine has died in its work: resolves when all is settled. */
@@ -46,8 +52,11 @@ export const openGuard = (fd: number): Guard => {
     open = false;
     closeFd(fd);
   };
+  const session = nanoid();
   return {
+    session,
     arm(kind, workDir, freezers) {
+      tell("S", `${SESSION}=${session}`);
       tell("L", `${workDir}/cryoshim.log`);
       tell("Y", workDir);
       for (const { file, thawed } of freezers) tell("T", `${thawed} ${file}`);

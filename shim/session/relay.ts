@@ -11,33 +11,61 @@ import {
 /** What one direction does with a message before it goes on; undefined: it has been sent already. */
 export type Rewrite = (message: SocketMessage) => Buffer | undefined;
 
+export interface Relay {
+  /** False once the sender is gone or stop() was called. */
+  readonly relaying: boolean;
+  stop(): void;
+  /** Passes on what is there already. */
+  drain(): void;
+}
+
 /**
- * Passes messages and their descriptors from one socket to another until the sender is gone; returns a function that
- * stops early. Each message is whole (SOCK_SEQPACKET), in order, and what is received here is closed here.
+ * Passes messages and their descriptors from one socket to another until the sender is gone. Each message is whole
+ * (SOCK_SEQPACKET), in order, and what is received here is closed here.
  */
-export const relay = (from: number, to: number, rewrite: Rewrite, done: (error?: unknown) => void): (() => void) => {
-  let stop: () => void = () => {};
+export const relay = (from: number, to: number, rewrite: Rewrite, done: (error?: unknown) => void): Relay => {
+  let relaying = true;
   const finish = (error?: unknown): void => {
     stop();
     done(error);
   };
-  stop = watchReadable(from, () => {
+  /** Passes one message on; false when there is none. */
+  const pass = (): boolean => {
     let message: SocketMessage | undefined;
     try {
       message = receiveMessage(from);
     } catch (error) {
       if (!isAgain(error)) finish((error as { code?: string }).code === "ECONNRESET" ? undefined : error);
-      return;
+      return false;
     }
-    if (message === undefined) return finish();
+    if (message === undefined) {
+      finish();
+      return false;
+    }
     try {
       const data = rewrite(message);
       if (data !== undefined) sendMessage(to, data, message.fds);
+      return true;
     } catch (error) {
-      return finish(error);
+      finish(error);
+      return false;
     } finally {
       for (const fd of message.fds) closeFd(fd);
     }
-  });
-  return stop;
+  };
+  const unwatch = watchReadable(from, pass);
+  const stop = (): void => {
+    relaying = false;
+    unwatch();
+  };
+  const drain = (): void => {
+    while (relaying && pass());
+  };
+  return {
+    get relaying() {
+      return relaying;
+    },
+    stop,
+    drain,
+  };
 };

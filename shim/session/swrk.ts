@@ -19,7 +19,7 @@ import { resolveLaunch, type Settings } from "../engine/launch-file.js";
 import { applyCgroupPolicy } from "./cgroup-policy.js";
 import { ended, launched, libdirOf, linkEngine } from "./engine-link.js";
 import { watchFreezer } from "./freezer.js";
-import type { Guard } from "./guard.js";
+import { type Guard, SESSION } from "./guard.js";
 import { type Log, sessionLog } from "./log.js";
 import type { Start } from "./main.js";
 import { relay } from "./relay.js";
@@ -140,22 +140,30 @@ export const serveRequests = async ({ launchFd, guard, argv, give }: Start, clie
   const [ours, engines] = seqpacketPair();
   const engineEnd = ended(pidfdOpen(link.pid));
   const control = serveControl(link.control, { carriers, imagesDir: pathOf(dirs.images), log });
-  give({ kind: "exec", engine, env: link.env, fds: [{ fd: engines, target: Number(argv[2]) }, link.fd] });
+  give({
+    kind: "exec",
+    engine,
+    env: { ...link.env, [SESSION]: guard.session },
+    fds: [{ fd: engines, target: Number(argv[2]) }, link.fd],
+  });
   closeFd(engines);
   closeFd(link.fd.fd);
   await launched(launchFd);
 
   const clientIsGone = await new Promise<boolean>((resolve) => {
-    const stopClient = relay(client, ours, fromClient(session), () => {
-      stopEngine();
-      // The engine learns it as it would have, by the end of its socket.
+    const end = (gone: boolean): void => {
+      toEngine.stop();
+      toClient.stop();
+      // The engine learns of its client's end as it would have, by the end of its socket.
       closeFd(ours);
-      resolve(true);
-    });
-    const stopEngine = relay(ours, client, fromEngine(session), () => {
-      stopClient();
-      closeFd(ours);
-      resolve(false);
+      resolve(gone);
+    };
+    const toEngine = relay(client, ours, fromClient(session), () => end(true));
+    const toClient = relay(ours, client, fromEngine(session), () => end(false));
+    // A child that outlives the engine holds its end of the socket open: the engine's own end counts.
+    void engineEnd.then(() => {
+      toClient.drain();
+      if (toClient.relaying) end(false);
     });
   });
   // What a dying engine left is settled before the client sees the end of its socket: it may tidy up at once.

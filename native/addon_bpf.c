@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+/* bpf(2) for shim/netlock: the attr is made in TypeScript, pointers to buffers are put in here. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <node_api.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "addon.h"
+
+#define MAX_ATTR 256
+
+/* bpf(2) in another network namespace; this thread, and no other, is there for the time of the call. */
+static long bpf_in(int netns, int cmd, void *attr, size_t len, int *err)
+{
+	int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	long ret = -1;
+
+	if (home < 0 || setns(netns, CLONE_NEWNET)) {
+		*err = errno;
+		if (home >= 0)
+			close(home);
+		return -1;
+	}
+	ret = syscall(SYS_bpf, cmd, attr, len);
+	*err = errno;
+	/* To go on in a foreign namespace would be worse than to end: the launcher or the guard takes over. */
+	if (setns(home, CLONE_NEWNET))
+		abort();
+	close(home);
+	return ret;
+}
+
+/* bpf(cmd, attr, pointers: [offset, Buffer][], netns): number */
+napi_value bpf_call(napi_env env, napi_callback_info info)
+{
+	napi_value args[4], pair, part, result = NULL;
+	uint8_t attr[MAX_ATTR] = { 0 };
+	int32_t cmd, netns, offset;
+	uint32_t n_pointers;
+	size_t len, part_len;
+	void *data;
+	int err = 0;
+	long ret;
+
+	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &cmd) || !get_int(env, args[3], &netns))
+		return NULL;
+	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len > sizeof(attr) ||
+	    napi_get_array_length(env, args[2], &n_pointers) != napi_ok)
+		goto wrong;
+	memcpy(attr, data, len);
+	for (uint32_t i = 0; i < n_pointers; i++) {
+		uint64_t address;
+
+		if (napi_get_element(env, args[2], i, &pair) != napi_ok || napi_get_element(env, pair, 0, &part) != napi_ok ||
+		    !get_int(env, part, &offset) || napi_get_element(env, pair, 1, &part) != napi_ok ||
+		    napi_get_buffer_info(env, part, &data, &part_len) != napi_ok || offset < 0 ||
+		    (size_t)offset + sizeof(address) > len)
+			goto wrong;
+		address = (uintptr_t)data;
+		memcpy(attr + offset, &address, sizeof(address));
+	}
+	if (netns >= 0) {
+		ret = bpf_in(netns, cmd, attr, len, &err);
+	} else {
+		ret = syscall(SYS_bpf, cmd, attr, len);
+		err = errno;
+	}
+	if (ret < 0)
+		return throw_errno(env, err, "bpf");
+	if (napi_create_int32(env, (int32_t)ret, &result) != napi_ok)
+		return NULL;
+	return result;
+wrong:
+	napi_throw_type_error(env, "ERR_ARGS", "bpf(cmd, attr, [offset, Buffer][], netns)");
+	return NULL;
+}
