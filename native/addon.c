@@ -387,7 +387,7 @@ NAPI_MODULE_INIT()
 		VERB("receiveMessage", receive_message), VERB("peerPid", peer_pid),
 		VERB("pidfdOpen", pidfd_open_),	VERB("pidfdGetfd", pidfd_getfd_), VERB("memfd", memfd),
 		VERB("watchReadable", watch_readable), VERB("unwatch", unwatch),
-		VERB("bpf", bpf_call),
+		VERB("bpf", bpf_call), VERB("mountBpffs", mount_bpffs),
 #undef VERB
 	};
 

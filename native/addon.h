@@ -19,5 +19,6 @@ napi_value surgeon_register(napi_env env, napi_value exports);
 
 /* bpf(2) (addon_bpf.c). */
 napi_value bpf_call(napi_env env, napi_callback_info info);
+napi_value mount_bpffs(napi_env env, napi_callback_info info);
 
 #endif

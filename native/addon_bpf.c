@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -78,5 +79,23 @@ napi_value bpf_call(napi_env env, napi_callback_info info)
 	return result;
 wrong:
 	napi_throw_type_error(env, "ERR_ARGS", "bpf(cmd, attr, [offset, Buffer][], netns)");
+	return NULL;
+}
+
+/* mountBpffs(path) */
+napi_value mount_bpffs(napi_env env, napi_callback_info info)
+{
+	char path[4096];
+	napi_value args[1];
+	size_t len;
+
+	if (!get_args(env, info, 1, args))
+		return NULL;
+	if (napi_get_value_string_utf8(env, args[0], path, sizeof(path), &len) != napi_ok || len >= sizeof(path) - 1) {
+		napi_throw_type_error(env, "ERR_ARGS", "mountBpffs(path)");
+		return NULL;
+	}
+	if (mount("bpf", path, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700"))
+		return throw_errno(env, errno, "mount");
 	return NULL;
 }

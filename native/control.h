@@ -45,7 +45,7 @@ struct control_msg {
 };
 
 #define CONTROL_TYPES(X)                                                                           \
-	X(HELLO, 1)		/* a0: CONTROL_VERSION; answered by DONE, a0: bits of wanted hooks */ \
+	X(HELLO, 1)		/* a0: CONTROL_VERSION; answered by DONE, a0: bits of wanted hooks, a1: of those for the first task alone */ \
 	X(HOOK, 2)                                                                                 \
 	X(EXIT, 3)		/* ret: how the stage ended */                                     \
 	X(DONE, 4)                                                                                 \

@@ -16,6 +16,9 @@ const schema = z.strictObject({
       manage: z.optional(z.enum(["caller", "auto", "ignore", "none", "props", "soft", "full", "strict", "default"])),
     }),
   ),
+  network: z.optional(
+    z.strictObject({ lock: z.optional(z.enum(["auto", "bpf", "iptables", "nftables", "caller", "none"])) }),
+  ),
   carriers: z.optional(z.strictObject({ extra: z.optional(z.array(absolute)) })),
 });
 
@@ -43,10 +46,11 @@ export const parseConfig = (text: string, file: string): Config => {
     const why = issue.code === "unrecognized_keys" ? "no such key" : issue.message;
     throw refuse(file, `${key}: ${why}`);
   }
-  const { engine, cgroup, carriers } = checked.data;
+  const { engine, cgroup, network, carriers } = checked.data;
   return {
     engine: { ...DEFAULTS.engine, ...engine },
     cgroup: { manage: cgroup?.manage ?? DEFAULTS.cgroup.manage },
+    network: { lock: network?.lock ?? DEFAULTS.network.lock },
     carriers: { extra: carriers?.extra ?? DEFAULTS.carriers.extra },
   };
 };

@@ -67,6 +67,7 @@ static struct {
 	int stored;		/* CRIU's fdstore id of the socket: its close_old_fds() takes ours away from tasks */
 	pthread_mutex_t *lock;	/* shared: restoring tasks speak over one socket */
 	uint64_t hooks;
+	uint64_t once;		/* hooks that are wanted for the first task alone */
 	uint32_t seq;
 	struct undo *undo;
 	size_t n_undo, cap_undo;
@@ -360,7 +361,7 @@ static int shim_is_gone(void)
 		close(shim.fd);
 		shim.fd = -1;
 	}
-	shim.hooks = 0;
+	shim.hooks = shim.once = 0;
 	return swapped ? -1 : -ENOTSUP;
 }
 
@@ -393,7 +394,7 @@ static int64_t transact(struct control_msg *m, const void *data, int send_fd, in
 		if (c.m.type == CONTROL_DONE) {
 			ret = c.m.ret;
 			if (m->type == CONTROL_HELLO)
-				shim.hooks = c.m.a0;
+				shim.hooks = c.m.a0, shim.once = c.m.a1;
 			if (fd && c.n_fds > 0) {
 				*fd = c.fds[0];
 				c.fds[0] = -1;
@@ -415,7 +416,13 @@ unlock:
 
 static bool wanted(unsigned int hook)
 {
-	return shim.hooks & 1ULL << hook;
+	uint64_t bit = 1ULL << hook;
+
+	if (shim.once & bit) {
+		shim.once &= ~bit;
+		return true;
+	}
+	return shim.hooks & bit;
 }
 
 static int on_task(unsigned int hook, int pid)

@@ -20,8 +20,12 @@ export interface ControlOptions {
   carriers: readonly Carrier[];
   imagesDir: string;
   log: Log;
-  /** The engine has told how its work ended. */
-  onFinished?: () => void;
+  /** The engine begins: nothing is stopped yet. */
+  onBegin?: (stage: Stage) => void;
+  /** All tasks of a dump are stopped; `pid` is one of them. Throwing fails the dump. */
+  onSeized?: (pid: number) => void;
+  /** The engine tells how its work ended; the tasks are still stopped. */
+  onFinished?: (stage: Stage, ok: boolean) => void;
 }
 
 export interface Control {
@@ -33,6 +37,8 @@ export interface Control {
 
 type Question = Required<ControlMessage>;
 type Answer = { ret: number; fd?: number };
+
+type Stage = (typeof STAGE)[number];
 
 /** Which hooks the carriers want: the engine stops for no other. */
 const wantedHooks = (carriers: readonly Carrier[]): bigint => {
@@ -90,11 +96,15 @@ const answerHook = async (
 };
 
 /** Serves the control socket until the engine is gone. The descriptor becomes the server's. */
-export const serveControl = (fd: number, { carriers, imagesDir, log, onFinished }: ControlOptions): Control => {
+export const serveControl = (
+  fd: number,
+  { carriers, imagesDir, log, onBegin, onSeized, onFinished }: ControlOptions,
+): Control => {
   const undo: Undo[] = [];
   const results = new Map<number, { resolve(m: Question & { fds: number[] }): void; reject(error: Error): void }>();
   let state: Control["state"] = "idle";
   let ended = false;
+  let seized = false;
   let seq = 0;
 
   const command: Command = async (m, fds = []) => {
@@ -142,19 +152,25 @@ export const serveControl = (fd: number, { carriers, imagesDir, log, onFinished 
     try {
       if (q.type === TYPE.HELLO) {
         state = "working";
+        onBegin?.(STAGE[q.hook]!);
         const fits = q.args[0] === BigInt(VERSION);
         if (!fits)
           log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);
-        done(q, { ret: 0 }, [fits ? wantedHooks(carriers) : 0n]);
+        const once = onSeized === undefined ? 0n : 1n << BigInt(HOOK.checkpointDevices);
+        done(q, { ret: 0 }, fits ? [wantedHooks(carriers), once] : [0n, 0n]);
       } else if (q.type === TYPE.EXIT) {
         try {
           await exit(q);
         } finally {
           state = "finished";
-          onFinished?.();
+          onFinished?.(STAGE[q.hook]!, q.ret === 0);
           done(q, { ret: 0 });
         }
       } else {
+        if (q.hook === HOOK.checkpointDevices && !seized) {
+          seized = true;
+          onSeized?.(q.pid);
+        }
         done(q, await answerHook(q, fds, carriers, context));
       }
     } catch (error) {

@@ -13,9 +13,13 @@ import { findEngine, isLauncher } from "./choose.js";
 /** How cgroups are restored; the last seven are CRIU's own modes. */
 export type CgroupManage = "caller" | "auto" | "ignore" | "none" | "props" | "soft" | "full" | "strict" | "default";
 
+/** Who locks the network: cryoshim by BPF, CRIU by a method of its own, CRIU as its caller asked, or nobody. */
+export type NetworkLock = "auto" | "bpf" | "iptables" | "nftables" | "caller" | "none";
+
 /** What a session needs of the configuration. */
 export interface Settings {
   cgroup: { manage: CgroupManage };
+  network: { lock: NetworkLock };
   carriers: { extra: string[] };
 }
 
@@ -33,7 +37,12 @@ export interface Launch {
 export const CONFIG_FILE = "/etc/cryoshim/config.toml";
 export const LAUNCH_FILE = "/run/cryoshim/launch";
 
-export const DEFAULTS: Config = { engine: {}, cgroup: { manage: "auto" }, carriers: { extra: [] } };
+export const DEFAULTS: Config = {
+  engine: {},
+  cgroup: { manage: "auto" },
+  network: { lock: "auto" },
+  carriers: { extra: [] },
+};
 
 /** Tells one state of a configuration file from another, as the launcher computes it. */
 const stampOf = (file: string): string => {
@@ -102,7 +111,7 @@ export const decideLaunch = (config: Config, env: NodeJS.ProcessEnv): Launch => 
   return {
     engine,
     node: config.engine.node ?? process.execPath,
-    settings: { cgroup: config.cgroup, carriers: config.carriers },
+    settings: { cgroup: config.cgroup, network: config.network, carriers: config.carriers },
   };
 };
 

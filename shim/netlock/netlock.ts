@@ -2,10 +2,10 @@
 // The network lock of one container: while it cannot answer, nobody may answer in its place. Everything is loaded and
 // verified before the freeze; in the freeze only links are attached (0.1 ms). A link goes with its last descriptor or
 // pin, so a lock cannot outlive those who hold it.
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { artefact } from "../../native/index.js";
 import { bpf, CMD, closeAll } from "./bpf.js";
-import { type LoadedObject, loadObject } from "./bpf-object.js";
+import { type LoadedObject, loadObject, type ProgramKind } from "./bpf-object.js";
 
 /** Packets dropped while locked, by hook. */
 export interface Dropped {
@@ -35,14 +35,17 @@ const FAMILIES = [2, 10];
 /** Before every filter; each lock in a namespace needs its own. */
 const PRIORITIES = Array.from({ length: 64 }, (_, i) => -399 + i);
 
-const KINDS = {
-  "netfilter/all": { type: NETFILTER, attach: ATTACH_NETFILTER },
-  "netfilter/flows": { type: NETFILTER, attach: ATTACH_NETFILTER },
-  "iter/task_file": { type: TRACING, attach: ATTACH_ITER, target: "bpf_iter_task_file" },
+const netfilter = { type: NETFILTER, attach: ATTACH_NETFILTER };
+const PROGRAMS: Record<Extent, Record<string, ProgramKind>> = {
+  netns: { "netfilter/all": netfilter },
+  sockets: {
+    "netfilter/flows": netfilter,
+    "iter/task_file": { type: TRACING, attach: ATTACH_ITER, target: "bpf_iter_task_file" },
+  },
 };
 
-/** Loads the programs; throws where the kernel cannot (BPF netfilter links are of Linux 6.4). */
-export const load = (): LoadedObject => loadObject(readFileSync(artefact("lock.bpf.o")), KINDS);
+/** Loads the programs for an extent; throws where the kernel cannot (BPF netfilter links are of Linux 6.4). */
+const load = (extent: Extent): LoadedObject => loadObject(readFileSync(artefact("lock.bpf.o")), PROGRAMS[extent]);
 
 const hasCode = (error: unknown, ...codes: string[]): boolean =>
   codes.includes((error as { code?: string }).code ?? "");
@@ -98,74 +101,83 @@ export const treeOf = (root: number): number[] => {
   return pids;
 };
 
-const netnsOf = (pid: number | "self"): string | undefined => {
+const netnsOf = (path: string): number | undefined => {
   try {
-    return readlinkSync(`/proc/${pid}/ns/net`);
+    return statSync(path).ino;
   } catch {
     return undefined;
   }
 };
 
-/** Whether processes beside the tree are in its network namespace. */
-const isShared = (pids: readonly number[]): boolean => {
-  const netns = netnsOf(pids[0]!);
-  if (netns === netnsOf("self")) return true;
+/** Whether processes beside those given are in a network namespace, named by a path. */
+export const isShared = (path: string, pids: readonly number[]): boolean => {
+  const netns = netnsOf(path);
+  if (netns === undefined || netns === netnsOf("/proc/self/ns/net")) return true;
   const ours = new Set(pids.map(String));
-  return readdirSync("/proc").some((name) => /^\d+$/.test(name) && !ours.has(name) && netnsOf(Number(name)) === netns);
+  return readdirSync("/proc").some(
+    (name) => /^\d+$/.test(name) && !ours.has(name) && netnsOf(`/proc/${name}/ns/net`) === netns,
+  );
 };
 
+/** One end of a connection: addresses of 16 bytes (IPv4 mapped), ports in host order, zeros where there is none. */
+export interface Flow {
+  local: Buffer;
+  remote: Buffer;
+  localPort: number;
+  remotePort: number;
+  protocol: number;
+}
+
 export class NetLock {
+  readonly extent: Extent;
   readonly #object: LoadedObject;
   #links: number[] = [];
-  #extent: Extent = "netns";
 
   /** Loads the programs. Throws where they cannot be. */
-  constructor() {
-    this.#object = load();
+  constructor(extent: Extent) {
+    this.extent = extent;
+    this.#object = load(extent);
   }
 
   get locked(): boolean {
     return this.#links.length > 0;
   }
 
-  get extent(): Extent {
-    return this.#extent;
-  }
-
-  /** Locks what a container can be reached by; its tasks stand still. */
+  /** Locks what the tree of a process can be reached by; its tasks stand still. */
   lockTree(root: number): void {
-    const pids = treeOf(root);
-    if (isShared(pids)) this.lockSockets(root, pids);
-    else this.lockNetns(`/proc/${root}/ns/net`);
+    this.lockNetns(`/proc/${root}/ns/net`);
+    if (this.extent === "sockets") for (const pid of treeOf(root)) collect(this.#object.programs.collect!, pid);
   }
 
-  /** Locks a network namespace as a whole, named by a path. */
-  lockNetns(path: string): void {
-    this.#extent = "netns";
-    this.#attach(path, this.#object.programs.lock_all!, [LOCAL_IN, FORWARD, LOCAL_OUT]);
-  }
-
-  /** Locks the sockets of processes in a namespace that they share. */
-  lockSockets(root: number, pids: readonly number[]): void {
-    this.#extent = "sockets";
-    // First attached, with no socket known yet: so that none of them can answer while the others are collected.
-    this.#attach(`/proc/${root}/ns/net`, this.#object.programs.lock_flows!, [LOCAL_IN, LOCAL_OUT]);
-    for (const pid of pids) collect(this.#object.programs.collect!, pid);
-  }
-
-  #attach(path: string, program: number, hooks: readonly number[]): void {
+  /** Locks in a network namespace, named by a path: all of it, or what `flows` names. */
+  lockNetns(path: string, flows: readonly Flow[] = []): void {
+    for (const flow of flows) this.#add(flow);
+    const { lock_all, lock_flows } = this.#object.programs;
     const netns = openSync(path, "r");
     try {
-      this.#links = attach(program, netns, hooks);
+      this.#links =
+        this.extent === "netns"
+          ? attach(lock_all!, netns, [LOCAL_IN, FORWARD, LOCAL_OUT])
+          : attach(lock_flows!, netns, [LOCAL_IN, LOCAL_OUT]);
     } finally {
       closeSync(netns);
     }
   }
 
+  #add({ local, remote, localPort, remotePort, protocol }: Flow): void {
+    const key = Buffer.alloc(40);
+    local.copy(key, 0);
+    remote.copy(key, 16);
+    key.writeUInt16BE(localPort, 32);
+    key.writeUInt16BE(remotePort, 34);
+    key.writeUInt16LE(protocol, 36);
+    bpf(CMD.mapUpdate, { 0: this.#object.maps.flows!, 8: key, 16: Buffer.from([1, 0, 0, 0]) });
+  }
+
   /** What is attached; the descriptors stay the lock's. */
   get attached(): Attached {
     const { dropped, flows } = this.#object.maps;
-    return { extent: this.#extent, links: [...this.#links], maps: { dropped: dropped!, flows: flows! } };
+    return { extent: this.extent, links: [...this.#links], maps: { dropped: dropped!, flows: flows! } };
   }
 
   dropped(): Dropped {

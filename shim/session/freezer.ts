@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 
 /** A cgroup that CRIU was told to freeze, and how it was before. */
 export interface Freezer {
@@ -42,4 +42,46 @@ const isFrozen = (freezer: Freezer): boolean => {
 export const watchFreezer = (dir: string): Freezer | undefined => {
   const freezer = freezerOf(dir);
   return freezer !== undefined && !isFrozen(freezer) ? freezer : undefined;
+};
+
+/** How long a freeze may take before CRIU is left to do it its own way. */
+const LIMIT_MS = 1000;
+
+const pause = (ms: number): void => {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+};
+
+/** Whether all tasks have come to rest: cgroup.events of v2 tells, v1's freezer.state itself. */
+const atRest = ({ file, frozen }: Freezer): boolean =>
+  file.endsWith("cgroup.freeze")
+    ? /^frozen 1$/m.test(readFileSync(join(dirname(file), "cgroup.events"), "utf8"))
+    : readFileSync(file, "utf8").trim() === frozen[0];
+
+/**
+ * Freezes, and waits until all tasks rest. CRIU does so as well, but looks once and then sleeps 100 ms
+ * (criu/seize.c:freeze_processes, 4.2), which hits every third dump. Returns false when they do not come to rest: then
+ * it is thawed again.
+ */
+export const freeze = (freezer: Freezer): boolean => {
+  const start = process.hrtime.bigint();
+  try {
+    writeFileSync(freezer.file, freezer.frozen[0]!);
+    for (let tries = 0; process.hrtime.bigint() - start < LIMIT_MS * 1e6; tries++) {
+      if (atRest(freezer)) return true;
+      if (tries > 20) pause(0.2);
+    }
+  } catch {
+    // The cgroup is gone or not ours to write: CRIU says so itself.
+  }
+  thaw(freezer);
+  return false;
+};
+
+/** Undoes freeze(). A cgroup that is gone needs nothing. */
+export const thaw = (freezer: Freezer): void => {
+  try {
+    writeFileSync(freezer.file, freezer.thawed);
+  } catch {
+    // Its container is gone.
+  }
 };

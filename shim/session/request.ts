@@ -19,6 +19,13 @@ export interface RequestOptions {
   freeze_cgroup?: string;
   status_fd?: number;
   pidfd_store_sk?: number;
+  leave_running?: boolean;
+  leave_stopped?: boolean;
+  notify_scripts?: boolean;
+  orphan_pts_master?: boolean;
+  network_lock?: number;
+  inherit_fd?: { key: string; fd: number }[];
+  join_ns?: { ns: string; ns_file: string }[];
   manage_cgroups?: boolean;
   manage_cgroups_mode?: number;
 }

@@ -11,14 +11,16 @@ import {
   peerPid,
   pidfdOpen,
   type SocketMessage,
+  sendMessage,
   seqpacketPair,
 } from "../../native/index.js";
 import { carriersFor } from "../carriers/registry.js";
 import { serveControl } from "../control/server.js";
 import { resolveLaunch, type Settings } from "../engine/launch-file.js";
+import { type Bracket, LOCK_METHOD, type LockMethod, openBracket, type Work } from "./bracket.js";
 import { applyCgroupPolicy } from "./cgroup-policy.js";
 import { ended, launched, libdirOf, linkEngine } from "./engine-link.js";
-import { watchFreezer } from "./freezer.js";
+import { type Freezer, watchFreezer } from "./freezer.js";
 import { type Guard, SESSION } from "./guard.js";
 import { type Log, sessionLog } from "./log.js";
 import type { Start } from "./main.js";
@@ -32,6 +34,14 @@ const NO_FD = 0x7ffffff0;
 interface Request {
   type: number;
   opts?: RequestOptions;
+  notify_success?: boolean;
+}
+
+/** A response as decoded. */
+interface Response {
+  type: number;
+  success: boolean;
+  notify?: { script?: string; pid?: number };
 }
 
 const decodeRequest = (data: Buffer): Request => decode(criuReq, data) as unknown as Request;
@@ -66,7 +76,44 @@ interface Session {
   guard: Guard;
   /** What the engine works on: its end now is a death. */
   working: "dump" | "restore" | undefined;
+  enginePid: number;
+  bracket: Bracket | undefined;
+  /** The client has not asked for notifications: those that we need ourselves end here. */
+  ownNotifications: boolean;
+  /** The notification that waits for its answer. */
+  notified: string | undefined;
 }
+
+/** A path of the network namespace that a restore is told to use. */
+const netnsOf = ({ inherit_fd, join_ns }: RequestOptions, enginePid: number): string | undefined => {
+  // The key is runc's and crun's; CRIU knows it from `external net[INODE]:KEY` of the dump.
+  const inherited = inherit_fd?.find(({ key }) => key === "extRootNetNS");
+  if (inherited !== undefined) return `/proc/${enginePid}/fd/${inherited.fd}`;
+  return join_ns?.find(({ ns }) => ns === "net")?.ns_file;
+};
+
+/** Opens the bracket for a request, and tells the engine what is left to it. */
+const openWork = (session: Session, request: Request, { images }: Borrowed, freezer: Freezer | undefined): void => {
+  const opts = request.opts!;
+  session.bracket?.close();
+  session.bracket = undefined;
+  const restore = request.type === REQ.restore;
+  const work: Work = {
+    kind: restore ? "restore" : request.type === REQ.dump ? "dump" : "pre-dump",
+    imagesDir: pathOf(images),
+    lives: opts.leave_running === true || opts.leave_stopped === true,
+    freezer,
+    asked: LOCK_METHODS.find((method) => LOCK_METHOD[method] === opts.network_lock),
+  };
+  if (!restore && opts.pid !== undefined) work.pid = opts.pid;
+  if (restore) work.netns = netnsOf(opts, session.enginePid);
+  session.bracket = openBracket(work, session.settings.network.lock, session.log);
+  if (session.bracket.method !== undefined) opts.network_lock = LOCK_METHOD[session.bracket.method];
+  session.ownNotifications = restore && !opts.notify_scripts && !opts.orphan_pts_master;
+  if (session.ownNotifications) opts.notify_scripts = true;
+};
+
+const LOCK_METHODS = Object.keys(LOCK_METHOD) as LockMethod[];
 
 /** Makes a client's request one that the engine understands as if the client itself had sent it. */
 const prepare = (session: Session, request: Request): void => {
@@ -77,6 +124,7 @@ const prepare = (session: Session, request: Request): void => {
   const freezer = opts.freeze_cgroup ? watchFreezer(opts.freeze_cgroup) : undefined;
   session.working = request.type === REQ.restore ? "restore" : "dump";
   session.guard.arm(session.working, pathOf(borrowed.work), freezer === undefined ? [] : [freezer]);
+  openWork(session, request, borrowed, freezer);
   if (request.type === REQ.restore)
     applyCgroupPolicy(session.settings, session.clientPid, request.opts as never, borrowed.images, session.log);
 };
@@ -91,6 +139,7 @@ const fromClient =
       // CRIU answers what cannot be read, in its own words.
       return data;
     }
+    if (request.type === REQ.notify) acknowledge(session, request);
     if (request.type === REQ.notify || request.opts === undefined) return data;
     try {
       prepare(session, request);
@@ -102,17 +151,35 @@ const fromClient =
     return encodeRequest(request);
   };
 
+/** What is to be done once a notification has been answered. */
+const acknowledge = (session: Session, { notify_success }: Request): void => {
+  if (session.notified === "post-restore" && notify_success) session.bracket?.socketsAreBack();
+  session.notified = undefined;
+};
+
 const fromEngine =
-  (session: Session) =>
+  (session: Session, engine: number) =>
   ({ data, fds }: SocketMessage): Buffer | undefined => {
+    let response: Response;
     try {
-      if ((decode(criuResp, data) as unknown as Request).type === REQ.notify) return data;
+      response = decode(criuResp, data) as unknown as Response;
     } catch {
       // Not ours to judge.
       return data;
     }
-    session.working = undefined;
-    return fds.length === 0 && session.guard.answer(data) ? undefined : data;
+    const { type, notify } = response;
+    if (type !== REQ.notify) {
+      session.working = undefined;
+      session.bracket?.answered();
+      return fds.length === 0 && session.guard.answer(data) ? undefined : data;
+    }
+    session.notified = notify?.script;
+    if (notify?.script === "setup-namespaces" && notify.pid) session.bracket?.namespaces(notify.pid);
+    if (!session.ownNotifications) return data;
+    const answer: Request = { type: REQ.notify, notify_success: true };
+    acknowledge(session, answer);
+    sendMessage(engine, encodeRequest(answer));
+    return undefined;
   };
 
 /** Serves one connection from its first request to the engine's end. */
@@ -134,12 +201,30 @@ export const serveRequests = async ({ launchFd, guard, argv, give }: Start, clie
     return give({ kind: "alone" });
   }
   const log = sessionLog(pathOf(dirs.work));
-  const session: Session = { clientPid, settings, log, borrowed: [dirs], guard, working: undefined };
   const carriers = await carriersFor(settings);
   const link = linkEngine(launchFd, libdir);
+  const session: Session = {
+    clientPid,
+    settings,
+    log,
+    borrowed: [dirs],
+    guard,
+    working: undefined,
+    enginePid: link.pid,
+    bracket: undefined,
+    ownNotifications: false,
+    notified: undefined,
+  };
   const [ours, engines] = seqpacketPair();
   const engineEnd = ended(pidfdOpen(link.pid));
-  const control = serveControl(link.control, { carriers, imagesDir: pathOf(dirs.images), log });
+  const control = serveControl(link.control, {
+    carriers,
+    imagesDir: pathOf(dirs.images),
+    log,
+    onBegin: () => session.bracket?.begin(),
+    onSeized: (pid) => session.bracket?.seized(pid),
+    onFinished: (_, ok) => session.bracket?.finished(ok),
+  });
   give({
     kind: "exec",
     engine,
@@ -159,7 +244,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give }: Start, clie
       resolve(gone);
     };
     const toEngine = relay(client, ours, fromClient(session), () => end(true));
-    const toClient = relay(ours, client, fromEngine(session), () => end(false));
+    const toClient = relay(ours, client, fromEngine(session, ours), () => end(false));
     // A child that outlives the engine holds its end of the socket open: the engine's own end counts.
     void engineEnd.then(() => {
       toClient.drain();
@@ -169,6 +254,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give }: Start, clie
   // What a dying engine left is settled before the client sees the end of its socket: it may tidy up at once.
   await engineEnd;
   await control.close();
+  session.bracket?.close();
   // A restore may still have succeeded after its client has gone; what then becomes of it is as with CRIU alone.
   if (session.working === "restore" && clientIsGone) guard.answer(Buffer.alloc(0));
   else if (session.working !== undefined) await guard.fail();
