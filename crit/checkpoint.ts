@@ -26,7 +26,7 @@ export interface Checkpoint {
 }
 
 const WANTED =
-  /^(inventory\.img|pstree\.img|files\.img|core-\d+\.img|pagemap-\d+\.img|stats-dump|config\.dump|spec\.dump|cryoshim\.img)$/;
+  /^(inventory\.img|pstree\.img|files\.img|core-\d+\.img|pagemap-\d+\.img|stats-dump|config\.dump|spec\.dump|cryoshim\.img|cryoshim\.json)$/;
 /** A member that describes is small; all together they must fit memory whatever an archive claims. */
 const MAX_FILE = 64 << 20;
 const MAX_TOTAL = 512 << 20;

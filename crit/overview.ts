@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import * as z from "zod/mini";
 import { CryoshimError } from "../shim/error.js";
 import type { Checkpoint } from "./checkpoint.js";
 import { decodeImage, type KindName } from "./image.js";
@@ -34,6 +35,12 @@ export interface Overview {
   files: Record<string, number>;
   /** Times of the dump in milliseconds, as CRIU measured them. */
   times?: { freezing: number; frozen: number; memoryDump: number; memoryWrite: number };
+  /** What was locked for the dump, and the packets dropped until it ended. */
+  networkLock?: {
+    extent: "netns" | "sockets";
+    kept?: string | undefined;
+    dropped: { in: number; out: number; forwarded: number };
+  };
   /** Bytes of all images together, and of the pages among them. */
   bytes: { total: number; pages: number };
 }
@@ -79,6 +86,27 @@ const containerOf = (checkpoint: Checkpoint): Overview["container"] => {
   }
 };
 
+const count = z.number().check(z.nonnegative());
+const record = z.object({
+  version: z.literal(1),
+  networkLock: z.optional(
+    z.object({
+      extent: z.enum(["netns", "sockets"]),
+      kept: z.optional(z.string()),
+      dropped: z.object({ in: count, out: count, forwarded: count }),
+    }),
+  ),
+});
+
+/** cryoshim's own record; one that cannot be read, or is of a later version, is passed over. */
+const recordOf = (checkpoint: Checkpoint): z.infer<typeof record> | undefined => {
+  try {
+    return record.parse(JSON.parse(checkpoint.files.get("cryoshim.json")?.toString() ?? ""));
+  } catch {
+    return undefined;
+  }
+};
+
 /** Reads the overview. Throws CryoshimError ERR_IMAGE, naming image and byte, where one is damaged. */
 export const overview = (checkpoint: Checkpoint): Overview => {
   const [inventory] = read(checkpoint, "inventory.img", "INVENTORY");
@@ -107,6 +135,7 @@ export const overview = (checkpoint: Checkpoint): Overview => {
     if (/^pages-\d+\.img$/.test(name)) bytes.pages += size;
   }
   const container = containerOf(checkpoint);
+  const networkLock = recordOf(checkpoint)?.networkLock;
   return {
     ...(container && { container }),
     imageVersion: (inventory?.img_version as number | undefined) ?? 0,
@@ -121,6 +150,7 @@ export const overview = (checkpoint: Checkpoint): Overview => {
         memoryWrite: dump.memwrite_time! / 1000,
       },
     }),
+    ...(networkLock && { networkLock }),
     bytes,
   };
 };

@@ -6,6 +6,7 @@ import { packageRoot } from "../native/index.js";
 import { completion } from "./commands/completion.js";
 import { examine, table } from "./commands/doctor.js";
 import { install, type Step, uninstall } from "./commands/install.js";
+import { clearLocks, locks, lockTable } from "./commands/lock.js";
 import { run } from "./commands/run.js";
 import { show } from "./commands/show.js";
 import { CryoshimError } from "./error.js";
@@ -64,6 +65,25 @@ export const program = (): Command => {
     .argument("<path>", "the directory or archive")
     .option("--json", "print it as JSON")
     .action(async (path: string, { json = false }: { json?: boolean }) => print(await show(path, json)));
+  const lock = cryoshim.command("lock").description("network locks that wait for a restore: list, clear");
+  lock
+    .command("list")
+    .description("say which there are, since when, and whom they serve")
+    .option("--json", "print them as JSON")
+    .action(({ json }: { json?: boolean }) =>
+      print(json === true ? JSON.stringify(locks(), null, 2) : lockTable(locks())),
+    );
+  lock
+    .command("clear")
+    .description("unlock: by id, those that serve nobody, or all")
+    .argument("[id...]", "ids of the list")
+    .option("--orphans", "those that serve nobody any more")
+    .option("--all", "all")
+    .option("--dry-run", "only say what would be cleared")
+    .action((ids: string[], options: { orphans?: boolean; all?: boolean; dryRun?: boolean }) => {
+      for (const { id } of clearLocks(ids, options))
+        print(`${options.dryRun === true ? "would clear" : "cleared"} ${id}`);
+    });
   cryoshim
     .command("completion")
     .description("print the completion script for a shell")

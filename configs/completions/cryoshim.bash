@@ -2,12 +2,21 @@
 _cryoshim() {
 	local cur=${COMP_WORDS[COMP_CWORD]} verb=${COMP_WORDS[1]}
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		mapfile -t COMPREPLY < <(compgen -W "doctor install uninstall run show completion help --help --version" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "doctor install uninstall run show lock completion help --help --version" -- "$cur")
 		return
 	fi
 	case $verb in
 	doctor) mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur") ;;
 	install | uninstall) mapfile -t COMPREPLY < <(compgen -W "--prefix --dry-run --help" -- "$cur") ;;
+	lock)
+		if [ "$COMP_CWORD" -eq 2 ]; then
+			mapfile -t COMPREPLY < <(compgen -W "list clear --help" -- "$cur")
+		elif [ "${COMP_WORDS[2]}" = clear ]; then
+			mapfile -t COMPREPLY < <(compgen -W "--orphans --all --dry-run $(ls /run/cryoshim/locks 2>/dev/null)" -- "$cur")
+		else
+			mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur")
+		fi
+		;;
 	completion) mapfile -t COMPREPLY < <(compgen -W "bash zsh fish" -- "$cur") ;;
 	run) mapfile -t COMPREPLY < <(compgen -c -- "$cur") ;;
 	esac

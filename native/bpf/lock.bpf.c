@@ -27,7 +27,7 @@ static void *(*const bpf_sock_from_file)(void *file) = (void *)BPF_FUNC_sock_fro
 /* CRIU marks its own packets with it (criu/include/net.h, SOCCR_MARK). */
 #define CRIU_MARK 0xC114
 
-enum { AF_INET_ = 2, AF_INET6_ = 10, TCP = 6, UDP = 17, UDPLITE = 136 };
+enum { AF_INET_ = 2, AF_INET6_ = 10, TCP = 6, UDP = 17, ICMPV6 = 58, UDPLITE = 136 };
 enum { LOCAL_IN = 1, FORWARD = 2, LOCAL_OUT = 3 };
 enum { DROP = 0, ACCEPT = 1 };
 enum { TCP_CLOSE_ = 7, TCP_LISTEN_ = 10 };
@@ -123,11 +123,22 @@ static __attribute__((always_inline)) int drop(u32 hook)
 	return DROP;
 }
 
+/* Neighbour solicitation and advertisement: as ARP, the kernel's own affair, and without it peers see a dead host. */
+static __attribute__((always_inline)) int is_neighbour_discovery(struct bpf_nf_ctx *ctx)
+{
+	const unsigned char *head = ctx->skb->head;
+	u8 ip[41];
+
+	if (ctx->state->pf != AF_INET6_ || bpf_probe_read_kernel(ip, sizeof(ip), head + ctx->skb->network_header))
+		return 0;
+	return ip[6] == ICMPV6 && (ip[40] == 135 || ip[40] == 136);
+}
+
 /* Nothing enters or leaves the network namespace but CRIU's own packets. */
 SEC("netfilter/all")
 int lock_all(struct bpf_nf_ctx *ctx)
 {
-	if (ctx->skb->mark == CRIU_MARK)
+	if (ctx->skb->mark == CRIU_MARK || is_neighbour_discovery(ctx))
 		return ACCEPT;
 	return drop(ctx->state->hook);
 }

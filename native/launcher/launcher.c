@@ -18,6 +18,7 @@
  * refused then.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -31,6 +32,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,6 +47,7 @@ __attribute__((used)) static const char mark[] = "CRYOSHIM-LAUNCHER-MARK";
 #define CONFIG_FILE "/etc/cryoshim/config.toml"
 #define NEEDS_US "cryoshim.img"
 #define SHIM_TIMEOUT_MS 20000
+#define NOTIFIER "cryoshim-notify"	/* the name by which CRIU starts this program as an action script */
 
 /* rpc.proto, enum criu_req_type */
 enum { REQ_DUMP = 1, REQ_RESTORE = 2, REQ_PRE_DUMP = 4, REQ_SINGLE_PRE_DUMP = 13 };
@@ -355,6 +358,52 @@ static void refuse_request(const struct launch *l, const char *text)
 		dprintf(2, "cryoshim: cannot answer the client: %s\n", strerror(errno));
 }
 
+/*
+ * Lifts the network lock that the dump of these images has left for their restore (shim/netlock/kept.ts): CRIU alone
+ * knows nothing of it, and would restore into a network that stays locked.
+ */
+static void lift_lock(const char *images)
+{
+	static const char *const roots[] = { "/sys/fs/bpf/cryoshim", "/run/cryoshim/bpf" };
+	char path[PATH_MAX], buf[4096], *id;
+	struct dirent *d;
+	ssize_t n;
+	int fd;
+
+	if (snprintf(path, sizeof(path), "%s/cryoshim.json", images) >= (int)sizeof(path))
+		return;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return;
+	n = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	if (n <= 0)
+		return;
+	buf[n] = '\0';
+	id = strstr(buf, "\"kept\":\"");
+	if (!id)
+		return;
+	id += 8;
+	id[strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")] = '\0';
+	if (strlen(id) != 21)
+		return;
+	for (size_t i = 0; i < sizeof(roots) / sizeof(roots[0]); i++) {
+		DIR *dir;
+
+		snprintf(path, sizeof(path), "%s/%s", roots[i], id);
+		dir = opendir(path);
+		if (!dir)
+			continue;
+		while ((d = readdir(dir)))
+			if (d->d_name[0] != '.')
+				unlinkat(dirfd(dir), d->d_name, 0);
+		closedir(dir);
+		rmdir(path);
+	}
+	snprintf(path, sizeof(path), "/run/cryoshim/locks/%s", id);
+	unlink(path);
+}
+
 /* The engine alone, said on stderr and in cryoshim.log beside CRIU's log; refused when the images need us. */
 static _Noreturn void run_without_shim(struct launch *l, const char *why)
 {
@@ -371,6 +420,8 @@ static _Noreturn void run_without_shim(struct launch *l, const char *why)
 				refuse_request(l, "these images need cryoshim, but its shim could not start (cryoshim doctor)");
 			_exit(1);
 		}
+		if (dir[0])
+			lift_lock(dir);
 	}
 	dprintf(2, "cryoshim: the shim could not start: %s; CRIU runs alone (see `cryoshim doctor`)\n", why);
 	session_dir(l, true, dir);
@@ -660,15 +711,46 @@ static _Noreturn void follow_plan(struct launch *l, struct plan *plan, pid_t shi
 	exec_engine(l, plan->head.n_argv ? argv : l->argv);
 }
 
+/*
+ * What CRIU runs as an action script in a restore by command line, where it sends no notifications: tells the shim
+ * which action it is, and waits until the shim is done. A shim that is gone holds nothing up.
+ */
+static int notify_shim(void)
+{
+	const char *path = getenv("CRYOSHIM_NOTIFY"), *action = getenv("CRTOOLS_SCRIPT_ACTION");
+	const char *pid = getenv("CRTOOLS_INIT_PID");
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	char msg[128];
+	int n, sk;
+
+	if (!path || strlen(path) >= sizeof(address.sun_path) || !action ||
+	    (strcmp(action, "setup-namespaces") && strcmp(action, "post-restore")))
+		return 0;
+	strcpy(address.sun_path, path);
+	n = snprintf(msg, sizeof(msg), "%s %s\n", action, pid ? pid : "0");
+	sk = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (sk < 0 || connect(sk, (struct sockaddr *)&address, sizeof(address)) || n <= 0 || (size_t)n >= sizeof(msg) ||
+	    send(sk, msg, n, MSG_NOSIGNAL) != n)
+		return 0;
+	/* The end of the connection is the answer. */
+	while (recv(sk, msg, sizeof(msg), 0) != 0 && errno == EINTR)
+		;
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	static struct launch l = { .swrk_fd = -1, .images_dir_fd = -1, .work_dir_fd = -1 };
 	static struct plan plan;
 	const char *why = NULL;
+	const char *slash;
 	ssize_t n;
 	pid_t shim;
 	int sk;
 
+	slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
+	if (slash && !strcmp(slash + 1, NOTIFIER))
+		return notify_shim();
 	l.argv = argv;
 	n = readlink("/proc/self/exe", l.self, sizeof(l.self) - 1);
 	if (n <= 0 || stat("/proc/self/exe", &l.self_st))

@@ -7,6 +7,8 @@ import { inPath, isLauncher } from "../engine/choose.js";
 import { CONFIG_FILE, DEFAULTS, decideLaunch } from "../engine/launch-file.js";
 import { type Feature, type Probe, probeEngine } from "../engine/probe.js";
 import { reason } from "../error.js";
+import { NetLock } from "../netlock/netlock.js";
+import { locks } from "./lock.js";
 
 export type Verdict = "ok" | "note" | "warn" | "fail";
 
@@ -121,9 +123,25 @@ const kernelFindings = (): Finding[] => {
     note.finding += ": [cgroup] manage = auto keeps crun's restores from failing on cpuset";
   }
   const btf = existsSync("/sys/kernel/btf/vmlinux");
+  const lock: Finding = { subject: "network lock", verdict: "ok", finding: "BPF netfilter links" };
+  try {
+    for (const extent of ["netns", "sockets"] as const) new NetLock(extent).close();
+  } catch (error) {
+    lock.verdict = "note";
+    lock.finding = `not by BPF (${reason(error)}): CRIU locks as it is asked to, by default with iptables`;
+  }
+  const kept = locks();
+  const orphans = kept.filter(({ orphan }) => orphan !== undefined).length;
+  if (kept.length > 0) lock.finding += `; ${kept.length} wait for a restore`;
+  if (orphans > 0) {
+    lock.verdict = "warn";
+    lock.finding += `, ${orphans} of them serve nobody`;
+    lock.fix = "run `cryoshim lock clear --orphans`";
+  }
   return [
     { subject: "kernel", verdict: "ok", finding: `Linux ${release()}` },
     { subject: "kernel BTF", verdict: btf ? "ok" : "note", finding: btf ? "present" : "absent" },
+    lock,
     note,
   ];
 };

@@ -6,6 +6,7 @@ import { dirname, join } from "node:path";
 import { artefact, packageRoot } from "../../native/index.js";
 import { isLauncher } from "../engine/choose.js";
 import { CryoshimError } from "../error.js";
+import { clearKept, listKept } from "../netlock/kept.js";
 
 /** One link that an installation consists of. */
 export interface Link {
@@ -34,6 +35,7 @@ export const links = (prefix: string): Link[] => [
     path: join(prefix, "share/fish/vendor_completions.d/cryoshim.fish"),
     target: join(packageRoot, "configs/completions/cryoshim.fish"),
   },
+  { path: join(prefix, "libexec/cryoshim/poststop"), target: join(packageRoot, "hooks/poststop") },
 ];
 
 /** What a path is to us: nothing, a link of ours (to here, or to another installation of cryoshim), or someone else's. */
@@ -80,8 +82,12 @@ export const uninstall = (prefix: string, dryRun: boolean): Step[] => {
     if (!dryRun) unlinkSync(link.path);
     return { ...link, action: "remove" };
   });
-  // Only a cache: a session that is under way holds what it needs open.
-  if (!dryRun && steps.some(({ action }) => action === "remove"))
-    for (const name of ["launch", "plugins"]) rmSync(join("/run/cryoshim", name), { recursive: true, force: true });
+  if (!dryRun && steps.some(({ action }) => action === "remove")) {
+    // CRIU alone would restore into a network that stays locked.
+    for (const { id } of listKept()) clearKept(id);
+    // Only caches: a session that is under way holds what it needs open.
+    for (const name of ["launch", "plugins", "probe", "bin", "btf-ids"])
+      rmSync(join("/run/cryoshim", name), { recursive: true, force: true });
+  }
   return steps;
 };

@@ -46,6 +46,14 @@ const screen = (o: Overview): string => {
   facts.push(["size", `${size(o.bytes.total)}, of it memory ${size(o.bytes.pages)}`]);
   if (o.times !== undefined)
     facts.push(["frozen", `${o.times.frozen.toFixed(1)} ms, of it memory ${o.times.memoryDump.toFixed(1)} ms`]);
+  if (o.networkLock !== undefined) {
+    const { extent, dropped } = o.networkLock;
+    const what = extent === "netns" ? "network namespace locked" : "sockets locked";
+    facts.push([
+      "network",
+      `${what}, ${dropped.in} packets dropped in, ${dropped.out} out, ${dropped.forwarded} forwarded`,
+    ]);
+  }
   const files = Object.entries(o.files).sort(([, a], [, b]) => b - a);
   facts.push(["files", files.map(([type, n]) => `${n} ${type}${n === 1 ? "" : "s"}`).join(", ") || "none"]);
   facts.push(["restore", o.needsCryoshim ? "needs cryoshim" : "CRIU alone can, too"]);

@@ -161,11 +161,13 @@ export const take = (id: string): TakenLock | undefined => {
   const dir = pinsOf(id);
   const lock = listKept().find((kept) => kept.id === id);
   if (dir === undefined || lock === undefined) return undefined;
-  const taken = `${dir}.${process.pid}`;
+  // bpffs refuses names with a dot.
+  const taken = `${dir}-${process.pid}`;
   try {
     renameSync(dir, taken);
-  } catch {
-    return undefined;
+  } catch (error) {
+    if ((error as { code?: string }).code === "ENOENT") return undefined;
+    throw error;
   }
   const fds: number[] = [];
   let map = -1;

@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { nanoid } from "nanoid/non-secure";
 import type { NetworkLock } from "../engine/launch-file.js";
-import { reason } from "../error.js";
+import { CryoshimError, reason } from "../error.js";
 import { flowsOf } from "../netlock/images.js";
 import { isMounted, keep, sweep, type TakenLock, take } from "../netlock/kept.js";
 import { type Dropped, isShared, NetLock, netnsInode, treeOf } from "../netlock/netlock.js";
@@ -47,6 +47,8 @@ export interface Work {
 export interface Bracket {
   /** What CRIU itself shall do; undefined: what it was asked for. */
   readonly method: LockMethod | undefined;
+  /** There is a lock of ours, now or as soon as the namespace is there. */
+  readonly locks: boolean;
   /** The engine begins; nothing is stopped yet. */
   begin(): void;
   /** All tasks of a dump are stopped. */
@@ -83,8 +85,6 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
    * the images, unless a lock of the dump still holds.
    */
   const lockForRestore = (): NetLock | undefined => {
-    const id = readRecord(work.imagesDir)?.networkLock?.kept;
-    if (typeof id === "string") taken = take(id);
     if (taken !== undefined) return undefined;
     if (work.netns === undefined) return new NetLock("netns");
     const shared = isShared(work.netns, []);
@@ -94,6 +94,10 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
     made.lockNetns(work.netns, flows);
     return made;
   };
+
+  // Whoever locks from now on: what the dump has locked ends with this restore.
+  const id = work.kind === "restore" ? readRecord(work.imagesDir)?.networkLock?.kept : undefined;
+  if (typeof id === "string") taken = take(id);
 
   if (wish === "iptables" || wish === "nftables") method = wish;
   else if (wish === "none") method = "skip";
@@ -105,7 +109,13 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
       else if (work.kind === "restore") lock = lockForRestore();
       method = "skip";
     } catch (error) {
-      if (wish === "bpf") throw error;
+      if (wish === "bpf")
+        throw new CryoshimError("ERR_NETWORK_LOCK", {
+          what: "cannot lock the network by BPF",
+          why: reason(error),
+          fix: 'it needs Linux 6.4; set [network] lock = "auto" to let CRIU lock where it cannot',
+          cause: error,
+        });
       log("Warn ", `no BPF network lock here (${reason(error)}): CRIU locks as it was asked to`);
     }
   }
@@ -152,6 +162,9 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
 
   return {
     method,
+    get locks() {
+      return lock !== undefined || taken !== undefined;
+    },
     begin() {
       if (work.freezer !== undefined && work.kind !== "restore") frozen = freeze(work.freezer);
     },

@@ -5,25 +5,53 @@ import { closeFd, pidfdOpen } from "../../native/index.js";
 import { carriersFor } from "../carriers/registry.js";
 import { serveControl } from "../control/server.js";
 import { resolveLaunch } from "../engine/launch-file.js";
-import { type CommandLine, last, parseCommandLine } from "./command-line.js";
+import { reason } from "../error.js";
+import { type Bracket, openBracket, type Work } from "./bracket.js";
+import { type CommandLine, last, parseCommandLine, rewrite } from "./command-line.js";
 import { ended, launched, libdirOf, linkEngine } from "./engine-link.js";
-import { watchFreezer } from "./freezer.js";
+import { type Freezer, watchFreezer } from "./freezer.js";
 import { SESSION } from "./guard.js";
 import { sessionLog } from "./log.js";
 import type { Start } from "./main.js";
+import { listen } from "./notifications.js";
 
 const SESSION_VERBS = ["dump", "pre-dump", "restore"];
 
-/** argv without --libdir: CRIU would prefer it to CRIU_LIBS_DIR, and the merged directory already has its plugins. */
-const withoutLibdir = (argv: readonly string[], line: CommandLine): string[] =>
-  argv.filter((_, i) => !line.libdirAt.includes(i));
+/** A descriptor, or a file, of the network namespace that a restore is told to use. */
+const netnsOf = (line: CommandLine, enginePid: number): string | undefined => {
+  for (const value of line.options.get("inherit-fd") ?? []) {
+    const fd = /^fd\[(\d+)\]:extRootNetNS$/.exec(value)?.[1];
+    if (fd !== undefined) return `/proc/${enginePid}/fd/${fd}`;
+  }
+  return line.options
+    .get("join-ns")
+    ?.find((value) => value.startsWith("net:"))
+    ?.slice(4);
+};
+
+/** What the bracket must know of a command line. */
+const workOf = (line: CommandLine, enginePid: number, imagesDir: string, freezer: Freezer | undefined): Work => {
+  const pid = Number(last(line, "tree"));
+  const kind = line.verb as Work["kind"];
+  const work: Work = {
+    kind,
+    imagesDir,
+    lives: line.options.has("leave-running") || line.options.has("leave-stopped"),
+    freezer,
+    asked: last(line, "network-lock") as Work["asked"],
+  };
+  if (kind === "restore") work.netns = netnsOf(line, enginePid);
+  else if (Number.isSafeInteger(pid) && pid > 0) work.pid = pid;
+  return work;
+};
 
 /** Serves one command line from plan to the engine's end. */
 export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): Promise<void> => {
   const line = parseCommandLine(argv);
   if (line?.verb === undefined || !SESSION_VERBS.includes(line.verb)) return give({ kind: "alone" });
   const { engine, settings } = await resolveLaunch(process.env);
-  const workDir = resolve(last(line, "work-dir") ?? last(line, "images-dir") ?? ".");
+  const imagesDir = resolve(last(line, "images-dir") ?? ".");
+  const workDir = resolve(last(line, "work-dir") ?? imagesDir);
   const log = sessionLog(workDir);
   const libdir = libdirOf(last(line, "libdir"), workDir);
   if (libdir === undefined) return give({ kind: "alone" });
@@ -32,17 +60,38 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   const cgroup = last(line, "freeze-cgroup");
   const freezer = cgroup === undefined ? undefined : watchFreezer(cgroup);
   const engineEnd = ended(pidfdOpen(link.pid));
+  let bracket: Bracket;
+  try {
+    bracket = openBracket(workOf(line, link.pid, imagesDir, freezer), settings.network.lock, log);
+  } catch (error) {
+    return give({ kind: "exit", code: 1, message: `cryoshim: cannot ${line.verb}: ${reason(error)}` });
+  }
+  const notifications =
+    line.verb === "restore" && bracket.locks
+      ? await listen(guard.session, (action, pid) => {
+          if (action === "setup-namespaces" && pid > 0) bracket.namespaces(pid);
+          if (action === "post-restore") bracket.socketsAreBack();
+        })
+      : undefined;
   const control = serveControl(link.control, {
     carriers,
-    imagesDir: last(line, "images-dir") ?? ".",
+    imagesDir,
     log,
-    onFinished: () => guard.answer(Buffer.alloc(0)),
+    onBegin: () => bracket.begin(),
+    onSeized: (pid) => bracket.seized(pid),
+    onFinished: (_, ok) => {
+      bracket.finished(ok);
+      guard.answer(Buffer.alloc(0));
+    },
   });
+  const more = notifications === undefined ? [] : ["--action-script", notifications.script];
+  if (bracket.method !== undefined) more.push("--network-lock", bracket.method);
   give({
     kind: "exec",
     engine,
-    env: { ...link.env, [SESSION]: guard.session },
-    argv: withoutLibdir(argv, line),
+    env: { ...link.env, ...notifications?.env, [SESSION]: guard.session },
+    // CRIU would prefer --libdir to CRIU_LIBS_DIR, and the merged directory already has its plugins.
+    argv: rewrite(argv, line, ["libdir", ...(bracket.method === undefined ? [] : ["network-lock"])], more),
     fds: [link.fd],
   });
   closeFd(link.fd.fd);
@@ -50,6 +99,8 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   guard.arm(line.verb === "restore" ? "watch" : "dump", workDir, freezer === undefined ? [] : [freezer]);
   await engineEnd;
   await control.close();
+  bracket.close();
+  notifications?.close();
   if (control.state === "working") await guard.fail();
   else guard.answer(Buffer.alloc(0));
   guard.close();

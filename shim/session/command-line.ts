@@ -70,8 +70,10 @@ export interface CommandLine {
   verb: string | undefined;
   /** Each option's values, in the order given; a flag has one empty string each time. */
   options: Map<string, string[]>;
-  /** The indexes in argv at which --libdir or -L and its value stand. */
-  libdirAt: number[];
+  /** The indexes in argv at which an option and its value stand. */
+  at: Map<string, number[]>;
+  /** The index of the `--` after which no options follow; argv's length where there is none. */
+  end: number;
 }
 
 /** The option a possibly abbreviated name means; undefined when unknown or ambiguous (getopt_long refuses both). */
@@ -84,15 +86,17 @@ const resolve = (name: string): string | undefined => {
 /** Reads `criu ARGS`, argv[0] included. Returns undefined where CRIU would print its usage. */
 export const parseCommandLine = (argv: readonly string[]): CommandLine | undefined => {
   const options = new Map<string, string[]>();
-  const libdirAt: number[] = [];
+  const at = new Map<string, number[]>();
+  let end = argv.length;
   const operands: string[] = [];
-  const add = (name: string, value: string, ...at: number[]): void => {
+  const add = (name: string, value: string, ...where: number[]): void => {
     options.set(name, [...(options.get(name) ?? []), value]);
-    if (name === "libdir") libdirAt.push(...at);
+    at.set(name, [...(at.get(name) ?? []), ...where]);
   };
   for (let i = 1; i < argv.length; i++) {
     const word = argv[i]!;
     if (word === "--") {
+      end = i;
       operands.push(...argv.slice(i + 1));
       break;
     }
@@ -112,15 +116,15 @@ export const parseCommandLine = (argv: readonly string[]): CommandLine | undefin
         add(name, "", i);
       }
     } else if (word.startsWith("-") && word.length > 1) {
-      for (let at = 1; at < word.length; at++) {
-        const name = SHORT.get(word[at]!);
+      for (let letter = 1; letter < word.length; letter++) {
+        const name = SHORT.get(word[letter]!);
         if (name === undefined) return undefined;
         const arity = OPTIONS.get(name);
         if (arity === "none") {
           add(name, "", i);
           continue;
         }
-        const rest = word.slice(at + 1);
+        const rest = word.slice(letter + 1);
         if (rest !== "" || arity === "optional") {
           add(name, rest, i);
         } else {
@@ -134,8 +138,20 @@ export const parseCommandLine = (argv: readonly string[]): CommandLine | undefin
       operands.push(word);
     }
   }
-  return { verb: operands[0], options, libdirAt };
+  return { verb: operands[0], options, at, end };
 };
 
 /** The last value given for an option. */
 export const last = (line: CommandLine, name: string): string | undefined => line.options.get(name)?.at(-1);
+
+/** argv without some options, and with others where CRIU reads them last. */
+export const rewrite = (
+  argv: readonly string[],
+  line: CommandLine,
+  without: readonly string[],
+  more: readonly string[],
+): string[] => {
+  const gone = new Set(without.flatMap((name) => line.at.get(name) ?? []));
+  const kept = (from: number, to: number): string[] => argv.slice(from, to).filter((_, i) => !gone.has(from + i));
+  return [...kept(0, line.end), ...more, ...kept(line.end, argv.length)];
+};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { last, OPTIONS, parseCommandLine } from "../../shim/session/command-line.js";
+import { last, OPTIONS, parseCommandLine, rewrite } from "../../shim/session/command-line.js";
 
 const parse = (line: string) => parseCommandLine(["criu", ...line.split(" ").filter(Boolean)]);
 
@@ -55,7 +55,7 @@ test.each(["dump --nonsense", "dump -D", "dump -q", "dump --leave-running=1", "r
 );
 
 test("the places of --libdir are known in every spelling", () => {
-  expect(parse("dump -L /a --libdir /b --libdir=/c -L/d")?.libdirAt).toEqual([2, 3, 4, 5, 6, 7]);
+  expect(parse("dump -L /a --libdir /b --libdir=/c -L/d")?.at.get("libdir")).toEqual([2, 3, 4, 5, 6, 7]);
 });
 
 test("every option is found again with the value that was given", () => {
@@ -68,4 +68,10 @@ test("every option is found again with the value that was given", () => {
       expect(last(line!, name)).toBe(OPTIONS.get(name) === "none" ? "" : value);
     }),
   );
+});
+
+test("options are taken out and put in before a command that has options of its own", () => {
+  const argv = "criu restore -L /a --network-lock iptables -d --exec-cmd -- sh -L x".split(" ");
+  const rewritten = rewrite(argv, parseCommandLine(argv)!, ["libdir", "network-lock"], ["--network-lock", "skip"]);
+  expect(rewritten.join(" ")).toBe("criu restore -d --exec-cmd --network-lock skip -- sh -L x");
 });

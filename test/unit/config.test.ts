@@ -24,10 +24,11 @@ test("the sample parses, and says what holds without it", () => {
 
 test("every key of the sample is accepted when it is set", () => {
   const sample = readFileSync("configs/config.toml", "utf8");
-  const set = sample.replace(/^# (path|node|manage|extra) = /gm, "$1 = ");
+  const set = sample.replace(/^# (path|node|manage|lock|extra) = /gm, "$1 = ");
   expect(parseConfig(set, "sample")).toEqual({
     engine: { path: "/usr/sbin/criu", node: "/usr/bin/node" },
     cgroup: { manage: "auto" },
+    network: { lock: "auto" },
     carriers: { extra: ["/usr/local/lib/cryoshim/my-carrier.mjs"] },
   });
 });
