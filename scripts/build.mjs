@@ -11,6 +11,8 @@ process.chdir(dirname(dirname(fileURLToPath(import.meta.url))));
 rmSync("dist", { recursive: true, force: true });
 
 const common = { bundle: true, platform: "node", target: "node20.19", legalComments: "none", logLevel: "warning" };
+// CommonJS packages in an ESM bundle look for it.
+const REQUIRE = 'import { createRequire as __cr } from "node:module"; const require = __cr(import.meta.url);';
 await Promise.all([
   build({
     ...common,
@@ -34,11 +36,9 @@ await Promise.all([
     entryPoints: ["shim/main.ts"],
     outfile: "dist/cli.js",
     format: "esm",
-    banner: {
-      js: '#!/usr/bin/env node\nimport { createRequire as __cr } from "node:module"; const require = __cr(import.meta.url);',
-    },
+    banner: { js: `#!/usr/bin/env node\n${REQUIRE}` },
   }),
-  build({ ...common, entryPoints: ["crit/index.ts"], outfile: "dist/crit.js", format: "esm" }),
+  build({ ...common, entryPoints: ["crit/index.ts"], outfile: "dist/crit.js", format: "esm", banner: { js: REQUIRE } }),
 ]);
 chmodSync("dist/cli.js", 0o755);
 if (process.argv.includes("--types"))

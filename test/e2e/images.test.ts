@@ -8,6 +8,7 @@ import { decodeImage, encodeImage, identify, KINDS } from "../../crit/image.js";
 import type { Schema } from "../../crit/message.js";
 import { overview } from "../../crit/overview.js";
 import { criuReq, criuResp } from "../../crit/schema/rpc.js";
+import { flowsOf } from "../../shim/netlock/images.js";
 import { OPTIONS } from "../../shim/session/command-line.js";
 import { holds, inLab } from "../support/lab.js";
 
@@ -69,6 +70,15 @@ describe("a real checkpoint of podman", () => {
       expect(archive.tasks).toEqual(dir.tasks);
       expect(archive.container?.name).toBe("c");
     }
+  });
+
+  test("the sockets that its restore will bring back are found in it", () => {
+    const flows = flowsOf(join(scratch, "images"));
+    expect(flows).toHaveLength(1);
+    expect(flows[0]).toMatchObject({ remotePort: 7000, protocol: 6, localPort: expect.any(Number) });
+    const mapped = Buffer.from("00000000000000000000ffff", "hex");
+    for (const address of [flows[0]!.local, flows[0]!.remote]) expect(address.subarray(0, 12)).toEqual(mapped);
+    expect(flows[0]!.remote.subarray(12)).not.toEqual(flows[0]!.local.subarray(12));
   });
 
   test("show prints it on one screen", () => {

@@ -8,7 +8,7 @@ test("docs/errors.md lists every code that the sources use, and no other", () =>
   for (const dir of ["shim", "crit"])
     for (const file of readdirSync(dir, { recursive: true, encoding: "utf8" }))
       if (file.endsWith(".ts"))
-        for (const [code] of readFileSync(join(dir, file), "utf8").matchAll(/(?<=")ERR_[A-Z]+(?=")/g)) used.add(code);
-  const listed = [...readFileSync("docs/errors.md", "utf8").matchAll(/(?<=^\| `)ERR_[A-Z]+/gm)].map(([code]) => code);
+        for (const [code] of readFileSync(join(dir, file), "utf8").matchAll(/(?<=")ERR_[A-Z_]+(?=")/g)) used.add(code);
+  const listed = [...readFileSync("docs/errors.md", "utf8").matchAll(/(?<=^\| `)ERR_[A-Z_]+/gm)].map(([code]) => code);
   expect(listed.sort()).toEqual([...used].sort());
 });
