@@ -113,6 +113,24 @@ struct {
 	__type(value, u64);
 } dropped SEC(".maps");
 
+/*
+ * Zero while the lock lets everything pass. So the links can be attached before the freeze and detached after it, and
+ * in it locking and unlocking are one store each.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} armed SEC(".maps");
+
+static __attribute__((always_inline)) int is_armed(void)
+{
+	u32 key = 0, *value = bpf_map_lookup_elem(&armed, &key);
+
+	return value && *value;
+}
+
 static __attribute__((always_inline)) int drop(u32 hook)
 {
 	u32 key = hook & 7;
@@ -138,7 +156,7 @@ static __attribute__((always_inline)) int is_neighbour_discovery(struct bpf_nf_c
 SEC("netfilter/all")
 int lock_all(struct bpf_nf_ctx *ctx)
 {
-	if (ctx->skb->mark == CRIU_MARK || is_neighbour_discovery(ctx))
+	if (!is_armed() || ctx->skb->mark == CRIU_MARK || is_neighbour_discovery(ctx))
 		return ACCEPT;
 	return drop(ctx->state->hook);
 }
@@ -173,7 +191,7 @@ int lock_flows(struct bpf_nf_ctx *ctx)
 	u8 ip[40], ports[4], protocol;
 	u32 offset;
 
-	if (ctx->skb->mark == CRIU_MARK)
+	if (!is_armed() || ctx->skb->mark == CRIU_MARK)
 		return ACCEPT;
 	network = head + ctx->skb->network_header;
 	if (ctx->state->pf == AF_INET_) {

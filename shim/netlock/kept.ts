@@ -84,7 +84,7 @@ export const keep = (attached: Attached, lock: Omit<KeptLock, "time" | "bootId">
   mkdirSync(dir, { mode: 0o700 });
   try {
     const pins: [string, number][] = attached.links.map((fd, i) => [`link${i}`, fd]);
-    pins.push(["dropped", attached.maps.dropped], ["flows", attached.maps.flows]);
+    pins.push(...Object.entries(attached.maps));
     for (const [name, fd] of pins) bpf(CMD.objPin, { 0: cString(join(dir, name)), 8: fd });
     const record: KeptLock = { ...lock, time: new Date().toISOString(), bootId: bootId() };
     writeFileSync(join(recordDir(), lock.id), JSON.stringify(record), { mode: 0o600, flag: "wx" });

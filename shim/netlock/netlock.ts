@@ -24,7 +24,7 @@ export type Extent = "netns" | "sockets";
 export interface Attached {
   extent: Extent;
   links: number[];
-  maps: { dropped: number; flows: number };
+  maps: { dropped: number; flows: number; armed: number };
 }
 
 // enum bpf_prog_type, enum bpf_attach_type, enum nf_inet_hooks, NFPROTO_*
@@ -128,10 +128,15 @@ export interface Flow {
   protocol: number;
 }
 
+/**
+ * One lock. `attach` comes before the freeze and changes nothing yet; `arm` and `disarm` are one store each; `close`
+ * takes the links away.
+ */
 export class NetLock {
   readonly extent: Extent;
   readonly #object: LoadedObject;
   #links: number[] = [];
+  #armed = false;
 
   /** Loads the programs. Throws where they cannot be. */
   constructor(extent: Extent) {
@@ -139,19 +144,16 @@ export class NetLock {
     this.#object = load(extent);
   }
 
-  get locked(): boolean {
+  get attached(): boolean {
     return this.#links.length > 0;
   }
 
-  /** Locks what the tree of a process can be reached by; its tasks stand still. */
-  lockTree(root: number): void {
-    this.lockNetns(`/proc/${root}/ns/net`);
-    if (this.extent === "sockets") for (const pid of treeOf(root)) collect(this.#object.programs.collect!, pid);
+  get armed(): boolean {
+    return this.#armed;
   }
 
-  /** Locks in a network namespace, named by a path: all of it, or what `flows` names. */
-  lockNetns(path: string, flows: readonly Flow[] = []): void {
-    for (const flow of flows) this.#add(flow);
+  /** Attaches in a network namespace, named by a path. */
+  attach(path: string): void {
     const { lock_all, lock_flows } = this.#object.programs;
     const netns = openSync(path, "r");
     try {
@@ -162,6 +164,30 @@ export class NetLock {
     } finally {
       closeSync(netns);
     }
+    // Once without effect: what is done for the first time takes longer, and the next time is in the freeze.
+    this.disarm();
+  }
+
+  /** Locks. Of `sockets`, those that were named and those of the open files of `pids`. */
+  arm(pids: readonly number[] = []): void {
+    this.#switch(1);
+    if (this.extent === "sockets") for (const pid of pids) collect(this.#object.programs.collect!, pid);
+    this.#armed = true;
+  }
+
+  /** Unlocks; can be armed again. */
+  disarm(): void {
+    this.#switch(0);
+    this.#armed = false;
+  }
+
+  #switch(value: number): void {
+    bpf(CMD.mapUpdate, { 0: this.#object.maps.armed!, 8: Buffer.alloc(4), 16: Buffer.from([value, 0, 0, 0]) });
+  }
+
+  /** Names sockets to be locked. */
+  add(flows: readonly Flow[]): void {
+    for (const flow of flows) this.#add(flow);
   }
 
   #add({ local, remote, localPort, remotePort, protocol }: Flow): void {
@@ -175,23 +201,18 @@ export class NetLock {
   }
 
   /** What is attached; the descriptors stay the lock's. */
-  get attached(): Attached {
-    const { dropped, flows } = this.#object.maps;
-    return { extent: this.extent, links: [...this.#links], maps: { dropped: dropped!, flows: flows! } };
+  get parts(): Attached {
+    const { dropped, flows, armed } = this.#object.maps;
+    return { extent: this.extent, links: [...this.#links], maps: { dropped: dropped!, flows: flows!, armed: armed! } };
   }
 
   dropped(): Dropped {
     return countDropped(this.#object.maps.dropped!);
   }
 
-  /** Lets go; pinned links stay. */
-  unlock(): void {
-    closeAll(this.#links.splice(0));
-  }
-
-  /** Unlocks and gives the programs back. */
+  /** Unlocks, detaches, and gives the programs back; what is pinned stays. */
   close(): void {
-    this.unlock();
+    closeAll(this.#links.splice(0));
     closeAll(Object.values(this.#object.programs));
     closeAll(Object.values(this.#object.maps));
   }

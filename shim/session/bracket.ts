@@ -7,7 +7,7 @@ import { nanoid } from "nanoid/non-secure";
 import type { NetworkLock } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
 import { flowsOf } from "../netlock/images.js";
-import { isMounted, keep, sweep, type TakenLock, take } from "../netlock/kept.js";
+import { clearKept, isMounted, keep, sweep, type TakenLock, take } from "../netlock/kept.js";
 import { type Dropped, isShared, NetLock, netnsInode, treeOf } from "../netlock/netlock.js";
 import { type Freezer, freeze, thaw } from "./freezer.js";
 import type { Log } from "./log.js";
@@ -26,6 +26,9 @@ export interface Record {
     /** A lock that waits for the restore, on the host that made it. */
     kept?: string;
     dropped: Dropped;
+    /** Milliseconds that locking, and unlocking at the end of the dump, took of the freeze. */
+    lockMs: number;
+    unlockMs: number;
   };
 }
 
@@ -65,6 +68,23 @@ export interface Bracket {
   close(): void;
 }
 
+/** Milliseconds that something takes. */
+const timed = (what: () => void): number => {
+  const start = process.hrtime.bigint();
+  what();
+  return Number(process.hrtime.bigint() - start) / 1e6;
+};
+
+/** Whether the engine's probe (shim/engine/probe.ts) has found that CRIU can lock with nftables here. */
+const nftablesWorks = (): boolean => {
+  try {
+    const probe = JSON.parse(readFileSync("/run/cryoshim/probe", "utf8")) as { features?: { [name: string]: unknown } };
+    return probe.features?.network_lock_nftables === true;
+  } catch {
+    return false;
+  }
+};
+
 const readRecord = (dir: string): Partial<Record> | undefined => {
   try {
     return JSON.parse(readFileSync(join(dir, RECORD), "utf8")) as Partial<Record>;
@@ -78,6 +98,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
   let lock: NetLock | undefined;
   let taken: TakenLock | undefined;
   let frozen = false;
+  let lockMs = 0;
   let method: LockMethod | undefined;
 
   /**
@@ -91,7 +112,22 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
     const flows = shared ? flowsOf(work.imagesDir) : [];
     if (shared && flows.length === 0) return undefined;
     const made = new NetLock(shared ? "sockets" : "netns");
-    made.lockNetns(work.netns, flows);
+    made.add(flows);
+    made.attach(work.netns);
+    made.arm();
+    return made;
+  };
+
+  /** A dump's lock, attached but not armed. */
+  const lockForDump = (pid: number): NetLock => {
+    const netns = `/proc/${pid}/ns/net`;
+    const made = new NetLock(isShared(netns, treeOf(pid)) ? "sockets" : "netns");
+    try {
+      made.attach(netns);
+    } catch (error) {
+      made.close();
+      throw error;
+    }
     return made;
   };
 
@@ -104,8 +140,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
   // Who asked for no lock gets none.
   else if (wish !== "caller" && work.kind !== "pre-dump" && work.asked !== "skip") {
     try {
-      if (work.kind === "dump" && work.pid !== undefined)
-        lock = new NetLock(isShared(`/proc/${work.pid}/ns/net`, treeOf(work.pid)) ? "sockets" : "netns");
+      if (work.kind === "dump" && work.pid !== undefined) lock = lockForDump(work.pid);
       else if (work.kind === "restore") lock = lockForRestore();
       method = "skip";
     } catch (error) {
@@ -116,16 +151,12 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
           fix: 'it needs Linux 6.4; set [network] lock = "auto" to let CRIU lock where it cannot',
           cause: error,
         });
-      log("Warn ", `no BPF network lock here (${reason(error)}): CRIU locks as it was asked to`);
+      if (work.kind === "dump" && work.asked === undefined && nftablesWorks()) method = "nftables";
+      const how = method === undefined ? "as it was asked to" : "with nftables";
+      log("Warn ", `no BPF network lock here (${reason(error)}): CRIU locks ${how}`);
     }
   }
   if (lock !== undefined) sweep();
-
-  const unlock = (): Dropped | undefined => {
-    const dropped = lock?.locked ? lock.dropped() : undefined;
-    lock?.unlock();
-    return dropped;
-  };
 
   const record = (networkLock: Record["networkLock"]): void => {
     try {
@@ -137,27 +168,40 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
     }
   };
 
-  /** Ends the lock of a dump, or keeps it for the restore where packets could still arrive. */
-  const endDump = (ok: boolean): void => {
-    if (lock === undefined || !lock.locked) return;
-    const { attached, extent } = lock;
-    const dropped = lock.dropped();
-    const pid = work.pid ?? 0;
-    let kept: string | undefined;
-    if (ok && !work.lives && pid > 0) {
-      const netns = netnsInode(`/proc/${pid}/ns/net`);
-      if (extent === "sockets" || isMounted(netns)) {
-        const id = nanoid();
-        try {
-          keep(attached, { id, extent, netns, images: work.imagesDir, pid });
-          kept = id;
-        } catch (error) {
-          log("Warn ", `the network lock ends with the dump, it cannot be kept: ${reason(error)}`);
-        }
-      }
+  /** Pins the lock of a dump that ends its container, where packets could still arrive. Returns its id. */
+  const keepFor = (made: NetLock, pid: number): string | undefined => {
+    const netns = netnsInode(`/proc/${pid}/ns/net`);
+    if (made.extent === "netns" && !isMounted(netns)) return undefined;
+    const id = nanoid();
+    try {
+      keep(made.parts, { id, extent: made.extent, netns, images: work.imagesDir, pid });
+      return id;
+    } catch (error) {
+      log("Warn ", `the network lock ends with the dump, it cannot be kept: ${reason(error)}`);
+      return undefined;
     }
-    lock.unlock();
-    if (ok) record({ extent, ...(kept === undefined ? {} : { kept }), dropped });
+  };
+
+  /** What is left to do once the tasks of a dump need not wait for it. */
+  let afterwards = (): void => {};
+
+  const endDump = (ok: boolean): void => {
+    const made = lock;
+    if (made === undefined || !made.armed) return;
+    const ends = ok && !work.lives;
+    const kept = ends && work.pid !== undefined ? keepFor(made, work.pid) : undefined;
+    // One that ends its tasks stays locked until they are dead.
+    const unlockMs = ends ? 0 : timed(() => made.disarm());
+    afterwards = () => {
+      afterwards = () => {};
+      // A post-dump script may have refused: then they live on.
+      const refused = ends && netnsOf(work.pid) !== undefined;
+      if (refused && kept !== undefined) clearKept(kept);
+      if (refused) made.disarm();
+      const { extent } = made;
+      const waits = refused || kept === undefined ? {} : { kept };
+      if (ok) record({ extent, ...waits, dropped: made.dropped(), lockMs, unlockMs });
+    };
   };
 
   return {
@@ -169,21 +213,26 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
       if (work.freezer !== undefined && work.kind !== "restore") frozen = freeze(work.freezer);
     },
     seized(pid) {
-      if (work.kind === "dump") lock?.lockTree(work.pid ?? pid);
+      if (work.kind !== "dump" || lock === undefined) return;
+      const made = lock;
+      lockMs = timed(() => made.arm(made.extent === "sockets" ? treeOf(work.pid ?? pid) : []));
     },
     namespaces(pid) {
-      if (lock === undefined || lock.locked || taken !== undefined) return;
+      if (lock === undefined || lock.attached || taken !== undefined) return;
       const netns = `/proc/${pid}/ns/net`;
-      if (netnsInode(netns) !== netnsInode("/proc/self/ns/net")) return lock.lockNetns(netns);
-      // The host's: others use it.
-      const flows = flowsOf(work.imagesDir);
-      if (flows.length === 0) return;
-      lock.close();
-      lock = new NetLock("sockets");
-      lock.lockNetns(netns, flows);
+      if (netnsInode(netns) === netnsInode("/proc/self/ns/net")) {
+        // The host's: others use it.
+        const flows = flowsOf(work.imagesDir);
+        if (flows.length === 0) return;
+        lock.close();
+        lock = new NetLock("sockets");
+        lock.add(flows);
+      }
+      lock.attach(netns);
+      lock.arm();
     },
     socketsAreBack() {
-      unlock();
+      lock?.disarm();
       taken?.close();
       taken = undefined;
     },
@@ -193,6 +242,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
     answered() {
       if (frozen && work.freezer !== undefined) thaw(work.freezer);
       frozen = false;
+      afterwards();
     },
     close() {
       this.answered();
@@ -202,4 +252,13 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
       lock = undefined;
     },
   };
+};
+
+/** The inode of the network namespace of a living process. */
+const netnsOf = (pid: number | undefined): number | undefined => {
+  try {
+    return pid === undefined ? undefined : netnsInode(`/proc/${pid}/ns/net`);
+  } catch {
+    return undefined;
+  }
 };

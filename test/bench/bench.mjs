@@ -3,7 +3,7 @@
 // npm run bench -- NAME [--json] [--pairs N] [--case WORDS]: runs a bench in the lab. See docs/testing.md.
 import { spawnSync } from "node:child_process";
 
-const benches = ["overhead"];
+const benches = ["netlock", "overhead"];
 const [name = "", ...options] = process.argv.slice(2);
 if (!benches.includes(name)) {
   console.error(`bench: which one? (${benches.join(", ")}), then [--json] [--pairs N] [--case WORDS]`);

@@ -241,3 +241,39 @@ test("the configuration leaves the lock to CRIU, or to nobody", async () => {
   // NETWORK_LOCK_* of criu/include/cr_options.h: 0 iptables, 1 nftables, 2 skip.
   expect(stdout).toBe("caller: 0 0\niptables: 0 0\nnftables: 1 0\nnone: 2 0\nauto: 2 1\n");
 });
+
+test("where BPF cannot lock, CRIU does: with nftables if doctor has found that it can, and the log says so", async () => {
+  const stdout = await run(`r=runc; rm /cryoshim/build/Release/lock.bpf.o; rm -rf /cryoshim/prebuilds
+    bundle c sh -c "$counter"; $r run -d -b c/b c </dev/null >/dev/null 2>&1; counting c/l
+    method() { node --input-type=module -e 'import { readFileSync } from "node:fs"; import { decodeImage } from "/cryoshim/dist/crit.js";
+      console.log(decodeImage(readFileSync("c/i/inventory.img")).entries[0].message.network_lock_method)'; }
+    dump c --leave-running; method; cat c/w/cryoshim.log
+    node /cryoshim/dist/cli.js doctor | grep "network lock"; dump c --leave-running; method; cat c/w/cryoshim.log; counting c/l
+    mkdir -p /etc/cryoshim; echo "network.lock = 'bpf'" >/etc/cryoshim/config.toml
+    fails "" dump c --leave-running; cat c/w/cryoshim.log; counting c/l`);
+  expect(stdout).toMatch(/^0\n.*no BPF network lock here .*: CRIU locks as it was asked to/);
+  expect(stdout).toMatch(/note +network lock +not by BPF/);
+  expect(stdout).toMatch(/\n1\n/);
+  expect(stdout).toContain("CRIU locks with nftables");
+  expect(stdout).toContain("cannot lock the network by BPF");
+});
+
+describe("LXC with a veth", () => {
+  test("a peer's connection outlasts dump and restore", async () => {
+    const stdout = await run(`
+      ip link add br0 type bridge; ip address add 10.9.0.1/24 dev br0; ip link set br0 up
+      l=/var/lib/lxc/c/rootfs/lab; lab-lxc-create c /lab/echo 7000 /lab/status; mkdir -p $l
+      cp /cryoshim/build/workloads/echo $l; mkdir c; ln -s $l c/l
+      sed -i '/^lxc.net/d' /var/lib/lxc/c/config
+      printf 'lxc.net.0.%s\\n' 'type = veth' 'link = br0' 'flags = up' 'ipv4.address = 10.9.0.2/24' 'hwaddr = 00:16:3e:01:02:03' \\
+        >>/var/lib/lxc/c/config
+      lxc-start -d -n c; until_true test -s c/l/status
+      peer any 7000 10.9.0.2
+      lxc-checkpoint -n c -D /tmp/d -s; at=$(served c); sleep 2; [ "$(served c)" = "$at" ]
+      lxc-checkpoint -n c -D /tmp/d -r; until_true serves_more c $((at + 50000))
+      cat d/cryoshim.json; ${NOTHING_KEPT}; hang_up; lxc-stop -k -n c`);
+    const { flows } = trafficIn(stdout);
+    const stream = Object.entries(flows).find(([name]) => name.startsWith("stream"))![1];
+    expect(stream.error).toBeNull();
+  });
+});

@@ -104,7 +104,7 @@ function whole() {
 function surroundings() {
   const found = execFileSync("sh", [
     "-c",
-    "find /sys/fs/cgroup -type d; find /tmp /run /dev/shm -path /tmp/kill -prune -o -print; awk '{print \"mount \" $5}' /proc/self/mountinfo",
+    "find /sys/fs/cgroup -type d; find /sys/fs/bpf /tmp /run /dev/shm -path /tmp/kill -prune -o -print; awk '{print \"mount \" $5}' /proc/self/mountinfo",
   ]);
   return found
     .toString()

@@ -52,23 +52,29 @@ test("a locked connection delivers nothing, its neighbour everything, and after 
   const [locked, free] = [await open(), await open()];
   const lock = new NetLock("sockets");
   try {
-    lock.lockNetns(HERE, [flowOf(locked.socket)]);
+    lock.add([flowOf(locked.socket)]);
+    lock.attach(HERE);
+    locked.socket.write("not armed: ");
+    await expect.poll(locked.back).toBe("not armed: ");
+    lock.arm();
     locked.socket.write("held back");
     free.socket.write("goes on");
     await expect.poll(free.back).toBe("goes on");
     await sleep(100);
-    expect(locked.back()).toBe("");
+    expect(locked.back()).toBe("not armed: ");
     expect(lock.dropped().in).toBeGreaterThan(0);
   } finally {
     lock.close();
   }
-  await expect.poll(locked.back, { timeout: 10_000 }).toBe("held back");
+  await expect.poll(locked.back, { timeout: 10_000 }).toBe("not armed: held back");
 });
 
 test("a locked listener refuses nobody: who connects waits", async () => {
   const lock = new NetLock("sockets");
   const zeros = Buffer.alloc(16);
-  lock.lockNetns(HERE, [{ local: zeros, remote: zeros, localPort: port(), remotePort: 0, protocol: 6 }]);
+  lock.add([{ local: zeros, remote: zeros, localPort: port(), remotePort: 0, protocol: 6 }]);
+  lock.attach(HERE);
+  lock.arm();
   const here = port();
   const late = connect(here, "127.0.0.1");
   sockets.push(late);
@@ -84,7 +90,9 @@ test("several locks hold in one namespace at the same time, each for itself", as
   const all = [await open(), await open(), await open()];
   const locks = all.map(({ socket }) => {
     const lock = new NetLock("sockets");
-    lock.lockNetns(HERE, [flowOf(socket)]);
+    lock.add([flowOf(socket)]);
+    lock.attach(HERE);
+    lock.arm();
     return lock;
   });
   for (const { socket } of all) socket.write("x");
@@ -94,6 +102,7 @@ test("several locks hold in one namespace at the same time, each for itself", as
     locks[i]!.close();
     await expect.poll(back, { timeout: 10_000 }).toBe("x");
   }
+  expect(locks.every(({ attached }) => !attached)).toBe(true);
 });
 
 test("the sockets of a process are found by its open files: connections, listeners and their addresses", async () => {
@@ -101,7 +110,8 @@ test("the sockets of a process are found by its open files: connections, listene
   const lock = new NetLock("sockets");
   try {
     // Both ends are ours: this process is the tree.
-    lock.lockTree(process.pid);
+    lock.attach(HERE);
+    lock.arm(treeOf(process.pid));
     socket.write("held back");
     await sleep(100);
     expect(back()).toBe("");
