@@ -10,6 +10,7 @@ import { flowsOf } from "../netlock/images.js";
 import { clearKept, isMounted, keep, sweep, type TakenLock, take } from "../netlock/kept.js";
 import { type Dropped, isShared, NetLock, netnsInode, treeOf } from "../netlock/netlock.js";
 import { type Freezer, freeze, thaw } from "./freezer.js";
+import { forgetFreeze } from "./frozen-image.js";
 import type { Log } from "./log.js";
 
 /** criu_network_lock_method of rpc.proto; the names are --network-lock's. */
@@ -62,6 +63,8 @@ export interface Bracket {
   socketsAreBack(): void;
   /** The engine tells how its work ended; tasks are still stopped. */
   finished(ok: boolean): void;
+  /** All images are written: they shall say nothing of the freeze. Before the caller hears of their end. */
+  imagesAreWritten(): void;
   /** The engine's answer is here: the tasks may run. */
   answered(): void;
   /** Whatever happened: nothing of this session stays locked or frozen. */
@@ -98,6 +101,8 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
   let lock: NetLock | undefined;
   let taken: TakenLock | undefined;
   let frozen = false;
+  /** There was a freeze, and the images may tell of it. */
+  let froze = false;
   let lockMs = 0;
   let method: LockMethod | undefined;
 
@@ -210,7 +215,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
       return lock !== undefined || taken !== undefined;
     },
     begin() {
-      if (work.freezer !== undefined && work.kind !== "restore") frozen = freeze(work.freezer);
+      if (work.freezer !== undefined && work.kind !== "restore") frozen = froze = freeze(work.freezer);
     },
     seized(pid) {
       if (work.kind !== "dump" || lock === undefined) return;
@@ -239,9 +244,19 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
     finished(ok) {
       if (work.kind === "dump") endDump(ok);
     },
+    imagesAreWritten() {
+      if (!froze || work.freezer === undefined) return;
+      froze = false;
+      try {
+        forgetFreeze(work.imagesDir, work.freezer);
+      } catch (error) {
+        log("Error", `cgroup.img says that the cgroup is frozen, restored it would be: ${reason(error)}`);
+      }
+    },
     answered() {
       if (frozen && work.freezer !== undefined) thaw(work.freezer);
       frozen = false;
+      this.imagesAreWritten();
       afterwards();
     },
     close() {

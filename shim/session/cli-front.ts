@@ -81,11 +81,14 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
     onSeized: (pid) => bracket.seized(pid),
     onFinished: (_, ok) => {
       bracket.finished(ok);
+      // Nothing tells the caller later than CRIU's own end.
+      bracket.imagesAreWritten();
       guard.answer(Buffer.alloc(0));
     },
   });
   const more = notifications === undefined ? [] : ["--action-script", notifications.script];
-  if (bracket.method !== undefined) more.push("--network-lock", bracket.method);
+  // A restore takes it from the images.
+  if (bracket.method !== undefined && line.verb !== "restore") more.push("--network-lock", bracket.method);
   give({
     kind: "exec",
     engine,

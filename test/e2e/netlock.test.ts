@@ -56,7 +56,7 @@ const expectUnharmed = ({ seen, flows }: Traffic): void => {
     expect(error, name).toBeNull();
     if (name.startsWith("connects") && sent === 0) continue;
     expect(sent, name).toBeGreaterThan(10);
-    if (!name.startsWith("stream")) expect(back, name).toBeGreaterThan(5);
+    if (!name.startsWith("stream")) expect(back, name).toBeGreaterThan(0);
   }
 };
 
