@@ -15,7 +15,7 @@ afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
 const cgroup = (name: string, property: string, value: string, children: Message[] = []): Message => ({
   dir_name: name,
-  children,
+  ...(children.length > 0 && { children }),
   properties: [
     { name: property, value },
     { name: "pids.max", value: "1" },
@@ -27,8 +27,8 @@ const write = (...dirs: Message[]): void =>
     encodeImage({ kind: "CGROUP", entries: [{ message: { controllers: [{ cnames: ["freezer"], dirs }] } }] }),
   );
 const read = (): Message[] => {
-  const [entry] = decodeImage(readFileSync(join(dir, "cgroup.img"))).entries;
-  return (entry?.message.controllers as Message[])[0]?.dirs as Message[];
+  const { entries } = decodeImage(readFileSync(join(dir, "cgroup.img")));
+  return (entries[0]!.message.controllers as Message[])[0]!.dirs as Message[];
 };
 
 test("of cgroup2 the cgroup that was frozen here is told as running, one below that was frozen before stays frozen", () => {
