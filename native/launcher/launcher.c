@@ -38,6 +38,7 @@
 
 #include "guard.h"
 #include "launch.h"
+#include "tar.h"
 
 /* Found by other launchers that look for an engine: this file is not one. */
 __attribute__((used)) static const char mark[] = "CRYOSHIM-LAUNCHER-MARK";
@@ -121,7 +122,7 @@ static bool find_in_path(const struct launch *l, const char *name, bool engine, 
 				continue;
 			if (stat(out, &st) || !S_ISREG(st.st_mode) || access(out, X_OK))
 				continue;
-			if (engine && (is_us(l, &st) || (st.st_size < 512 * 1024 && has_mark(out))))
+			if (is_us(l, &st) || (engine && st.st_size < 512 * 1024 && has_mark(out)))
 				continue;
 			return true;
 		}
@@ -738,6 +739,26 @@ static int notify_shim(void)
 	return 0;
 }
 
+/* CRIU's `tar`: see tar.c. */
+static _Noreturn void become_tar(struct launch *l)
+{
+	char path[PATH_MAX];
+
+	switch (tar_create(l->argv)) {
+	case TAR_WRITTEN:
+		_exit(0);
+	case TAR_FAILED:
+		dprintf(2, "cryoshim: cannot write the image of a tmpfs: %s\n", strerror(errno));
+		_exit(1);
+	case TAR_NOT_SIMPLE:
+		break;
+	}
+	if (find_in_path(l, "tar", false, path))
+		execv(path, l->argv);
+	dprintf(2, "cryoshim: cannot find tar: no `tar` in PATH\n");
+	_exit(127);
+}
+
 int main(int argc, char **argv)
 {
 	static struct launch l = { .swrk_fd = -1, .images_dir_fd = -1, .work_dir_fd = -1 };
@@ -755,6 +776,8 @@ int main(int argc, char **argv)
 	n = readlink("/proc/self/exe", l.self, sizeof(l.self) - 1);
 	if (n <= 0 || stat("/proc/self/exe", &l.self_st))
 		memset(&l.self_st, 0, sizeof(l.self_st));
+	if (argc > 0 && !strcmp(argv[0], "tar"))
+		become_tar(&l);
 	choose_engine(&l);
 
 	if (argc >= 3 && !strcmp(argv[1], "swrk")) {

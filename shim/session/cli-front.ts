@@ -11,6 +11,7 @@ import { type CommandLine, last, parseCommandLine, rewrite } from "./command-lin
 import { ended, launched, libdirOf, linkEngine } from "./engine-link.js";
 import { type Freezer, watchFreezer } from "./freezer.js";
 import { SESSION } from "./guard.js";
+import { pathForDump } from "./helpers.js";
 import { sessionLog } from "./log.js";
 import type { Start } from "./main.js";
 import { listen } from "./notifications.js";
@@ -92,7 +93,12 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   give({
     kind: "exec",
     engine,
-    env: { ...link.env, ...notifications?.env, [SESSION]: guard.session },
+    env: {
+      ...link.env,
+      ...notifications?.env,
+      ...(line.verb === "dump" && { PATH: pathForDump() }),
+      [SESSION]: guard.session,
+    },
     // CRIU would prefer --libdir to CRIU_LIBS_DIR, and the merged directory already has its plugins.
     argv: rewrite(argv, line, ["libdir", ...(bracket.method === undefined ? [] : ["network-lock"])], more),
     fds: [link.fd],

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A restore by command line sends no notifications. CRIU then runs action scripts: the launcher is one
 // (native/launcher/launcher.c:notify_shim), which connects to the socket that is made here.
-import { mkdirSync, readlinkSync, renameSync, rmSync, symlinkSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { artefact } from "../../native/index.js";
+import { helper } from "./helpers.js";
 import { stateDir } from "./plugin-dir.js";
 
 export interface Notifications {
@@ -14,23 +14,6 @@ export interface Notifications {
   env: Record<string, string>;
   close(): void;
 }
-
-/** The launcher under the name by which it is the action script. */
-const notifier = (): string => {
-  const dir = join(stateDir(), "bin");
-  const path = join(dir, "cryoshim-notify");
-  const target = artefact("criu");
-  try {
-    if (readlinkSync(path) === target) return path;
-  } catch {
-    // Not there yet.
-  }
-  mkdirSync(dir, { recursive: true, mode: 0o700 });
-  const making = `${path}.${process.pid}`;
-  symlinkSync(target, making);
-  renameSync(making, path);
-  return path;
-};
 
 /** Listens; `told` is done when it returns, and only then does CRIU go on. */
 export const listen = (session: string, told: (action: string, pid: number) => void): Promise<Notifications> => {
@@ -53,6 +36,6 @@ export const listen = (session: string, told: (action: string, pid: number) => v
   };
   return new Promise((resolve, reject) => {
     server.once("error", reject);
-    server.listen(path, () => resolve({ script: notifier(), env: { CRYOSHIM_NOTIFY: path }, close }));
+    server.listen(path, () => resolve({ script: helper("cryoshim-notify"), env: { CRYOSHIM_NOTIFY: path }, close }));
   });
 };

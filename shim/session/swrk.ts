@@ -22,6 +22,7 @@ import { applyCgroupPolicy } from "./cgroup-policy.js";
 import { ended, launched, libdirOf, linkEngine } from "./engine-link.js";
 import { type Freezer, watchFreezer } from "./freezer.js";
 import { type Guard, SESSION } from "./guard.js";
+import { pathForDump } from "./helpers.js";
 import { type Log, sessionLog } from "./log.js";
 import type { Start } from "./main.js";
 import { relay } from "./relay.js";
@@ -228,7 +229,11 @@ export const serveRequests = async ({ launchFd, guard, argv, give }: Start, clie
   give({
     kind: "exec",
     engine,
-    env: { ...link.env, [SESSION]: guard.session },
+    env: {
+      ...link.env,
+      ...(first.type === REQ.dump && { PATH: pathForDump() }),
+      [SESSION]: guard.session,
+    },
     fds: [{ fd: engines, target: Number(argv[2]) }, link.fd],
   });
   closeFd(engines);

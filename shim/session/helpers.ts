@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+import { mkdirSync, readlinkSync, renameSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { artefact } from "../../native/index.js";
+import { stateDir } from "./plugin-dir.js";
+
+/** The names under which CRIU starts our launcher: an action script, and tar (native/launcher/launcher.c). */
+type Helper = "cryoshim-notify" | "tar";
+
+/** The path of a helper, made where it is missing or points to another installation. */
+export const helper = (name: Helper): string => {
+  const dir = join(stateDir(), "bin");
+  const path = join(dir, name);
+  const target = artefact("criu");
+  try {
+    if (readlinkSync(path) === target) return path;
+  } catch {
+    // Not there yet.
+  }
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  const making = `${path}.${process.pid}`;
+  symlinkSync(target, making);
+  renameSync(making, path);
+  return path;
+};
+
+const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/** PATH for an engine that dumps: our tar comes first. */
+export const pathForDump = (): string =>
+  `${join(helper("tar"), "..")}:${process.env.PATH === undefined || process.env.PATH === "" ? DEFAULT_PATH : process.env.PATH}`;
