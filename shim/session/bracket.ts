@@ -53,6 +53,8 @@ export interface Bracket {
   readonly method: LockMethod | undefined;
   /** There is a lock of ours, now or as soon as the namespace is there. */
   readonly locks: boolean;
+  /** The engine has its request: what a restore needs is made ready while it works. */
+  requested(): void;
   /** The engine begins; nothing is stopped yet. */
   begin(): void;
   /** All tasks of a dump are stopped. */
@@ -106,21 +108,29 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
   let lockMs = 0;
   let method: LockMethod | undefined;
 
+  let restoring = false;
+
   /**
    * A restore's lock. A namespace of its own is locked as soon as it is known; in one that others use it is the sockets in
-   * the images, unless a lock of the dump still holds.
+   * the images.
    */
-  const lockForRestore = (): NetLock | undefined => {
-    if (taken !== undefined) return undefined;
-    if (work.netns === undefined) return new NetLock("netns");
-    const shared = isShared(work.netns, []);
-    const flows = shared ? flowsOf(work.imagesDir) : [];
-    if (shared && flows.length === 0) return undefined;
-    const made = new NetLock(shared ? "sockets" : "netns");
-    made.add(flows);
-    made.attach(work.netns);
-    made.arm();
-    return made;
+  const lockForRestore = (path: string | undefined): void => {
+    if (!restoring || lock?.attached) return;
+    try {
+      const shared = path !== undefined && isShared(path, path === work.netns ? [] : [Number(path.split("/")[2])]);
+      const flows = shared ? flowsOf(work.imagesDir) : [];
+      if (shared && flows.length === 0) return;
+      const extent = shared ? "sockets" : "netns";
+      if (lock !== undefined && lock.extent !== extent) lock.close();
+      if (lock?.extent !== extent) lock = new NetLock(extent);
+      if (path === undefined) return;
+      lock.add(flows);
+      lock.attach(path);
+      lock.arm();
+    } catch (error) {
+      restoring = false;
+      log("Warn ", `the restore is not locked by BPF: ${reason(error)}`);
+    }
   };
 
   /** A dump's lock, attached but not armed. */
@@ -146,7 +156,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
   else if (wish !== "caller" && work.kind !== "pre-dump" && work.asked !== "skip") {
     try {
       if (work.kind === "dump" && work.pid !== undefined) lock = lockForDump(work.pid);
-      else if (work.kind === "restore") lock = lockForRestore();
+      restoring = work.kind === "restore" && taken === undefined;
       method = "skip";
     } catch (error) {
       if (wish === "bpf")
@@ -161,7 +171,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
       log("Warn ", `no BPF network lock here (${reason(error)}): CRIU locks ${how}`);
     }
   }
-  if (lock !== undefined) sweep();
+  if (lock !== undefined || restoring) sweep();
 
   const record = (networkLock: Record["networkLock"]): void => {
     try {
@@ -212,7 +222,10 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
   return {
     method,
     get locks() {
-      return lock !== undefined || taken !== undefined;
+      return lock !== undefined || taken !== undefined || restoring;
+    },
+    requested() {
+      lockForRestore(work.netns);
     },
     begin() {
       if (work.freezer !== undefined && work.kind !== "restore") frozen = froze = freeze(work.freezer);
@@ -223,18 +236,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
       lockMs = timed(() => made.arm(made.extent === "sockets" ? treeOf(work.pid ?? pid) : []));
     },
     namespaces(pid) {
-      if (lock === undefined || lock.attached || taken !== undefined) return;
-      const netns = `/proc/${pid}/ns/net`;
-      if (netnsInode(netns) === netnsInode("/proc/self/ns/net")) {
-        // The host's: others use it.
-        const flows = flowsOf(work.imagesDir);
-        if (flows.length === 0) return;
-        lock.close();
-        lock = new NetLock("sockets");
-        lock.add(flows);
-      }
-      lock.attach(netns);
-      lock.arm();
+      lockForRestore(`/proc/${pid}/ns/net`);
     },
     socketsAreBack() {
       lock?.disarm();
@@ -260,6 +262,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
       afterwards();
     },
     close() {
+      restoring = false;
       this.answered();
       taken?.close();
       taken = undefined;

@@ -105,6 +105,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   });
   closeFd(link.fd.fd);
   await launched(launchFd);
+  bracket.requested();
   guard.arm(line.verb === "restore" ? "watch" : "dump", workDir, freezer === undefined ? [] : [freezer]);
   await engineEnd;
   await control.close();

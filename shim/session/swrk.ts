@@ -108,8 +108,10 @@ const openWork = (session: Session, request: Request, { images }: Borrowed, free
   };
   if (!restore && opts.pid !== undefined) work.pid = opts.pid;
   if (restore) work.netns = netnsOf(opts, session.enginePid);
-  session.bracket = openBracket(work, session.settings.network.lock, session.log);
-  if (session.bracket.method !== undefined) opts.network_lock = LOCK_METHOD[session.bracket.method];
+  const bracket = openBracket(work, session.settings.network.lock, session.log);
+  session.bracket = bracket;
+  setImmediate(() => bracket.requested());
+  if (bracket.method !== undefined) opts.network_lock = LOCK_METHOD[bracket.method];
   session.ownNotifications = restore && !opts.notify_scripts && !opts.orphan_pts_master;
   if (session.ownNotifications) opts.notify_scripts = true;
 };
