@@ -72,7 +72,7 @@ mkdir -p /etc/cryoshim; printf '[engine]\\npath = "/tmp/engine"\\n' > /etc/cryos
 cryoshim doctor >/dev/null; criu dump -t 1 -D /tmp; criu --version; rm /etc/cryoshim/config.toml; criu --version | head -1`);
   const lines = stdout.trim().split("\n");
   expect(lines[0]).toBe("other engine --version");
-  expect(lines[1]).toBe("other engine dump -t 1 -D /tmp");
+  expect(lines[1]).toBe("other engine dump -t 1 -D /tmp --network-lock skip");
   expect(lines[2]).toBe("other engine --version");
   expect(lines[3]).toMatch(/^Version: 4\.2/);
 });
