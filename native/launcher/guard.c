@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include "guard.h"
+#include "pins.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -58,6 +59,8 @@ static struct {
 	char yard[PATH_MAX];
 	char log[PATH_MAX];
 	char session[128];
+	char kept[32];
+	pid_t task;
 } g;
 
 static int pidfd_open(pid_t pid)
@@ -346,12 +349,26 @@ static void remove_roots(void)
 	closedir(dir);
 }
 
+/* A lock is kept for a container that ends: one that lives on after all must not be cut off. */
+static void lift_kept(void)
+{
+	char path[64];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/net", g.task);
+	if (!g.kept[0] || g.task <= 0 || stat(path, &st))
+		return;
+	lift_lock(g.kept);
+	note("the dump was cut off after it had kept its network lock: lifted");
+}
+
 static _Noreturn void act(bool restore)
 {
 	if (restore)
 		syscall(SYS_pidfd_send_signal, g.engine_fd, SIGKILL, NULL, 0);
 	wait_end(g.engine_fd, -1);
 	kill_made(restore);
+	lift_kept();
 	if (restore)
 		remove_roots();
 	for (size_t i = 0; i < g.n_thaw; i++)
@@ -398,6 +415,13 @@ static void told(const char *msg, size_t len)
 	case GUARD_SESSION:
 		copy_text(g.session, sizeof(g.session), text, len);
 		break;
+	case GUARD_KEPT:
+		copy_text(g.kept, sizeof(g.kept), text, len);
+		break;
+	case GUARD_TASK:
+		copy_text(path, sizeof(path), text, len);
+		g.task = atoi(path);
+		break;
 	case GUARD_LOG:
 		copy_text(g.log, sizeof(g.log), text, len);
 		break;
@@ -408,6 +432,7 @@ static void told(const char *msg, size_t len)
 			close(g.tasks[i].pidfd);
 		g.kind = '\0';
 		g.n_tasks = g.n_thaw = 0;
+		g.kept[0] = '\0';
 		break;
 	case GUARD_FAIL:
 		act(g.kind != GUARD_DUMP);

@@ -18,7 +18,6 @@
  * refused then.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -38,6 +37,7 @@
 
 #include "guard.h"
 #include "launch.h"
+#include "pins.h"
 #include "tar.h"
 
 /* Found by other launchers that look for an engine: this file is not one. */
@@ -355,19 +355,20 @@ static void refuse_request(const struct launch *l, const char *text)
 	msg[n++] = (uint8_t)len;
 	memcpy(msg + n, text, len);
 	n += len;
+	/* The request was only looked at; left unread, it would make our end a reset that hides the answer. */
+	while (recv(l->swrk_fd, NULL, 0, MSG_DONTWAIT | MSG_TRUNC) > 0)
+		;
 	if (send(l->swrk_fd, msg, n, MSG_NOSIGNAL) < 0)
 		dprintf(2, "cryoshim: cannot answer the client: %s\n", strerror(errno));
 }
 
 /*
- * Lifts the network lock that the dump of these images has left for their restore (shim/netlock/kept.ts): CRIU alone
- * knows nothing of it, and would restore into a network that stays locked.
+ * Lifts the network lock that the dump of these images has left for their restore: CRIU alone knows nothing of it, and
+ * would restore into a network that stays locked.
  */
-static void lift_lock(const char *images)
+static void lift_lock_of(const char *images)
 {
-	static const char *const roots[] = { "/sys/fs/bpf/cryoshim", "/run/cryoshim/bpf" };
 	char path[PATH_MAX], buf[4096], *id;
-	struct dirent *d;
 	ssize_t n;
 	int fd;
 
@@ -385,24 +386,8 @@ static void lift_lock(const char *images)
 	if (!id)
 		return;
 	id += 8;
-	id[strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")] = '\0';
-	if (strlen(id) != 21)
-		return;
-	for (size_t i = 0; i < sizeof(roots) / sizeof(roots[0]); i++) {
-		DIR *dir;
-
-		snprintf(path, sizeof(path), "%s/%s", roots[i], id);
-		dir = opendir(path);
-		if (!dir)
-			continue;
-		while ((d = readdir(dir)))
-			if (d->d_name[0] != '.')
-				unlinkat(dirfd(dir), d->d_name, 0);
-		closedir(dir);
-		rmdir(path);
-	}
-	snprintf(path, sizeof(path), "/run/cryoshim/locks/%s", id);
-	unlink(path);
+	id[strcspn(id, "\"")] = '\0';
+	lift_lock(id);
 }
 
 /* The engine alone, said on stderr and in cryoshim.log beside CRIU's log; refused when the images need us. */
@@ -422,7 +407,7 @@ static _Noreturn void run_without_shim(struct launch *l, const char *why)
 			_exit(1);
 		}
 		if (dir[0])
-			lift_lock(dir);
+			lift_lock_of(dir);
 	}
 	dprintf(2, "cryoshim: the shim could not start: %s; CRIU runs alone (see `cryoshim doctor`)\n", why);
 	session_dir(l, true, dir);

@@ -81,15 +81,18 @@ const parse = (text: string): KeptLock | undefined => {
 /** Pins what a lock has attached; throws where that cannot be, and then nothing is left. */
 export const keep = (attached: Attached, lock: Omit<KeptLock, "time" | "bootId">): void => {
   const dir = join(pinRoot(), lock.id);
-  mkdirSync(dir, { mode: 0o700 });
+  const path = join(recordDir(), lock.id);
+  const record: KeptLock = { ...lock, time: new Date().toISOString(), bootId: bootId() };
+  // The record first: there is no pin that nobody knows of, also if this process is killed.
+  writeFileSync(path, JSON.stringify(record), { mode: 0o600, flag: "wx" });
   try {
+    mkdirSync(dir, { mode: 0o700 });
     const pins: [string, number][] = attached.links.map((fd, i) => [`link${i}`, fd]);
     pins.push(...Object.entries(attached.maps));
     for (const [name, fd] of pins) bpf(CMD.objPin, { 0: cString(join(dir, name)), 8: fd });
-    const record: KeptLock = { ...lock, time: new Date().toISOString(), bootId: bootId() };
-    writeFileSync(join(recordDir(), lock.id), JSON.stringify(record), { mode: 0o600, flag: "wx" });
   } catch (error) {
     removePins(dir);
+    rmSync(path, { force: true });
     throw error;
   }
 };

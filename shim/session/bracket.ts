@@ -11,6 +11,7 @@ import { clearKept, isMounted, keep, sweep, type TakenLock, take } from "../netl
 import { type Dropped, isShared, NetLock, netnsInode, treeOf } from "../netlock/netlock.js";
 import { type Freezer, freeze, thaw } from "./freezer.js";
 import { forgetFreeze } from "./frozen-image.js";
+import type { Guard } from "./guard.js";
 import type { Log } from "./log.js";
 
 /** criu_network_lock_method of rpc.proto; the names are --network-lock's. */
@@ -99,7 +100,7 @@ const readRecord = (dir: string): Partial<Record> | undefined => {
 };
 
 /** Opens the bracket of one piece of work. Throws where the configuration demands what this kernel cannot. */
-export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket => {
+export const openBracket = (work: Work, wish: NetworkLock, log: Log, guard: Guard): Bracket => {
   let lock: NetLock | undefined;
   let taken: TakenLock | undefined;
   let frozen = false;
@@ -189,6 +190,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log): Bracket =>
     if (made.extent === "netns" && !isMounted(netns)) return undefined;
     const id = nanoid();
     try {
+      guard.kept(id, pid);
       keep(made.parts, { id, extent: made.extent, netns, images: work.imagesDir, pid });
       return id;
     } catch (error) {

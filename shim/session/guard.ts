@@ -27,6 +27,8 @@ export interface Guard {
   arm(kind: Armed, workDir: string, freezers: readonly Freezer[]): void;
   /** In the engine's environment: by it the guard knows children that outlive the engine. */
   readonly session: string;
+  /** A network lock waits for the restore of what this dump of a task ends: if that lives on after all, it is lifted. */
+  kept(id: string, pid: number): void;
   /** Disarms, and sends the answer to the client. Returns false when there is no guard to do so. */
   answer(data: Buffer): boolean;
   /** The engine has died in its work: resolves when all is settled. */
@@ -61,6 +63,10 @@ export const openGuard = (fd: number): Guard => {
       tell("Y", workDir);
       for (const { file, thawed } of freezers) tell("T", `${thawed} ${file}`);
       tell(LETTER[kind]);
+    },
+    kept(id, pid) {
+      tell("P", String(pid));
+      tell("K", id);
     },
     answer: (data) => data.length <= MAX_ANSWER && tell("A", data),
     async fail() {

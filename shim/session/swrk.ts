@@ -108,7 +108,7 @@ const openWork = (session: Session, request: Request, { images }: Borrowed, free
   };
   if (!restore && opts.pid !== undefined) work.pid = opts.pid;
   if (restore) work.netns = netnsOf(opts, session.enginePid);
-  const bracket = openBracket(work, session.settings.network.lock, session.log);
+  const bracket = openBracket(work, session.settings.network.lock, session.log, session.guard);
   session.bracket = bracket;
   setImmediate(() => bracket.requested());
   if (bracket.method !== undefined) opts.network_lock = LOCK_METHOD[bracket.method];

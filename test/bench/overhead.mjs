@@ -2,10 +2,11 @@
 //
 // What cryoshim costs over bare CRIU, inside the lab: pairs by turns, medians. The freeze is measured by the workload
 // itself (test/workloads/stamps.c): the largest gap between its readings of the wall clock over a dump that leaves it
-// running. So that both sides get the same, each dump is of a container that is left running, and each restore is of
+// running. Cases called "defaults" compare what users get; the others leave the network lock to CRIU (network.lock =
+// "caller"), so that both sides do the same work. So that both sides get the same, each dump is of a container that is left running, and each restore is of
 // one that was dumped by the same side.
 import { execFileSync, spawnSync } from "node:child_process";
-import { closeSync, cpSync, mkdirSync, openSync, readSync, rmSync, writeSync } from "node:fs";
+import { closeSync, cpSync, mkdirSync, openSync, readSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const option = (name, otherwise) => {
@@ -184,21 +185,35 @@ const container = (kind) => async (count) => {
   ];
 };
 
+/** With what cryoshim does by itself, or with CRIU's own lock. */
+const configured = (lock, run) => async (count) => {
+  mkdirSync("/etc/cryoshim", { recursive: true });
+  writeFileSync("/etc/cryoshim/config.toml", `network.lock = "${lock}"\n`);
+  return run(count);
+};
+
 const cases = {
   "criu --version": { run: wall((side) => timed(side, ["criu", "--version"])), times: 3 },
   "swrk VERSION": { run: wall((side) => answered(side, "080a")), times: 3 },
   "swrk FEATURE_CHECK": { run: wall((side) => answered(side, "08093a020801")), times: 3 },
-  "idle, runc": { run: container(bundle("runc", [])), times: 1 },
-  "idle, crun": { run: container(bundle("crun", [])), times: 1 },
-  "idle, podman and crun": { run: container(podman("crun")), times: 1 },
-  "500 processes, runc": { run: container(bundle("runc", ["500"])), times: 1 },
-  "1 GiB, runc": { run: container(bundle("runc", ["0", "1024"])), times: 1 },
+  "idle, runc": { run: configured("caller", container(bundle("runc", []))), times: 1 },
+  "idle, crun": { run: configured("caller", container(bundle("crun", []))), times: 1 },
+  "idle, podman and crun": { run: configured("caller", container(podman("crun"))), times: 1 },
+  "defaults: idle, podman and runc": { run: configured("auto", container(podman("runc"))), times: 1 },
+  "defaults: idle, runc": { run: configured("auto", container(bundle("runc", []))), times: 1 },
+  "defaults: idle, crun": { run: configured("auto", container(bundle("crun", []))), times: 1 },
+  "500 processes, runc": { run: configured("caller", container(bundle("runc", ["500"]))), times: 1 },
+  "1 GiB, runc": { run: configured("caller", container(bundle("runc", ["0", "1024"]))), times: 1 },
 };
 
 for (const [name, { run, times }] of Object.entries(cases)) {
   if (!name.includes(only)) continue;
   for (const [suffix, { cryoshim, bare }] of await run(pairs * times)) {
     const middle = (side, field) => Math.round(median(side.map((one) => one[field])) * 100) / 100;
+    const p90 = (side) => {
+      const sorted = side.map(({ freeze }) => freeze).sort((a, b) => a - b);
+      return Math.round(sorted[Math.ceil(sorted.length * 0.9) - 1] * 100) / 100;
+    };
     const ratio = (a, b) => Math.round((a / b) * 1000) / 1000;
     const [ours, theirs] = [middle(cryoshim, "ms"), middle(bare, "ms")];
     const line = { bench: "overhead", case: suffix ? `${suffix}: ${name}` : name, pairs: cryoshim.length };
@@ -209,6 +224,8 @@ for (const [name, { run, times }] of Object.entries(cases)) {
         freeze_cryoshim_ms: freeze,
         freeze_bare_ms: bareFreeze,
         freeze_ratio: ratio(freeze, bareFreeze),
+        freeze_p90_cryoshim_ms: p90(cryoshim),
+        freeze_p90_bare_ms: p90(bare),
       });
     }
     if (json) console.log(JSON.stringify(line));

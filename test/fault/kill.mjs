@@ -124,7 +124,17 @@ async function clearAway(id) {
   for (let tries = 0; tries < 100 && processes().some(({ command }) => command.includes("/lab/log")); tries++)
     await sleep(10);
   runcQuiet("delete", "-f", id);
+  if (process.env.LAB === "cryoshim")
+    spawnSync("node", ["dist/cli.js", "lock", "clear", "--all"], { cwd: "/cryoshim" });
 }
+
+/** How many network locks wait for a restore. */
+const waiting = () =>
+  (existsSync("/run/cryoshim/locks") ? readdirSync("/run/cryoshim/locks").length : 0) +
+  Number(/^:CRIU /m.test(spawnSync("ip", ["netns", "exec", "kill", "iptables-save"], { encoding: "utf8" }).stdout));
+
+/** Whether packets pass in the container's network namespace. */
+const passes = () => spawnSync("ip", ["netns", "exec", "kill", "ping", "-c1", "-W1", "127.0.0.1"]).status === 0;
 
 /** CRIU's mounts in its working directory, which a kill leaves: reported as harm before. */
 function unmountAll() {
@@ -136,11 +146,12 @@ function unmountAll() {
 }
 
 async function begin(id) {
+  execFileSync("sh", ["-c", "ip netns del kill 2>&-; ip netns add kill && ip -n kill link set lo up"]);
   unmountAll();
   rmSync(place, { recursive: true, force: true });
   for (const name of ["i", "w", "l"]) mkdirSync(`${place}/${name}`, { recursive: true });
   execFileSync("lab-runc-bundle", [`${place}/b`, "sh", "-c", counter], {
-    env: { ...process.env, LAB_BIND: `${place}/l` },
+    env: { ...process.env, LAB_BIND: `${place}/l`, LAB_NETNS: "/run/netns/kill" },
   });
   if (runcQuiet("run", "-d", "-b", `${place}/b`, id) !== 0) throw new Error("runc run failed");
   while (!existsSync(`${place}/l/log`) || lines() < 2) await sleep(5);
@@ -211,6 +222,9 @@ async function judge(id) {
     if (tracer !== "0" && tracer !== "") harm.push("a task is traced");
   }
   const runcSays = statusOf(id);
+  // Only a container that does not run has a lock that waits for its restore: ours, or that of a CRIU that ran alone.
+  if (process.env.LAB === "cryoshim" && (tasks.length > 0 || waiting() === 0) && !passes())
+    harm.push("the network stays locked");
   let outcome;
   if (tasks.length > 0 && runcSays === "running" && (await counts()) && whole()) outcome = "runs unharmed";
   else if (tasks.length === 0 && (runcSays === "none" || runcSays === "stopped")) outcome = "gone";
@@ -243,6 +257,8 @@ async function main() {
     await clearAway(id);
     for (const left of surroundings()) {
       if (before.has(left)) continue;
+      // Empty directories and a cache, made once.
+      if (["/sys/fs/bpf/cryoshim", "/run/cryoshim/locks", "/run/cryoshim/btf-ids"].includes(left)) continue;
       before.add(left);
       // What runc makes and only runc can remove: killed itself, it leaves state directory, mount and cgroups, also with
       // CRIU alone, and `runc delete` then knows of no such container.
