@@ -101,6 +101,7 @@ time.sleep(100000)`,
     async stop() {
       client.kill("SIGKILL");
       spawnSync("pkill", ["-KILL", "-f", `${place}/`]);
+      await until("all are dead", () => spawnSync("pgrep", ["-f", `${place}/`]).status !== 0);
       if (!own) return;
       spawnSync("ip", ["link", "del", "out"]);
       spawnSync("ip", ["netns", "del", "bench"]);

@@ -277,3 +277,26 @@ describe("LXC with a veth", () => {
     expect(stream.error).toBeNull();
   });
 });
+
+test("in a locked namespace packets with CRIU's mark pass, others do not; another name may take the lock over", async () => {
+  const stdout = await run(`r=runc; wire ns
+    LAB_NETNS=/run/netns/ns bundle c /lab/echo 7000 /lab/status
+    $r run -d -b c/b c </dev/null >/dev/null 2>&1; until_true test -s c/l/status
+    dump c; node /cryoshim/dist/cli.js show c/i
+    python3 - <<'PY'
+import os, socket
+there = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); there.bind(("10.9.0.1", 9999)); there.settimeout(1)
+home = os.open("/proc/self/ns/net", os.O_RDONLY); os.setns(os.open("/run/netns/ns", os.O_RDONLY))
+for mark in (0, 0xC114):
+    sk = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sk.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    try:
+        sk.sendto(hex(mark).encode(), ("10.9.0.1", 9999)); print("arrived", there.recv(16).decode())
+    except OSError as error:
+        print("refused", hex(mark), error.strerror)
+PY
+    $r delete -f c; runc restore -d --tcp-established -b /tmp/c/b --image-path /tmp/c/i --work-path /tmp/c/w other </dev/null
+    ${NOTHING_KEPT}; ping -c 1 -W 1 10.9.0.2 >/dev/null && echo open`);
+  expect(stdout).toContain("refused 0x0 Operation not permitted\narrived 0xc114\n");
+  expect(stdout).toMatch(/^network +network namespace locked, \d+ packets dropped in, \d+ out, 0 forwarded$/m);
+  expect(stdout).toMatch(/open\n$/);
+});
