@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The freeze around a dump, on a freezer of v1 that CRIU is told to use.
-import { expect, test } from "vitest";
+import { test } from "vitest";
 import { holds } from "../support/lab.js";
 
 const started = `
