@@ -24,6 +24,7 @@ done
 strip "$target/criu"
 strip --strip-unneeded "$target/engine-plugin.so"
 chmod 0755 "$target"/*
+chmod 0644 "$target/lock.bpf.o"
 
 # prebuildify names the addon after the package; node-gyp-build takes any name, people look for this one.
 for program in cryoshim.node criu engine-plugin.so lock.bpf.o; do

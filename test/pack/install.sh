@@ -38,6 +38,7 @@ told before "$(cat /tmp/counter/count)"
 podman container checkpoint --keep counter >&2
 told checkpointed "$(podman inspect counter --format '{{.State.Status}}')"
 told plugin "$(grep -hs 'Plugin "cryoshim"' /var/lib/containers/storage/overlay-containers/*/userdata/dump.log)"
+told record "$(cat /var/lib/containers/storage/overlay-containers/*/userdata/checkpoint/cryoshim.json)"
 podman container restore --keep counter >&2
 sleep 0.5
 told restored "$(podman inspect counter --format '{{.State.Status}}')"

@@ -58,8 +58,13 @@ test("npm installs it offline and nothing else beside it", () => {
   expect(installed.packages?.split("\n")).toEqual(["cryoshim"]);
 });
 
-test("the addon, the launcher and the plugin are there and may be executed", () => {
-  expect(installed.programs?.split("\n")).toEqual(["755 criu", "755 cryoshim.node", "755 engine-plugin.so"]);
+test("the addon, the launcher, the plugin and the BPF programs are there", () => {
+  expect(installed.programs?.split("\n")).toEqual([
+    "755 criu",
+    "755 cryoshim.node",
+    "755 engine-plugin.so",
+    "644 lock.bpf.o",
+  ]);
 });
 
 test("it carries its licences, the sources of what is GPL, and those of what it bundles", () => {
@@ -83,6 +88,11 @@ test("criu --version says the same through it", () => {
 test("doctor finds the engine", () => {
   expect(JSON.parse(installed.doctor ?? "")).toBeTypeOf("object");
   expect(installed.doctor).toContain("/usr/sbin/criu");
+});
+
+test("the network lock's programs load and are used", () => {
+  expect(installed.doctor).toContain("BPF netfilter links");
+  expect(installed.record).toContain('"networkLock":{"extent":"netns"');
 });
 
 test("podman checkpoints and restores a container through it", () => {
