@@ -38,7 +38,7 @@
 #include "guard.h"
 #include "launch.h"
 #include "pins.h"
-#include "tar.h"
+#include "standin.h"
 
 /* Found by other launchers that look for an engine: this file is not one. */
 __attribute__((used)) static const char mark[] = "CRYOSHIM-LAUNCHER-MARK";
@@ -724,23 +724,23 @@ static int notify_shim(void)
 	return 0;
 }
 
-/* CRIU's `tar`: see tar.c. */
-static _Noreturn void become_tar(struct launch *l)
+/* CRIU's `tar` and `ip`: see tar.c and ip.c. */
+static _Noreturn void stand_in(struct launch *l, const char *name, enum standin (*work)(char **argv))
 {
 	char path[PATH_MAX];
 
-	switch (tar_create(l->argv)) {
-	case TAR_WRITTEN:
+	switch (work(l->argv)) {
+	case STANDIN_DONE:
 		_exit(0);
-	case TAR_FAILED:
-		dprintf(2, "cryoshim: cannot write the image of a tmpfs: %s\n", strerror(errno));
+	case STANDIN_FAILED:
+		dprintf(2, "cryoshim: cannot write an image in place of `%s`: %s\n", name, strerror(errno));
 		_exit(1);
-	case TAR_NOT_SIMPLE:
+	case STANDIN_NOT_SIMPLE:
 		break;
 	}
-	if (find_in_path(l, "tar", false, path))
+	if (find_in_path(l, name, false, path))
 		execv(path, l->argv);
-	dprintf(2, "cryoshim: cannot find tar: no `tar` in PATH\n");
+	dprintf(2, "cryoshim: cannot find `%s` in PATH\n", name);
 	_exit(127);
 }
 
@@ -762,7 +762,9 @@ int main(int argc, char **argv)
 	if (n <= 0 || stat("/proc/self/exe", &l.self_st))
 		memset(&l.self_st, 0, sizeof(l.self_st));
 	if (argc > 0 && !strcmp(argv[0], "tar"))
-		become_tar(&l);
+		stand_in(&l, "tar", tar_create);
+	if (argc > 0 && !strcmp(argv[0], "ip"))
+		stand_in(&l, "ip", ip_save);
 	choose_engine(&l);
 
 	if (argc >= 3 && !strcmp(argv[1], "swrk")) {

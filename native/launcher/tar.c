@@ -6,7 +6,7 @@
  * does not know, and any file system that is not small and simple, is left to the real tar.
  */
 #define _GNU_SOURCE
-#include "tar.h"
+#include "standin.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -218,7 +218,7 @@ static bool put_gzip(void)
 	return put(tail, sizeof(tail));
 }
 
-enum tar_result tar_create(char **argv)
+enum standin tar_create(char **argv)
 {
 	static const char *const known[] = { "--create", "--gzip", "--no-unquote", "--no-wildcards", "--one-file-system",
 					     "--check-links", "--preserve-permissions", "--sparse", "--numeric-owner",
@@ -231,12 +231,12 @@ enum tar_result tar_create(char **argv)
 	while (i < n && argv[i + 1] && !strcmp(argv[i + 1], known[i]))
 		i++;
 	if (i < n || argv[n + 1])
-		return TAR_NOT_SIMPLE;
+		return STANDIN_NOT_SIMPLE;
 	/* Two more blocks end an archive. */
 	archive = calloc(1, MAX_BYTES + 2 * BLOCK);
 	fd = archive ? open("/proc/self/fd/0", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	if (fd < 0 || fstat(fd, &st) || !add(fd, ".", ".", &st) || !add_below(fd, ".", st.st_dev, 0))
-		return TAR_NOT_SIMPLE;
+		return STANDIN_NOT_SIMPLE;
 	used += 2 * BLOCK;
-	return put_gzip() ? TAR_WRITTEN : TAR_FAILED;
+	return put_gzip() ? STANDIN_DONE : STANDIN_FAILED;
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { mkdirSync, readlinkSync, renameSync, symlinkSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { artefact } from "../../native/index.js";
 import { stateDir } from "./plugin-dir.js";
 
-/** The names under which CRIU starts our launcher: an action script, and tar (native/launcher/launcher.c). */
-type Helper = "cryoshim-notify" | "tar";
+/** The names under which CRIU starts our launcher: an action script, and the tools of a dump (native/launcher/). */
+type Helper = "cryoshim-notify" | "ip" | "tar";
 
 /** The path of a helper, made where it is missing or points to another installation. */
 export const helper = (name: Helper): string => {
@@ -26,6 +26,6 @@ export const helper = (name: Helper): string => {
 
 const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/** PATH for an engine that dumps: our tar comes first. */
+/** PATH for an engine that dumps: our ip and tar come first. */
 export const pathForDump = (): string =>
-  `${join(helper("tar"), "..")}:${process.env.PATH === undefined || process.env.PATH === "" ? DEFAULT_PATH : process.env.PATH}`;
+  `${[helper("ip"), helper("tar")].map(dirname)[0]}:${process.env.PATH === undefined || process.env.PATH === "" ? DEFAULT_PATH : process.env.PATH}`;
