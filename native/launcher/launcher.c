@@ -18,10 +18,13 @@
  * refused then.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/bpf.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -50,6 +53,10 @@ __attribute__((used)) static const char mark[] = "CRYOSHIM-LAUNCHER-MARK";
 #define SHIM_TIMEOUT_MS 20000
 #define NOTIFIER "cryoshim-notify"	/* the name by which CRIU starts this program as an action script */
 
+/* IPv4 and IPv6, three hooks */
+#define EARLY_LINKS 6
+#define KIT_PROGRAM "/sys/fs/bpf/cryoshim/kit1/lock_all"
+
 /* rpc.proto, enum criu_req_type */
 enum { REQ_DUMP = 1, REQ_RESTORE = 2, REQ_PRE_DUMP = 4, REQ_SINGLE_PRE_DUMP = 13 };
 
@@ -63,6 +70,9 @@ struct launch {
 	uint64_t req_type;
 	int64_t images_dir_fd;	/* in the client's table; -1: none */
 	int64_t work_dir_fd;
+	int64_t netns_fd;	/* the network namespace that a restore goes to; -1: none from outside */
+	int links[EARLY_LINKS];	/* of the early lock, see early_lock() */
+	int n_links;
 	bool restore;
 };
 
@@ -241,6 +251,25 @@ static bool next_field(const uint8_t **p, const uint8_t *end, uint64_t *tag, uin
 	}
 }
 
+/* inherit_fd { key, fd } of a request: the key of the network namespace is runc's and crun's. */
+static void find_netns(struct launch *l, const uint8_t *p, const uint8_t *end)
+{
+	static const char key[] = "extRootNetNS";
+	uint64_t tag, value, fd = 0;
+	bool found = false;
+
+	while (p < end && next_field(&p, end, &tag, &value)) {
+		if (tag == (1 << 3 | 2))
+			found = value == sizeof(key) - 1 && !memcmp(p, key, value);
+		else if (tag == (2 << 3 | 0))
+			fd = value;
+		if ((tag & 7) == 2)
+			p += value;
+	}
+	if (found && fd > 2)
+		l->netns_fd = (int32_t)fd;
+}
+
 /*
  * Looks at the first request without taking it. Returns true when the engine may serve the connection alone. What
  * cannot be read here goes to the shim, which answers in CRIU's way.
@@ -273,7 +302,9 @@ static bool engine_can_serve_alone(struct launch *l)
 					l->images_dir_fd = (int32_t)value;
 				else if (tag == (17 << 3 | 0))
 					l->work_dir_fd = (int32_t)value;
-				else if ((tag & 7) == 2)
+				else if (tag == (27 << 3 | 2))
+					find_netns(l, q, q + value);
+				if ((tag & 7) == 2)
 					q += value;
 			}
 			p = qend;
@@ -420,13 +451,78 @@ static _Noreturn void run_without_shim(struct launch *l, const char *why)
 	exec_engine(l, l->argv);
 }
 
+/* Whether a process lives in a network namespace: then it is not the container's alone. */
+static bool netns_is_used(const struct stat *netns)
+{
+	struct dirent *d;
+	bool used = false;
+	DIR *dir = opendir("/proc");
+
+	if (!dir)
+		return true;
+	while (!used && (d = readdir(dir))) {
+		char path[64];
+		struct stat st;
+
+		if (atoi(d->d_name) <= 0)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/ns/net", atoi(d->d_name));
+		used = stat(path, &st) == 0 && st.st_dev == netns->st_dev && st.st_ino == netns->st_ino;
+	}
+	closedir(dir);
+	return used;
+}
+
+/*
+ * A restore goes to a network namespace that its runtime has just set up, and until its sockets are back the kernel
+ * would answer its peers with RST. The shim locks when it runs, 30 ms later than CRIU alone would; so the lock is
+ * attached here and now, with a program that an earlier session has left loaded (shim/netlock/kit.ts). The shim
+ * holds the links from then on, and closes them when all sockets are back. Where anything is missing, the shim locks.
+ */
+static void early_lock(struct launch *l)
+{
+	union bpf_attr attr;
+	struct stat netns;
+	int prog, home;
+
+	if (!l->restore || l->netns_fd < 0 || fstat((int)l->netns_fd, &netns) || netns_is_used(&netns))
+		return;
+	memset(&attr, 0, sizeof(attr));
+	attr.pathname = (uintptr_t)KIT_PROGRAM;
+	prog = (int)syscall(SYS_bpf, BPF_OBJ_GET, &attr, sizeof(attr));
+	home = prog < 0 ? -1 : open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	if (home >= 0 && setns((int)l->netns_fd, CLONE_NEWNET) == 0) {
+		for (int i = 0; i < EARLY_LINKS; i++) {
+			/* union bpf_attr, link_create.netfilter (Linux 6.4): pf, hooknum, priority; older headers lack it. */
+			struct {
+				uint32_t prog_fd, target_fd, attach_type, flags, pf, hook;
+				int32_t priority;
+				uint32_t netfilter_flags;
+			} create = { .prog_fd = (uint32_t)prog, .attach_type = 45, .pf = i % 2 ? 10 : 2,
+				     .hook = 1 + (uint32_t)i / 2, .priority = -400 + 1 };
+			int link = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &create, sizeof(create));
+
+			if (link < 0)
+				break;
+			l->links[l->n_links++] = link;
+		}
+		/* Nothing may go on in a foreign namespace, least of all CRIU. */
+		if (setns(home, CLONE_NEWNET))
+			_exit(1);
+	}
+	if (home >= 0)
+		close(home);
+	if (prog >= 0)
+		close(prog);
+}
+
 /*
  * In the shim-to-be and the guard-to-be: nothing of the caller's descriptors may stay open here, or a runtime that
  * waits for the end of a pipe would wait for us. Leaves 0 to 2 on /dev/null and keep[i] at 3 + i; one of -1 is left out.
  */
 static void keep_only(const int *keep, int n, bool debug)
 {
-	int high[3], null = open("/dev/null", O_RDWR);
+	int high[3 + EARLY_LINKS], null = open("/dev/null", O_RDWR);
 
 	if (null < 0)
 		_exit(1);
@@ -451,8 +547,8 @@ static void keep_only(const int *keep, int n, bool debug)
 
 static _Noreturn void become_shim(struct launch *l, int launch_fd, int guard_fd)
 {
-	const int keep[] = { launch_fd, guard_fd, l->swrk_fd };
-	char shim[PATH_MAX];
+	int keep[3 + EARLY_LINKS] = { launch_fd, guard_fd, l->swrk_fd };
+	char shim[PATH_MAX], links[16];
 	char *argv[1024];
 	int n = 0;
 	char *slash;
@@ -469,7 +565,8 @@ static _Noreturn void become_shim(struct launch *l, int launch_fd, int guard_fd)
 		_exit(1);
 	strcat(shim, "/dist/shim.cjs");
 
-	keep_only(keep, 3, getenv("CRYOSHIM_DEBUG") != NULL);
+	memcpy(keep + 3, l->links, (size_t)l->n_links * sizeof(int));
+	keep_only(keep, 3 + l->n_links, getenv("CRYOSHIM_DEBUG") != NULL);
 	/* 32 ms of start on Node 20, and the shim speaks to no network. */
 	unsetenv("NODE_EXTRA_CA_CERTS");
 	unsetenv("NODE_OPTIONS");
@@ -478,6 +575,8 @@ static _Noreturn void become_shim(struct launch *l, int launch_fd, int guard_fd)
 	argv[n++] = "3";
 	argv[n++] = "4";
 	argv[n++] = l->swrk_fd >= 0 ? "5" : "-1";
+	snprintf(links, sizeof(links), "%d", l->n_links);
+	argv[n++] = links; /* so many, from descriptor 6 on */
 	argv[n++] = "--";
 	for (char **a = l->argv; *a; a++) {
 		if (n >= 1023)
@@ -746,7 +845,7 @@ static _Noreturn void stand_in(struct launch *l, const char *name, enum standin 
 
 int main(int argc, char **argv)
 {
-	static struct launch l = { .swrk_fd = -1, .images_dir_fd = -1, .work_dir_fd = -1 };
+	static struct launch l = { .swrk_fd = -1, .images_dir_fd = -1, .work_dir_fd = -1, .netns_fd = -1 };
 	static struct plan plan;
 	const char *why = NULL;
 	const char *slash;
@@ -776,7 +875,11 @@ int main(int argc, char **argv)
 	}
 	if (!l.node[0])
 		run_without_shim(&l, "no `node` in PATH (set [engine] node in " CONFIG_FILE ")");
+	early_lock(&l);
 	sk = start_shim(&l, &shim);
+	/* The shim's from now on; the engine must not hold them. */
+	for (int i = 0; i < l.n_links; i++)
+		close(l.links[i]);
 	if (sk < 0)
 		run_without_shim(&l, strerror(errno));
 	if (!receive_plan(sk, &plan, &why)) {

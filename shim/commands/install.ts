@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { artefact, packageRoot } from "../../native/index.js";
 import { isLauncher } from "../engine/choose.js";
 import { CryoshimError } from "../error.js";
-import { clearKept, listKept } from "../netlock/kept.js";
+import { clearKept, listKept, removeKit } from "../netlock/kept.js";
 
 /** One link that an installation consists of. */
 export interface Link {
@@ -85,6 +85,7 @@ export const uninstall = (prefix: string, dryRun: boolean): Step[] => {
   if (!dryRun && steps.some(({ action }) => action === "remove")) {
     // CRIU alone would restore into a network that stays locked.
     for (const { id } of listKept()) clearKept(id);
+    removeKit();
     // Only caches: a session that is under way holds what it needs open.
     for (const name of ["launch", "plugins", "probe", "bin", "btf-ids"])
       rmSync(join("/run/cryoshim", name), { recursive: true, force: true });

@@ -48,7 +48,7 @@ const isBpffs = (path: string): boolean => {
 };
 
 /** Where the pins lie: the system's bpffs, or one of our own. */
-const pinRoot = (): string => {
+export const pinRoot = (): string => {
   const own = join(stateDir(), "bpf");
   const root = isBpffs(SYSTEM_BPFFS) && !isBpffs(own) ? join(SYSTEM_BPFFS, "cryoshim") : own;
   mkdirSync(root, { recursive: true, mode: 0o700 });
@@ -111,6 +111,11 @@ const pinsOf = (id: string): string | undefined =>
   pinRoots()
     .map((root) => join(root, id))
     .find((dir) => lstatSync(dir, { throwIfNoEntry: false })?.isDirectory());
+
+/** Removes the launcher's program (shim/netlock/kit.ts). */
+export const removeKit = (): void => {
+  for (const root of pinRoots()) removePins(join(root, "kit1"));
+};
 
 /** All kept locks; a record that cannot be read is left out. */
 export const listKept = (): KeptLock[] => {

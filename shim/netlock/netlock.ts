@@ -144,6 +144,12 @@ export class NetLock {
     this.#object = load(extent);
   }
 
+  /** The program that drops, as a descriptor of the lock's. */
+  get program(): number {
+    const { lock_all, lock_flows } = this.#object.programs;
+    return (this.extent === "netns" ? lock_all : lock_flows)!;
+  }
+
   get attached(): boolean {
     return this.#links.length > 0;
   }
@@ -154,13 +160,10 @@ export class NetLock {
 
   /** Attaches in a network namespace, named by a path. */
   attach(path: string): void {
-    const { lock_all, lock_flows } = this.#object.programs;
+    const hooks = this.extent === "netns" ? [LOCAL_IN, FORWARD, LOCAL_OUT] : [LOCAL_IN, LOCAL_OUT];
     const netns = openSync(path, "r");
     try {
-      this.#links =
-        this.extent === "netns"
-          ? attach(lock_all!, netns, [LOCAL_IN, FORWARD, LOCAL_OUT])
-          : attach(lock_flows!, netns, [LOCAL_IN, LOCAL_OUT]);
+      this.#links = attach(this.program, netns, hooks);
     } finally {
       closeSync(netns);
     }

@@ -6,8 +6,10 @@ import { join } from "node:path";
 import { nanoid } from "nanoid/non-secure";
 import type { NetworkLock } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
+import { closeAll } from "../netlock/bpf.js";
 import { flowsOf } from "../netlock/images.js";
 import { clearKept, isMounted, keep, sweep, type TakenLock, take } from "../netlock/kept.js";
+import { keepKit } from "../netlock/kit.js";
 import { type Dropped, isShared, NetLock, netnsInode, treeOf } from "../netlock/netlock.js";
 import { type Freezer, freeze, thaw } from "./freezer.js";
 import { forgetFreeze } from "./frozen-image.js";
@@ -45,6 +47,8 @@ export interface Work {
   freezer?: Freezer | undefined;
   /** A path of the network namespace that a restore goes to, where it is known from the start. */
   netns?: string | undefined;
+  /** Links that lock the namespace of a restore already; they become the bracket's. */
+  early?: number[];
   /** What the caller asked for. */
   asked?: LockMethod | undefined;
 }
@@ -110,13 +114,14 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log, guard: Guar
   let method: LockMethod | undefined;
 
   let restoring = false;
+  const early = work.early?.splice(0) ?? [];
 
   /**
    * A restore's lock. A namespace of its own is locked as soon as it is known; in one that others use it is the sockets in
    * the images.
    */
   const lockForRestore = (path: string | undefined): void => {
-    if (!restoring || lock?.attached) return;
+    if (!restoring || lock?.attached || early.length > 0) return;
     try {
       const shared = path !== undefined && isShared(path, path === work.netns ? [] : [Number(path.split("/")[2])]);
       const flows = shared ? flowsOf(work.imagesDir) : [];
@@ -221,6 +226,18 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log, guard: Guar
     };
   };
 
+  /** For the next restore's sake, now that nobody waits. */
+  const prepareNext = (): void => {
+    try {
+      keepKit();
+    } catch (error) {
+      log("Warn ", `the next restore is locked a little later: ${reason(error)}`);
+    }
+  };
+
+  // Who wants no lock of ours gets none of the launcher's either.
+  if (method !== "skip" || wish === "none") closeAll(early.splice(0));
+
   return {
     method,
     get locks() {
@@ -241,6 +258,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log, guard: Guar
       lockForRestore(`/proc/${pid}/ns/net`);
     },
     socketsAreBack() {
+      closeAll(early.splice(0));
       lock?.disarm();
       taken?.close();
       taken = undefined;
@@ -266,6 +284,8 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log, guard: Guar
     close() {
       restoring = false;
       this.answered();
+      closeAll(early.splice(0));
+      if (method === "skip" && wish !== "none" && work.kind === "dump") prepareNext();
       taken?.close();
       taken = undefined;
       lock?.close();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the launcher starts for a dump, pre-dump or restore:
-//   node shim.cjs LAUNCH_FD GUARD_FD SWRK_FD|-1 -- criu ARGS...
+//   node shim.cjs LAUNCH_FD GUARD_FD SWRK_FD|-1 LINKS -- criu ARGS...
 // One session: give the launcher a plan, then stand between client and engine until the engine is done.
 import { closeFd, sendMessage } from "../../native/index.js";
 import { reason } from "../error.js";
@@ -15,12 +15,18 @@ export interface Start {
   guard: Guard;
   /** The caller's command line, argv[0] included. */
   argv: string[];
+  /** The links of a network lock that the launcher has attached for a restore. */
+  links: number[];
   /** Sends the plan; the launcher then becomes the engine. */
   give(plan: Plan): void;
 }
 
-const [launchFd = Number.NaN, guardFd = Number.NaN, swrkFd = Number.NaN] = process.argv.slice(2, 5).map(Number);
-const argv = process.argv.slice(6);
+const [launchFd = Number.NaN, guardFd = Number.NaN, swrkFd = Number.NaN, links = 0] = process.argv
+  .slice(2, 6)
+  .map(Number);
+const argv = process.argv.slice(7);
+/** become_shim() of the launcher puts them there. */
+const FIRST_LINK = 6;
 
 let given = false;
 const give = (plan: Plan): void => {
@@ -42,7 +48,13 @@ const giveUp = (error: unknown): void => {
 const session = async (): Promise<void> => {
   if (!Number.isInteger(launchFd) || !Number.isInteger(guardFd) || !Number.isInteger(swrkFd))
     throw new Error("the shim is started by the launcher");
-  const start: Start = { launchFd, guard: openGuard(guardFd), argv, give };
+  const start: Start = {
+    launchFd,
+    guard: openGuard(guardFd),
+    argv,
+    give,
+    links: Array.from({ length: links }, (_, i) => FIRST_LINK + i),
+  };
   if (swrkFd >= 0) await serveRequests(start, swrkFd);
   else await serveCommandLine(start);
 };

@@ -79,6 +79,8 @@ interface Session {
   working: "dump" | "restore" | undefined;
   enginePid: number;
   bracket: Bracket | undefined;
+  /** What the launcher has locked for a restore. */
+  links: number[];
   /** The client has not asked for notifications: those that we need ourselves end here. */
   ownNotifications: boolean;
   /** The notification that waits for its answer. */
@@ -107,7 +109,10 @@ const openWork = (session: Session, request: Request, { images }: Borrowed, free
     asked: LOCK_METHODS.find((method) => LOCK_METHOD[method] === opts.network_lock),
   };
   if (!restore && opts.pid !== undefined) work.pid = opts.pid;
-  if (restore) work.netns = netnsOf(opts, session.enginePid);
+  if (restore) {
+    work.netns = netnsOf(opts, session.enginePid);
+    work.early = session.links;
+  }
   const bracket = openBracket(work, session.settings.network.lock, session.log, session.guard);
   session.bracket = bracket;
   setImmediate(() => bracket.requested());
@@ -186,7 +191,7 @@ const fromEngine =
   };
 
 /** Serves one connection from its first request to the engine's end. */
-export const serveRequests = async ({ launchFd, guard, argv, give }: Start, client: number): Promise<void> => {
+export const serveRequests = async ({ launchFd, guard, argv, give, links }: Start, client: number): Promise<void> => {
   const first = firstRequest(client);
   const clientPid = peerPid(client);
   if (first === undefined || clientPid <= 0) return give({ kind: "alone" });
@@ -215,6 +220,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give }: Start, clie
     working: undefined,
     enginePid: link.pid,
     bracket: undefined,
+    links,
     ownNotifications: false,
     notified: undefined,
   };

@@ -258,6 +258,7 @@ async function main() {
     for (const left of surroundings()) {
       if (before.has(left)) continue;
       // Empty directories and a cache, made once.
+      if (left.startsWith("/sys/fs/bpf/cryoshim/kit")) continue;
       if (["/sys/fs/bpf/cryoshim", "/run/cryoshim/locks", "/run/cryoshim/btf-ids"].includes(left)) continue;
       before.add(left);
       // What runc makes and only runc can remove: killed itself, it leaves state directory, mount and cgroups, also with
