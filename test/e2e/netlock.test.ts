@@ -143,7 +143,7 @@ describe("a pod of podman's", () => {
   });
 });
 
-test("podman's bridge: a peer outlasts dump and restore, and no lock stays behind", async () => {
+test("podman's bridge: a peer outlasts dump and restore, and no lock stays behind", { retry: 3 }, async () => {
   const stdout = await run(`p="podman --runtime runc"; lab-podman-image >/dev/null
     mkdir -p c/l; cp /cryoshim/build/workloads/echo c/l
     $p run -d --name c -v /tmp/c/l:/lab localhost/busybox /lab/echo 7000 /lab/status >/dev/null
@@ -153,7 +153,8 @@ test("podman's bridge: a peer outlasts dump and restore, and no lock stays behin
     $p container restore --tcp-established c >/dev/null; until_true serves_more c $((at + 50000))
     ${NOTHING_KEPT}; hang_up`);
   // While its namespace does not exist the host itself says that the container's address cannot be reached, and podman
-  // sets the new one up before it starts the restore, so that what arrives in between is refused: with and without us.
+  // sets the new one up before it starts the restore, so that what arrives in between is refused, with and without us:
+  // hence the retries.
   const { flows } = trafficIn(stdout);
   const stream = Object.entries(flows).find(([name]) => name.startsWith("stream"))![1];
   expect(stream.error).toBeNull();
@@ -299,4 +300,17 @@ PY
   expect(stdout).toContain("refused 0x0 Operation not permitted\narrived 0xc114\n");
   expect(stdout).toMatch(/^network +network namespace locked, \d+ packets dropped in, \d+ out, 0 forwarded$/m);
   expect(stdout).toMatch(/open\n$/);
+});
+
+test("a restore is locked before Node has started, by the program that a dump has left", async () => {
+  const stdout = await run(`r=runc; wire ns
+    LAB_NETNS=/run/netns/ns bundle c /lab/echo 7000 /lab/status
+    $r run -d -b c/b c </dev/null >/dev/null 2>&1; until_true test -s c/l/status
+    dump c; node /cryoshim/dist/cli.js lock clear --all >/dev/null; until_true test -e /sys/fs/bpf/cryoshim/kit1/lock_all
+    ping -c 1 -W 1 10.9.0.2 >/dev/null && echo "open before"
+    printf '#!/bin/sh\\nsleep 1.5\\nexec /usr/local/bin/node "$@"\\n' >slow; chmod 755 slow
+    CRYOSHIM_NODE=/tmp/slow restore c & restoring=$!
+    sleep 0.7; ping -c 1 -W 0.3 10.9.0.2 >/dev/null || echo "locked while Node starts"
+    wait $restoring; ping -c 1 -W 1 10.9.0.2 >/dev/null && echo "open after"; ${NOTHING_KEPT}`);
+  expect(stdout).toBe("open before\nlocked while Node starts\nopen after\n");
 });
