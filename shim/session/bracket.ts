@@ -2,6 +2,7 @@
 // What a session does around the engine's work whichever way it was asked for: a freeze without CRIU's 100 ms steps,
 // and the network lock in place of CRIU's.
 import { readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { join } from "node:path";
 import { nanoid } from "nanoid/non-secure";
 import type { NetworkLock } from "../engine/launch-file.js";
@@ -85,13 +86,16 @@ const timed = (what: () => void): number => {
   return Number(process.hrtime.bigint() - start) / 1e6;
 };
 
-/** Whether the engine's probe (shim/engine/probe.ts) has found that CRIU can lock with nftables here. */
-const nftablesWorks = (): boolean => {
+/** Whether CRIU can lock with nftables here: as the engine's probe (shim/engine/probe.ts) has found, or asked now. */
+const nftablesWorks = (engine: string): boolean => {
   try {
     const probe = JSON.parse(readFileSync("/run/cryoshim/probe", "utf8")) as { features?: { [name: string]: unknown } };
     return probe.features?.network_lock_nftables === true;
   } catch {
-    return false;
+    // Loaded for this case alone.
+    const { spawnSync } = createRequire(__filename)("node:child_process") as typeof import("node:child_process");
+    const options = { stdio: "ignore", timeout: 5000 } as const;
+    return spawnSync(engine, ["check", "--feature", "network_lock_nftables"], options).status === 0;
   }
 };
 
@@ -104,7 +108,7 @@ const readRecord = (dir: string): Partial<Record> | undefined => {
 };
 
 /** Opens the bracket of one piece of work. Throws where the configuration demands what this kernel cannot. */
-export const openBracket = (work: Work, wish: NetworkLock, log: Log, guard: Guard): Bracket => {
+export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: Log, guard: Guard): Bracket => {
   let lock: NetLock | undefined;
   let taken: TakenLock | undefined;
   let frozen = false;
@@ -172,7 +176,7 @@ export const openBracket = (work: Work, wish: NetworkLock, log: Log, guard: Guar
           fix: 'it needs Linux 6.4; set [network] lock = "auto" to let CRIU lock where it cannot',
           cause: error,
         });
-      if (work.kind === "dump" && work.asked === undefined && nftablesWorks()) method = "nftables";
+      if (work.kind === "dump" && work.asked === undefined && nftablesWorks(engine)) method = "nftables";
       const how = method === undefined ? "as it was asked to" : "with nftables";
       log("Warn ", `no BPF network lock here (${reason(error)}): CRIU locks ${how}`);
     }

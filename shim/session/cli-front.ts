@@ -63,7 +63,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   const engineEnd = ended(pidfdOpen(link.pid));
   let bracket: Bracket;
   try {
-    bracket = openBracket(workOf(line, link.pid, imagesDir, freezer), settings.network.lock, log, guard);
+    bracket = openBracket(workOf(line, link.pid, imagesDir, freezer), settings.network.lock, engine, log, guard);
   } catch (error) {
     return give({ kind: "exit", code: 1, message: `cryoshim: cannot ${line.verb}: ${reason(error)}` });
   }

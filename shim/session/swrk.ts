@@ -71,6 +71,7 @@ const pathOf = (fd: number | undefined): string =>
 /** What a session has found out about the request it serves. */
 interface Session {
   clientPid: number;
+  engine: string;
   settings: Settings;
   log: Log;
   borrowed: Borrowed[];
@@ -113,7 +114,7 @@ const openWork = (session: Session, request: Request, { images }: Borrowed, free
     work.netns = netnsOf(opts, session.enginePid);
     work.early = session.links;
   }
-  const bracket = openBracket(work, session.settings.network.lock, session.log, session.guard);
+  const bracket = openBracket(work, session.settings.network.lock, session.engine, session.log, session.guard);
   session.bracket = bracket;
   setImmediate(() => bracket.requested());
   if (bracket.method !== undefined) opts.network_lock = LOCK_METHOD[bracket.method];
@@ -213,6 +214,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
   const link = linkEngine(launchFd, libdir);
   const session: Session = {
     clientPid,
+    engine,
     settings,
     log,
     borrowed: [dirs],

@@ -183,4 +183,38 @@ for (const one of CASES) {
       );
   }
 }
+
+// What users get: podman and runc with the defaults of both sides, dump (left running) and restore.
+if ("idle-total".includes(only)) {
+  const words = [
+    "/cryoshim/test/bench/overhead.mjs",
+    "--json",
+    "--pairs",
+    `${pairs}`,
+    "--case",
+    "defaults: idle, podman",
+  ];
+  for (const text of execFileSync("node", words).toString().trim().split("\n")) {
+    const one = JSON.parse(text);
+    for (const [method, side] of [
+      ["cryoshim", "cryoshim"],
+      ["iptables", "bare"],
+    ]) {
+      const line = {
+        bench: "netlock",
+        case: `idle-total, ${one.case.split(":")[0]}`,
+        method,
+        runs: one.pairs,
+        freeze_ms: one[`freeze_${side}_ms`] ?? null,
+        freeze_p90_ms: one[`freeze_p90_${side}_ms`] ?? null,
+        wall_ms: one[`${side}_ms`],
+        freeze_ratio_iptables: method === "cryoshim" ? (one.freeze_ratio ?? null) : 1,
+        wall_ratio_iptables: method === "cryoshim" ? one.ratio : 1,
+      };
+      if (json) console.log(JSON.stringify(line));
+      else
+        console.log(`${line.case.padEnd(36)} ${method.padEnd(9)} freeze ${line.freeze_ms} ms, wall ${line.wall_ms} ms`);
+    }
+  }
+}
 rmSync(place, { recursive: true, force: true });
