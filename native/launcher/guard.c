@@ -349,17 +349,20 @@ static void remove_roots(void)
 	closedir(dir);
 }
 
-/* A lock is kept for a container that ends: one that lives on after all must not be cut off. */
+/*
+ * A lock is kept for a container that ends: one that lives on after all must not be cut off. What a restore has taken
+ * over ends with it.
+ */
 static void lift_kept(void)
 {
 	char path[64];
 	struct stat st;
 
 	snprintf(path, sizeof(path), "/proc/%d/ns/net", g.task);
-	if (!g.kept[0] || g.task <= 0 || stat(path, &st))
+	if (!g.kept[0] || (g.task > 0 && stat(path, &st)))
 		return;
 	lift_lock(g.kept);
-	note("the dump was cut off after it had kept its network lock: lifted");
+	note("it was cut off while it kept or took a network lock: lifted");
 }
 
 static _Noreturn void act(bool restore)

@@ -16,7 +16,7 @@
 #define GUARD_YARD 'Y'		/* the directory in which CRIU makes its `.criu.cgyard.*` */
 #define GUARD_SESSION 'S'	/* "NAME=value" in the environment of the engine and its children */
 #define GUARD_LOG 'L'		/* the file that is told what was done */
-#define GUARD_KEPT 'K'		/* the id of a network lock that waits for the restore; lifted if the task of GUARD_TASK lives */
+#define GUARD_KEPT 'K'		/* the id of a network lock: kept by a dump, lifted if the task of GUARD_TASK lives; taken by a restore, lifted */
 #define GUARD_TASK 'P'		/* the root task of a dump, in decimal */
 #define GUARD_ANSWER 'A'	/* disarmed, and the bytes are sent to the client: both or neither */
 #define GUARD_FAIL 'F'		/* the engine died: act now as for GUARD_RESTORE */

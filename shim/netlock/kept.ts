@@ -37,6 +37,9 @@ const BPF_FS_MAGIC = 0xcafe4a11;
 const SYSTEM_BPFFS = "/sys/fs/bpf";
 const ID = /^[A-Za-z0-9_-]{21}$/;
 
+/** Whether a text can be the id of a kept lock. */
+export const isLockId = (text: string): boolean => ID.test(text);
+
 const cString = (text: string): Buffer => Buffer.from(`${text}\0`);
 
 const isBpffs = (path: string): boolean => {
@@ -139,9 +142,17 @@ export const listKept = (): KeptLock[] => {
 /** Unlocks. Clearing what is gone is no error. */
 export const clearKept = (id: string): void => {
   if (!ID.test(id)) return;
-  const dir = pinsOf(id);
-  if (dir !== undefined) removePins(dir);
+  for (const root of pinRoots())
+    for (const name of dirsIn(root)) if (name === id || name.startsWith(`${id}-`)) removePins(join(root, name));
   rmSync(join("/run/cryoshim/locks", id), { force: true });
+};
+
+const dirsIn = (path: string): string[] => {
+  try {
+    return readdirSync(path);
+  } catch {
+    return [];
+  }
 };
 
 /** Packets that a kept lock has dropped so far; undefined when its pins are gone. */

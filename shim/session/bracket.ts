@@ -9,7 +9,7 @@ import type { NetworkLock } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
 import { closeAll } from "../netlock/bpf.js";
 import { flowsOf } from "../netlock/images.js";
-import { clearKept, isMounted, keep, sweep, type TakenLock, take } from "../netlock/kept.js";
+import { clearKept, isLockId, isMounted, keep, sweep, type TakenLock, take } from "../netlock/kept.js";
 import { keepKit } from "../netlock/kit.js";
 import { type Dropped, isShared, NetLock, netnsInode, treeOf } from "../netlock/netlock.js";
 import { type Freezer, freeze, thaw } from "./freezer.js";
@@ -158,7 +158,10 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
 
   // Whoever locks from now on: what the dump has locked ends with this restore.
   const id = work.kind === "restore" ? readRecord(work.imagesDir)?.networkLock?.kept : undefined;
-  if (typeof id === "string") taken = take(id);
+  if (typeof id === "string" && isLockId(id)) {
+    guard.taking(id);
+    taken = take(id);
+  }
 
   if (wish === "iptables" || wish === "nftables") method = wish;
   else if (wish === "none") method = "skip";
@@ -166,7 +169,7 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
   else if (wish !== "caller" && work.kind !== "pre-dump" && work.asked !== "skip") {
     try {
       if (work.kind === "dump" && work.pid !== undefined) lock = lockForDump(work.pid);
-      restoring = work.kind === "restore" && taken === undefined;
+      restoring = work.kind === "restore" && !covers(taken, work.netns);
       method = "skip";
     } catch (error) {
       if (wish === "bpf")
@@ -296,6 +299,16 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
       lock = undefined;
     },
   };
+};
+
+/** Whether a lock of the dump holds where the restore goes to: podman restores into a namespace that it has just made. */
+const covers = (taken: TakenLock | undefined, netns: string | undefined): boolean => {
+  if (taken === undefined || (netns === undefined && taken.lock.extent === "netns")) return false;
+  try {
+    return netnsInode(netns ?? "/proc/self/ns/net") === taken.lock.netns;
+  } catch {
+    return false;
+  }
 };
 
 /** The inode of the network namespace of a living process. */

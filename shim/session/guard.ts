@@ -29,6 +29,8 @@ export interface Guard {
   readonly session: string;
   /** A network lock waits for the restore of what this dump of a task ends: if that lives on after all, it is lifted. */
   kept(id: string, pid: number): void;
+  /** A restore takes a waiting network lock over, which must not outlast it. */
+  taking(id: string): void;
   /** Disarms, and sends the answer to the client. Returns false when there is no guard to do so. */
   answer(data: Buffer): boolean;
   /** The engine has died in its work: resolves when all is settled. */
@@ -66,6 +68,9 @@ export const openGuard = (fd: number): Guard => {
     },
     kept(id, pid) {
       tell("P", String(pid));
+      tell("K", id);
+    },
+    taking(id) {
       tell("K", id);
     },
     answer: (data) => data.length <= MAX_ANSWER && tell("A", data),
