@@ -165,8 +165,8 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
 
   if (wish === "iptables" || wish === "nftables") method = wish;
   else if (wish === "none") method = "skip";
-  // Who asked for no lock gets none.
-  else if (wish !== "caller" && work.kind !== "pre-dump" && work.asked !== "skip") {
+  // Who asked for no lock gets none; of a task that is not there CRIU tells.
+  else if (wish !== "caller" && work.kind !== "pre-dump" && work.asked !== "skip" && !isGone(work)) {
     try {
       if (work.kind === "dump" && work.pid !== undefined) lock = lockForDump(work.pid);
       restoring = work.kind === "restore" && !covers(taken, work.netns);
@@ -310,6 +310,10 @@ const covers = (taken: TakenLock | undefined, netns: string | undefined): boolea
     return false;
   }
 };
+
+/** Whether there is nothing to dump. */
+const isGone = (work: Work): boolean =>
+  work.kind === "dump" && work.pid !== undefined && netnsOf(work.pid) === undefined;
 
 /** The inode of the network namespace of a living process. */
 const netnsOf = (pid: number | undefined): number | undefined => {
