@@ -13,7 +13,7 @@ lab-podman-image >/dev/null
 podman run -d --name c --network none $ANNOTATION localhost/busybox sh -c "$counter" >/dev/null
 sleep 0.5; dirs=$(before)
 round() {
-	local n; n=$(cnt)
+	local n; n=$(number cnt)
 	podman container checkpoint c >/dev/null 2>/tmp/err || { echo "checkpoint failed"; cat /tmp/err; return; }
 	podman container restore --keep c >/dev/null 2>/tmp/err || { echo "restore failed"; cat /tmp/err; return; }
 	goes_on "$n" cnt

@@ -59,7 +59,7 @@ test("an installation is used by podman, and gone after uninstall", async () => 
 cli install --dry-run | head -1; command -v criu
 cli install | head -1; hash -r; command -v criu
 lab-podman-image >/dev/null; podman run -d --name c --network none localhost/busybox sh -c "$counter" >/dev/null
-cnt() { podman exec c cat /cnt; }; sleep 0.3; N=$(cnt)
+cnt() { podman exec c cat /cnt; }; N=$(number cnt)
 podman container checkpoint c >/dev/null; podman container restore c >/dev/null; goes_on $N cnt
 ls /run/cryoshim; cli uninstall | grep -c ^remove; ls /run/cryoshim; hash -r; command -v criu; podman rm -f -t 0 c >/dev/null`,
     { bare: true },

@@ -6,7 +6,7 @@ import { inLab } from "../support/script.js";
 const TASK = `
 mkdir /tmp/i
 setsid sh -c 'i=0; while :; do i=$((i+1)); echo $i > /tmp/cnt; sleep 0.02; done' </dev/null >/dev/null 2>&1 & P=$!
-sleep 0.3; cnt() { cat /tmp/cnt; }
+cnt() { cat /tmp/cnt; }
 dump() { criu dump -t $P -D /tmp/i -o d.log --shell-job "$@"; echo "dump $?"; }
 restore() { criu restore -D /tmp/i -o r.log --shell-job -d "$@"; echo "restore $?"; }
 `;
@@ -19,7 +19,7 @@ test.each([
   ["the configuration is wrong", "mkdir -p /etc/cryoshim; echo 'nonsense = 1' > /etc/cryoshim/config.toml"],
 ])("when %s, CRIU runs alone and says so", async (_, breakage) => {
   const { stdout, stderr } = await inLab(`${TASK}${breakage}
-N=$(cnt); dump; restore; goes_on $N cnt; cat /tmp/i/cryoshim.log; left_behind`);
+N=$(number cnt); dump; restore; goes_on $N cnt; cat /tmp/i/cryoshim.log; left_behind`);
   expect(stdout).toContain("dump 0\nrestore 0\ngoes on\n");
   expect(stdout).toMatch(/Warn .*the shim could not start: .+; CRIU runs alone/);
   expect(stderr).toContain("CRIU runs alone (see `cryoshim doctor`)");
@@ -51,7 +51,7 @@ test("two launchers in PATH find the engine behind both", async () => {
 mkdir -p /opt/other/build/Release /opt/bin; cp -r /cryoshim/build/Release/. /opt/other/build/Release/
 cp -r /cryoshim/dist /cryoshim/package.json /cryoshim/node_modules/node-gyp-build /opt/other/ 2>/dev/null
 ln -s /opt/other/build/Release/criu /opt/bin/criu
-PATH=/opt/bin:$PATH; criu --version | head -1; timeout 20 criu check | tail -1; N=$(cnt); dump; restore; goes_on $N cnt`);
+PATH=/opt/bin:$PATH; criu --version | head -1; timeout 20 criu check | tail -1; N=$(number cnt); dump; restore; goes_on $N cnt`);
   expect(stdout).toContain("Version: 4.2");
   expect(stdout).toContain("dump 0\nrestore 0\ngoes on");
 });

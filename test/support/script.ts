@@ -27,11 +27,24 @@ export const inLab = async (script: string, { bare = false, env = {} }: LabOptio
 const PRELUDE = `
 # A program that counts into a file: its number only grows while it is the same program.
 counter='i=0; while :; do i=$((i+1)); echo $i > /cnt; sleep 0.02; done'
+# number COMMAND...: the number that it prints. A counter's file is empty for a moment each time.
+number() {
+	local n try
+	for ((try = 0; try < 200; try++)); do
+		n=$("$@") && [ -n "$n" ] && break
+		sleep 0.05
+	done
+	echo "\${n:-0}"
+}
 # goes_on BEFORE COMMAND...: the counter that COMMAND prints has passed BEFORE and still moves.
 goes_on() {
-	local before=$1 now later; shift
-	sleep 0.3; now=$("$@"); sleep 0.3; later=$("$@")
-	if [ "\${now:-0}" -ge "$before" ] && [ "\${later:-0}" -gt "$now" ]; then echo "goes on"; else echo "LOST: $before $now $later"; fi
+	local before=$1 now later try; shift
+	now=$(number "$@")
+	for ((try = 0; try < 100; try++)); do
+		sleep 0.1; later=$(number "$@")
+		[ "$later" -gt "$now" ] && break
+	done
+	if [ "$now" -ge "$before" ] && [ "$later" -gt "$now" ]; then echo "goes on"; else echo "LOST: $before $now $later"; fi
 }
 left_behind() {
 	ps -eo args | grep -E '[s]him\\.cjs|[c]riu (swrk|dump|restore)' && echo "LEFT processes"
