@@ -19,7 +19,24 @@ export type Scalar =
   | "bytes"
   | "enum";
 export type Label = "required" | "optional" | "repeated" | "packed";
-export type Field = readonly [number: number, type: Scalar | (() => Schema), label?: Label];
+
+/** Names of numbers. */
+export type Names = Readonly<Record<number, string>>;
+
+/** How a value is written in JSON: enums by name always, all others only where people read them. */
+export type Show =
+  | "hex"
+  | "ip"
+  /** A device as the kernel keeps it, and as stat(2) tells it. */
+  | "dev"
+  | "odev"
+  /** The name of a UNIX socket, whose zero bytes and the like are escaped. */
+  | "unix_name"
+  | { readonly enum: Names }
+  | { readonly dict: string; readonly names: Names }
+  | { readonly flags: string; readonly bits: Readonly<Record<string, number>> };
+
+export type Field = readonly [number: number, type: Scalar | (() => Schema), label?: Label, show?: Show];
 
 /** A message type: its name in CRIU's .proto and its fields by name. */
 export interface Schema {

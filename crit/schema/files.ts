@@ -1,31 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// What CRIU keeps per open file: descriptors and the files behind them. Kinds of file that are not here pass through as
-// unknown fields; their type is still told by `type`.
-import { type Field, message } from "../message.js";
-
-const id: Field = [1, "uint32", "required"];
-const flags: Field = [2, "uint32", "required"];
+// What CRIU keeps per open file: descriptors and the files behind them.
+import { message } from "../message.js";
+import { hex32, id, owned, run } from "./fields.js";
+import { fdTypes, openFlags, remapType, seals, ttyType } from "./names.js";
+import { epoll, eventfd, fanotify, inotify, pidfd, signalfd, timerfd } from "./notify.js";
+import { inetSk, netlinkSk, packetSk, unixSk } from "./sockets.js";
 
 export const fdinfo = message("fdinfo_entry", {
   id,
-  flags,
-  type: [3, "enum", "required"],
+  flags: [2, "uint32", "required"],
+  type: [3, "enum", "required", fdTypes],
   fd: [4, "uint32", "required"],
   xattr_security_selinux: [5, "string"],
 });
 
-const fown = message("fown_entry", {
-  uid: [1, "uint32", "required"],
-  euid: [2, "uint32", "required"],
-  signum: [3, "uint32", "required"],
-  pid_type: [4, "uint32", "required"],
-  pid: [5, "uint32", "required"],
-});
-const owned = (number: number): Field => [number, () => fown, "required"];
-
-const regFile = message("reg_file_entry", {
+export const regFile = message("reg_file_entry", {
   id,
-  flags,
+  flags: [2, "uint32", "required", openFlags],
   pos: [3, "uint64", "required"],
   fown: owned(5),
   name: [6, "string", "required"],
@@ -38,124 +29,135 @@ const regFile = message("reg_file_entry", {
   checksum_config: [13, "uint32"],
   checksum_parameter: [14, "uint32"],
 });
+export const extFile = message("ext_file_entry", { id, fown: owned(5) });
+export const nsFile = message("ns_file_entry", run("uint32", 1, "id ns_id ns_cflag flags"));
 
-const skOpts = message("sk_opts_entry", {
-  so_sndbuf: [1, "uint32", "required"],
-  so_rcvbuf: [2, "uint32", "required"],
-  so_snd_tmo_sec: [3, "uint64", "required"],
-  so_snd_tmo_usec: [4, "uint64", "required"],
-  so_rcv_tmo_sec: [5, "uint64", "required"],
-  so_rcv_tmo_usec: [6, "uint64", "required"],
-  reuseaddr: [7, "bool"],
-  so_priority: [8, "uint32"],
-  so_rcvlowat: [9, "uint32"],
-  so_mark: [10, "uint32"],
-  so_passcred: [11, "bool"],
-  so_passsec: [12, "bool"],
-  so_dontroute: [13, "bool"],
-  so_no_check: [14, "bool"],
-  so_bound_dev: [15, "string"],
-  so_filter: [16, "fixed64", "repeated"],
-  so_reuseport: [17, "bool"],
-  so_broadcast: [18, "bool"],
-  so_keepalive: [19, "bool"],
-  tcp_keepcnt: [20, "uint32"],
-  tcp_keepidle: [21, "uint32"],
-  tcp_keepintvl: [22, "uint32"],
-  so_oobinline: [23, "uint32"],
-  so_linger: [24, "uint32"],
-  so_buf_lock: [25, "uint32"],
-});
-const inetSk = message("inet_sk_entry", {
-  id,
-  ino: [2, "uint32", "required"],
-  family: [3, "uint32", "required"],
-  type: [4, "uint32", "required"],
-  proto: [5, "uint32", "required"],
-  state: [6, "uint32", "required"],
-  src_port: [7, "uint32", "required"],
-  dst_port: [8, "uint32", "required"],
-  flags: [9, "uint32", "required"],
-  backlog: [10, "uint32", "required"],
-  src_addr: [11, "uint32", "repeated"],
-  dst_addr: [12, "uint32", "repeated"],
-  fown: owned(13),
-  opts: [14, () => skOpts, "required"],
-  v6only: [15, "bool"],
-  ifname: [17, "string"],
-  ns_id: [18, "uint32"],
-  shutdown: [19, "enum"],
-});
-const filePerms = message("file_perms_entry", {
-  mode: [1, "uint32", "required"],
-  uid: [2, "uint32", "required"],
-  gid: [3, "uint32", "required"],
-});
-const unixSk = message("unix_sk_entry", {
-  id,
-  ino: [2, "uint32", "required"],
-  type: [3, "uint32", "required"],
-  state: [4, "uint32", "required"],
-  flags: [5, "uint32", "required"],
-  uflags: [6, "uint32", "required"],
-  backlog: [7, "uint32", "required"],
-  peer: [8, "uint32", "required"],
-  fown: owned(9),
-  opts: [10, () => skOpts, "required"],
-  name: [11, "bytes", "required"],
-  shutdown: [12, "enum"],
-  file_perms: [13, () => filePerms],
-  name_dir: [14, "string"],
-  deleted: [15, "bool"],
-  ns_id: [16, "uint32"],
-  mnt_id: [17, "sint32"],
-});
-const nsFile = message("ns_file_entry", {
-  id,
-  ns_id: [2, "uint32", "required"],
-  ns_cflag: [3, "uint32", "required"],
-  flags: [4, "uint32", "required"],
-});
-const pipe = message("pipe_entry", {
-  id,
-  pipe_id: [2, "uint32", "required"],
-  flags: [3, "uint32", "required"],
-  fown: owned(4),
-});
-const fifo = message("fifo_entry", { id, pipe_id: [2, "uint32", "required"], regf_id: [3, "uint32"] });
-const tty = message("tty_file_entry", {
-  id,
-  tty_info_id: [2, "uint32", "required"],
-  flags: [3, "uint32", "required"],
+export const pipe = message("pipe_entry", { ...run("uint32", 1, "id pipe_id"), flags: hex32(3), fown: owned(4) });
+export const fifo = message("fifo_entry", { ...run("uint32", 1, "id pipe_id"), regf_id: [3, "uint32"] });
+/** What is in a pipe or FIFO; `bytes` bytes follow it. */
+export const pipeData = message("pipe_data_entry", { ...run("uint32", 1, "pipe_id bytes"), size: [3, "uint32"] });
+
+export const tty = message("tty_file_entry", {
+  ...run("uint32", 1, "id tty_info_id"),
+  flags: hex32(3),
   fown: owned(4),
   regf_id: [6, "uint32"],
 });
-const eventfd = message("eventfd_file_entry", { id, flags, fown: owned(3), counter: [4, "uint64", "required"] });
+const winsize = message("winsize_entry", run("uint32", 1, "ws_row ws_col ws_xpixel ws_ypixel"));
+const termios = message("termios_entry", {
+  ...run("uint32", 1, "c_iflag c_oflag c_cflag c_lflag c_line c_ispeed c_ospeed"),
+  c_cc: [8, "uint32", "repeated"],
+});
+const pty = message("tty_pty_entry", run("uint32", 1, "index"));
+export const ttyInfo = message("tty_info_entry", {
+  id,
+  type: [2, "enum", "required", ttyType],
+  ...run("bool", 3, "locked exclusive packet_mode"),
+  ...run("uint32", 6, "sid pgrp rdev"),
+  termios: [9, () => termios],
+  termios_locked: [10, () => termios],
+  winsize: [11, () => winsize],
+  pty: [12, () => pty],
+  dev: [13, "uint32"],
+  uid: [14, "uint32"],
+  gid: [15, "uint32"],
+});
+export const ttyData = message("tty_data_entry", { ...run("uint32", 1, "tty_id"), data: [2, "bytes", "required"] });
+
+export const tunFile = message("tunfile_entry", {
+  id,
+  netdev: [2, "string"],
+  detached: [3, "bool"],
+  ns_id: [4, "uint32"],
+});
+
+const memfd = message("memfd_file_entry", {
+  id,
+  flags: [2, "uint32", "required", openFlags],
+  pos: [3, "uint64", "required"],
+  fown: owned(4),
+  inode_id: [5, "uint32", "required"],
+});
+export const memfdInode = message("memfd_inode_entry", {
+  name: [1, "string", "required"],
+  ...run("uint32", 2, "uid gid"),
+  size: [4, "uint64", "required"],
+  shmid: [5, "uint32", "required"],
+  seals: [6, "uint32", "required", seals],
+  inode_id: [7, "uint64", "required"],
+  hugetlb_flag: [8, "uint32"],
+  mode: [9, "uint32"],
+});
+
+export const bpfMap = message("bpfmap_file_entry", {
+  id,
+  flags: [2, "uint32", "required", openFlags],
+  pos: [3, "uint64", "required"],
+  fown: owned(4),
+  ...run("uint32", 5, "map_type key_size value_size map_id max_entries map_flags"),
+  memlock: [11, "uint64", "required"],
+  frozen: [12, "bool", "required"],
+  map_name: [13, "string", "required"],
+  ifindex: [14, "uint32", "required"],
+  mnt_id: [15, "sint32"],
+  map_extra: [16, "uint64"],
+});
+/** What is in a BPF map; all its keys, then all its values, follow it. */
+export const bpfMapData = message("bpfmap_data_entry", run("uint32", 1, "map_id keys_bytes values_bytes count"));
 
 export const file = message("file_entry", {
-  type: [1, "enum", "required"],
+  type: [1, "enum", "required", fdTypes],
   id: [2, "uint32", "required"],
   reg: [3, () => regFile],
   isk: [4, () => inetSk],
   nsf: [5, () => nsFile],
+  psk: [6, () => packetSk],
+  nlsk: [7, () => netlinkSk],
   efd: [8, () => eventfd],
+  epfd: [9, () => epoll],
+  sgfd: [10, () => signalfd],
+  tunf: [11, () => tunFile],
+  tfd: [12, () => timerfd],
+  ify: [13, () => inotify],
+  ffy: [14, () => fanotify],
+  ext: [15, () => extFile],
   usk: [16, () => unixSk],
   fifo: [17, () => fifo],
   pipe: [18, () => pipe],
   tty: [19, () => tty],
+  memfd: [20, () => memfd],
+  bpf: [21, () => bpfMap],
+  pidfd: [22, () => pidfd],
 });
 
-export const pipeData = message("pipe_data_entry", {
-  pipe_id: [1, "uint32", "required"],
-  bytes: [2, "uint32", "required"],
-  size: [3, "uint32"],
+const timeval = message("timeval", run("uint64", 1, "tv_sec tv_usec"));
+/** A deleted file that is still open. Its contents follow it: all of the rest, or in chunks that each say how long. */
+export const ghostFile = message("ghost_file_entry", {
+  ...run("uint32", 1, "uid gid mode"),
+  dev: [4, "uint32", "optional", "dev"],
+  ino: [5, "uint64"],
+  rdev: [6, "uint32", "optional", "odev"],
+  atim: [7, () => timeval],
+  mtim: [8, () => timeval],
+  chunks: [9, "bool"],
+  size: [10, "uint64"],
+  symlnk_target: [11, "string"],
+});
+export const ghostChunk = message("ghost_chunk_entry", run("uint64", 1, "len off"));
+
+export const remapFilePath = message("remap_file_path_entry", {
+  ...run("uint32", 1, "orig_id remap_id"),
+  remap_type: [3, "enum", "optional", remapType],
 });
 
-/** Names of fd_types, by number. */
+export const fileLock = message("file_lock_entry", {
+  ...run("uint32", 1, "flag type"),
+  ...run("int32", 3, "pid fd"),
+  ...run("int64", 5, "start len"),
+});
+
+/** Names of fd_types for people, by number. */
 export const FILE_TYPES = (
   "undefined regular pipe fifo inet unix eventfd eventpoll inotify signalfd packet tty fanotify netlink namespace tun " +
   "external timerfd memfd bpfmap pidfd"
 ).split(" ");
-
-/** Every message above, for tests that hold them against CRIU's own descriptors. */
-export const fileSchemas = [fdinfo, file, pipeData];

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What CRIU keeps per checkpoint and per namespace: inventory, statistics, page maps, cgroups, mounts, names, clocks.
-import { message } from "../message.js";
+// What CRIU keeps per checkpoint: inventory, statistics, page maps, the machine, security policies.
+import { message, type Schema } from "../message.js";
+import { hex64, run } from "./fields.js";
+import { endianness, lsmtype, pagemapFlags, vendor } from "./names.js";
 import { kobjIds } from "./task.js";
 
 const plugins = message("plugins_entry", { plugins: [12, "string", "repeated"] });
@@ -10,7 +12,7 @@ export const inventory = message("inventory_entry", {
   root_ids: [3, () => kobjIds],
   ns_per_id: [4, "bool"],
   root_cg_set: [5, "uint32"],
-  lsmtype: [6, "enum"],
+  lsmtype: [6, "enum", "optional", lsmtype],
   dump_uptime: [8, "uint64"],
   pre_dump_mode: [9, "uint32"],
   tcp_close: [10, "bool"],
@@ -47,75 +49,37 @@ export const stats = message("stats_entry", { dump: [1, () => dumpStats], restor
 
 export const pagemapHead = message("pagemap_head", { pages_id: [1, "uint32", "required"] });
 export const pagemap = message("pagemap_entry", {
-  vaddr: [1, "uint64", "required"],
+  vaddr: hex64(1),
   compat_nr_pages: [2, "uint32", "required"],
   in_parent: [3, "bool"],
-  flags: [4, "uint32"],
+  flags: [4, "uint32", "optional", pagemapFlags],
   nr_pages: [5, "uint64"],
 });
 
-const cgroupPerms = message("cgroup_perms", {
-  mode: [1, "uint32", "required"],
-  uid: [2, "uint32", "required"],
-  gid: [3, "uint32", "required"],
+const x86Cpu = message("cpuinfo_x86_entry", {
+  vendor_id: [1, "enum", "required", vendor],
+  ...run("uint32", 2, "cpu_family model stepping capability_ver"),
+  capability: [6, "uint32", "repeated"],
+  model_id: [7, "string"],
+  xfeatures_mask: [8, "uint64"],
+  xsave_size: [9, "uint32"],
+  xsave_size_max: [10, "uint32"],
 });
-const cgroupProp = message("cgroup_prop_entry", {
+const ppc64Cpu = message("cpuinfo_ppc64_entry", {
+  endian: [1, "enum", "required", endianness],
+  hwcap: [2, "uint64", "repeated"],
+});
+const s390Cpu = message("cpuinfo_s390_entry", { hwcap: [2, "uint64", "repeated"] });
+export const cpuinfo = message("cpuinfo_entry", {
+  x86_entry: [1, () => x86Cpu, "repeated"],
+  ppc64_entry: [2, () => ppc64Cpu, "repeated"],
+  s390_entry: [3, () => s390Cpu, "repeated"],
+});
+
+const aaPolicy = message("aa_policy", { name: [1, "string", "required"], blob: [2, "bytes", "required"] });
+const aaNamespace: Schema = message("aa_namespace", {
   name: [1, "string", "required"],
-  value: [2, "string", "required"],
-  perms: [3, () => cgroupPerms],
+  policies: [2, () => aaPolicy, "repeated"],
+  namespaces: [3, () => aaNamespace, "repeated"],
 });
-const cgroupDir: ReturnType<typeof message> = message("cgroup_dir_entry", {
-  dir_name: [1, "string", "required"],
-  children: [2, () => cgroupDir, "repeated"],
-  properties: [3, () => cgroupProp, "repeated"],
-  dir_perms: [4, () => cgroupPerms],
-});
-const cgController = message("cg_controller_entry", {
-  cnames: [1, "string", "repeated"],
-  dirs: [2, () => cgroupDir, "repeated"],
-  is_threaded: [3, "bool"],
-});
-const cgMember = message("cg_member_entry", {
-  name: [1, "string", "required"],
-  path: [2, "string", "required"],
-  cgns_prefix: [3, "uint32"],
-});
-const cgSet = message("cg_set_entry", { id: [1, "uint32", "required"], ctls: [2, () => cgMember, "repeated"] });
-export const cgroup = message("cgroup_entry", {
-  sets: [1, () => cgSet, "repeated"],
-  controllers: [2, () => cgController, "repeated"],
-});
-
-export const mnt = message("mnt_entry", {
-  fstype: [1, "uint32", "required"],
-  mnt_id: [2, "uint32", "required"],
-  root_dev: [3, "uint32", "required"],
-  parent_mnt_id: [4, "uint32", "required"],
-  flags: [5, "uint32", "required"],
-  root: [6, "string", "required"],
-  mountpoint: [7, "string", "required"],
-  source: [8, "string", "required"],
-  options: [9, "string", "required"],
-  shared_id: [10, "uint32"],
-  master_id: [11, "uint32"],
-  with_plugin: [12, "bool"],
-  ext_mount: [13, "bool"],
-  fsname: [14, "string"],
-  internal_sharing: [15, "bool"],
-  deleted: [16, "bool"],
-  sb_flags: [17, "uint32"],
-  ext_key: [18, "string"],
-});
-
-export const utsns = message("utsns_entry", {
-  nodename: [1, "string", "required"],
-  domainname: [2, "string", "required"],
-});
-const timespec = message("timespec", { tv_sec: [1, "uint64", "required"], tv_nsec: [2, "uint64", "required"] });
-export const timens = message("timens_entry", {
-  monotonic: [1, () => timespec, "required"],
-  boottime: [2, () => timespec, "required"],
-});
-
-/** Every message above, for tests that hold them against CRIU's own descriptors. */
-export const systemSchemas = [inventory, stats, pagemapHead, pagemap, cgroup, mnt, utsns, timens];
+export const apparmor = message("apparmor_entry", { namespaces: [1, () => aaNamespace, "repeated"] });

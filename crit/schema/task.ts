@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What CRIU keeps per task: its registers, identity, limits, timers and memory areas (x86-64; other machines' registers
-// pass through as unknown fields).
-import { type Field, message, type Schema } from "../message.js";
-
-/** Fields of one type numbered from `first`, for the many CRIU messages that are plain lists of numbers. */
-const run = (type: Field[1], first: number, names: string): Record<string, Field> =>
-  Object.fromEntries(names.split(" ").map((name, index) => [name, [first + index, type, "required"] as const]));
+// What CRIU keeps per task: its identity, limits, timers, signals and memory areas.
+import { message } from "../message.js";
+import { hex64, run } from "./fields.js";
+import { march, mmapFlags, mmapProt, mmapStatus, seccompMode, taskState } from "./names.js";
+import { aarch64, arm, loongarch64, mips, ppc64, riscv64, s390, x86 } from "./registers.js";
 
 export const pstree = message("pstree_entry", {
   ...run("uint32", 1, "pid ppid pgid sid"),
@@ -24,48 +22,8 @@ export const kobjIds = message("task_kobj_ids_entry", {
   time_ns_id: [12, "uint32"],
 });
 
-const regs = message("user_x86_regs_entry", {
-  ...run(
-    "uint64",
-    1,
-    "r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss fs_base gs_base ds es fs gs",
-  ),
-  mode: [28, "enum"],
-});
-const cet = message("user_x86_cet_entry", run("uint64", 1, "cet ssp"));
-const xsave = message("user_x86_xsave_entry", {
-  xstate_bv: [1, "uint64", "required"],
-  ymmh_space: [2, "uint32", "repeated"],
-  bndreg_state: [3, "uint64", "repeated"],
-  bndcsr_state: [4, "uint64", "repeated"],
-  opmask_reg: [5, "uint64", "repeated"],
-  zmm_upper: [6, "uint64", "repeated"],
-  hi16_zmm: [7, "uint64", "repeated"],
-  pkru: [8, "uint32", "repeated"],
-  cet: [9, () => cet],
-});
-const fpregs = message("user_x86_fpregs_entry", {
-  ...run("uint32", 1, "cwd swd twd fop"),
-  ...run("uint64", 5, "rip rdp"),
-  ...run("uint32", 7, "mxcsr mxcsr_mask"),
-  st_space: [9, "uint32", "repeated"],
-  xmm_space: [10, "uint32", "repeated"],
-  padding: [11, "uint32", "repeated"],
-  xsave: [13, () => xsave],
-});
-const userDesc = message("user_desc_t", {
-  ...run("uint32", 1, "entry_number base_addr limit"),
-  ...run("bool", 4, "seg_32bit contents_h contents_l read_exec_only limit_in_pages seg_not_present usable"),
-});
-const threadInfo = message("thread_info_x86", {
-  clear_tid_addr: [1, "uint64", "required"],
-  gpregs: [2, () => regs, "required"],
-  fpregs: [3, () => fpregs, "required"],
-  tls: [4, () => userDesc, "repeated"],
-});
-
-const itimer = message("itimer_entry", run("uint64", 1, "isec iusec vsec vusec"));
-const posixTimer = message("posix_timer_entry", {
+export const itimer = message("itimer_entry", run("uint64", 1, "isec iusec vsec vusec"));
+export const posixTimer = message("posix_timer_entry", {
   ...run("uint32", 1, "it_id clock_id si_signo it_sigev_notify"),
   sival_ptr: [5, "uint64", "required"],
   overrun: [6, "uint32", "required"],
@@ -76,14 +34,14 @@ const timers = message("task_timers_entry", {
   ...run(() => itimer, 1, "real virt prof"),
   posix: [4, () => posixTimer, "repeated"],
 });
-const rlimit = message("rlimit_entry", run("uint64", 1, "cur max"));
+export const rlimit = message("rlimit_entry", run("uint64", 1, "cur max"));
 const rlimits = message("task_rlimits_entry", { rlimits: [1, () => rlimit, "repeated"] });
 const siginfo = message("siginfo_entry", { siginfo: [1, "bytes", "required"] });
-const signalQueue = message("signal_queue_entry", { signals: [1, () => siginfo, "repeated"] });
-const sigaction = message("sa_entry", {
-  ...run("uint64", 1, "sigaction flags restorer mask"),
+export const signalQueue = message("signal_queue_entry", { signals: [1, () => siginfo, "repeated"] });
+export const sigaction = message("sa_entry", {
+  ...run("uint64", 1, "sigaction flags restorer mask", "hex"),
   compat_sigaction: [5, "bool"],
-  mask_extended: [6, "uint64"],
+  mask_extended: [6, "uint64", "optional", "hex"],
 });
 
 export const creds = message("creds_entry", {
@@ -102,22 +60,23 @@ export const creds = message("creds_entry", {
 });
 
 const taskCore = message("task_core_entry", {
-  ...run("uint32", 1, "task_state exit_code personality flags"),
-  blk_sigset: [5, "uint64", "required"],
+  task_state: [1, "uint32", "required", taskState],
+  ...run("uint32", 2, "exit_code personality flags"),
+  blk_sigset: hex64(5),
   comm: [6, "string", "required"],
   timers: [7, () => timers],
   rlimits: [8, () => rlimits],
   cg_set: [9, "uint32"],
   signals_s: [10, () => signalQueue],
-  old_seccomp_mode: [11, "enum"],
+  old_seccomp_mode: [11, "enum", "optional", seccompMode],
   old_seccomp_filter: [12, "uint32"],
   loginuid: [13, "uint32"],
   oom_score_adj: [14, "int32"],
   sigactions: [15, () => sigaction, "repeated"],
   child_subreaper: [18, "bool"],
-  blk_sigset_extended: [20, "uint64"],
+  blk_sigset_extended: [20, "uint64", "optional", "hex"],
   stop_signo: [21, "uint32"],
-  membarrier_registration_mask: [22, "uint32"],
+  membarrier_registration_mask: [22, "uint32", "optional", "hex"],
 });
 const sas = message("thread_sas_entry", {
   ...run("uint64", 1, "ss_sp ss_size"),
@@ -139,7 +98,7 @@ const threadCore = message("thread_core_entry", {
   pdeath_sig: [8, "uint32"],
   signals_p: [9, () => signalQueue],
   creds: [10, () => creds],
-  seccomp_mode: [11, "enum"],
+  seccomp_mode: [11, "enum", "optional", seccompMode],
   seccomp_filter: [12, "uint32"],
   comm: [13, "string"],
   blk_sigset_extended: [14, "uint64"],
@@ -147,19 +106,29 @@ const threadCore = message("thread_core_entry", {
   cg_set: [16, "uint32"],
 });
 export const core = message("core_entry", {
-  mtype: [1, "enum", "required"],
-  thread_info: [2, () => threadInfo],
+  mtype: [1, "enum", "required", march],
+  thread_info: [2, () => x86],
   tc: [3, () => taskCore],
   ids: [4, () => kobjIds],
   thread_core: [5, () => threadCore],
+  ti_arm: [6, () => arm],
+  ti_aarch64: [8, () => aarch64],
+  ti_ppc64: [9, () => ppc64],
+  ti_s390: [10, () => s390],
+  ti_mips: [11, () => mips],
+  ti_loongarch64: [12, () => loongarch64],
+  ti_riscv64: [13, () => riscv64],
 });
 
-const vma = message("vma_entry", {
-  ...run("uint64", 1, "start end pgoff shmid"),
-  ...run("uint32", 5, "prot flags status"),
+export const vma = message("vma_entry", {
+  ...run("uint64", 1, "start end", "hex"),
+  ...run("uint64", 3, "pgoff shmid"),
+  prot: [5, "uint32", "required", mmapProt],
+  flags: [6, "uint32", "required", mmapFlags],
+  status: [7, "uint32", "required", mmapStatus],
   fd: [8, "sint64", "required"],
-  madv: [9, "uint64"],
-  fdflags: [10, "uint32"],
+  madv: [9, "uint64", "optional", "hex"],
+  fdflags: [10, "uint32", "optional", "hex"],
 });
 const aioRing = message("aio_ring_entry", {
   id: [1, "uint64", "required"],
@@ -170,6 +139,7 @@ export const mm = message("mm_entry", {
     "uint64",
     1,
     "mm_start_code mm_end_code mm_start_data mm_end_data mm_start_stack mm_start_brk mm_brk mm_arg_start mm_arg_end mm_env_start mm_env_end",
+    "hex",
   ),
   exe_file_id: [12, "uint32", "required"],
   mm_saved_auxv: [13, "uint64", "repeated"],
@@ -181,5 +151,9 @@ export const mm = message("mm_entry", {
 
 export const fs = message("fs_entry", { ...run("uint32", 1, "cwd_id root_id"), umask: [3, "uint32"] });
 
-/** Every message above, for tests that hold them against CRIU's own descriptors. */
-export const taskSchemas: readonly Schema[] = [pstree, kobjIds, core, mm, fs, creds];
+const seccompFilter = message("seccomp_filter", {
+  filter: [1, "bytes", "required"],
+  prev: [2, "uint32"],
+  flags: [3, "uint32"],
+});
+export const seccomp = message("seccomp_entry", { seccomp_filters: [1, () => seccompFilter, "repeated"] });

@@ -2,7 +2,9 @@
 // The sockets that a restore will bring back, from its images: what must be locked where no lock of the dump holds.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { decodeImage } from "../../crit/image.js";
+import { decodeEntries, openFrame } from "../../crit/frame.js";
+import { common } from "../../crit/kind.js";
+import { message } from "../../crit/message.js";
 import type { Flow } from "./netlock.js";
 
 /** inet_sk_entry of sk-inet.proto, as far as it is needed here. */
@@ -14,6 +16,17 @@ interface InetSocket {
   src_addr: number[];
   dst_addr: number[];
 }
+
+// The few fields, and not crit's whole schema: this is part of what starts with every dump.
+const socketEntry = message("inet_sk_entry", {
+  family: [3, "uint32", "required"],
+  proto: [5, "uint32", "required"],
+  src_port: [7, "uint32", "required"],
+  dst_port: [8, "uint32", "required"],
+  src_addr: [11, "uint32", "repeated"],
+  dst_addr: [12, "uint32", "repeated"],
+});
+const FILES = common(0x56303138, message("file_entry", { isk: [4, () => socketEntry] }));
 
 const [AF_INET, AF_INET6] = [2, 10];
 
@@ -32,9 +45,12 @@ const address = (words: readonly number[], family: number): Buffer => {
 
 /** The internet sockets in files.img; none where it cannot be read, which CRIU itself will say. */
 export const flowsOf = (imagesDir: string): Flow[] => {
-  let entries: ReturnType<typeof decodeImage>["entries"];
+  let entries: ReturnType<typeof decodeEntries>;
   try {
-    entries = decodeImage(readFileSync(join(imagesDir, "files.img")), "files.img").entries;
+    const bytes = readFileSync(join(imagesDir, "files.img"));
+    const { magic, outer, start } = openFrame(bytes, "files.img");
+    if (magic !== FILES.magic || outer !== FILES.outer) return [];
+    entries = decodeEntries(FILES, bytes, start, "files.img");
   } catch {
     return [];
   }

@@ -3,7 +3,7 @@
 // would come back frozen. The image shall say what was true before this session.
 import { readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { decodeImage, encodeImage } from "../../crit/image.js";
+import { decodeCgroupImage, encodeCgroupImage } from "../../crit/cgroup-image.js";
 import type { Freezer } from "./freezer.js";
 
 interface Property {
@@ -36,13 +36,13 @@ const mend = (dir: Dir, above: string, frozen: string): boolean => {
 export const forgetFreeze = (imagesDir: string, freezer: Freezer): void => {
   const path = join(imagesDir, "cgroup.img");
   if (statSync(path, { throwIfNoEntry: false }) === undefined) return;
-  const image = decodeImage(readFileSync(path), "cgroup.img");
+  const entries = decodeCgroupImage(readFileSync(path));
   let mended = false;
-  for (const { message } of image.entries)
+  for (const { message } of entries)
     for (const { dirs } of (message.controllers ?? []) as unknown as { dirs?: Dir[] }[])
       for (const dir of dirs ?? []) if (mend(dir, "/", dirname(freezer.file))) mended = true;
   if (!mended) return;
   const { mode } = statSync(path);
-  writeFileSync(`${path}.new`, encodeImage(image), { mode, flag: "wx" });
+  writeFileSync(`${path}.new`, encodeCgroupImage(entries), { mode, flag: "wx" });
   renameSync(`${path}.new`, path);
 };

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints CRIU's own message types (python3-pycriu) as JSON: {message: {field: [number, type, label]}}."""
+"""Prints what python3-pycriu knows as JSON: {"messages": {message: {field: [number, type, label, shown]}}, "magics": ...}."""
 
 import importlib
 import json
 import pkgutil
 
 import pycriu.images
+from pycriu.images import magic, opts_pb2, pb2dict
 from google.protobuf.descriptor import FieldDescriptor as F
 
 TYPES = {getattr(F, "TYPE_" + name.upper()): name for name in
@@ -15,12 +16,28 @@ LABELS = {F.LABEL_REQUIRED: "required", F.LABEL_OPTIONAL: "optional", F.LABEL_RE
 found = {}
 
 
+def shown(field):
+    """How pycriu writes the field: as our schemas say it."""
+    if field.enum_type:
+        return {"enum": {v.number: v.name for v in field.enum_type.values}}
+    options = field.GetOptions().Extensions[opts_pb2.criu]
+    if options.flags:
+        return {"flags": options.flags, "bits": dict(pb2dict.flags_maps[options.flags])}
+    if options.dict:
+        return {"dict": options.dict, "names": pb2dict.dict_maps[options.dict][0][field.name]}
+    if options.dev:
+        return "odev" if options.odev else "dev"
+    return "hex" if options.hex else "ip" if options.ipadd else options.conv or None
+
+
+
 def add(message):
     found[message.name] = {
         f.name: [
             f.number,
             f.message_type.name if f.message_type else TYPES.get(f.type, str(f.type)),
             "packed" if f.label == F.LABEL_REPEATED and f.GetOptions().packed else LABELS[f.label],
+            shown(f),
         ]
         for f in message.fields
     }
@@ -33,4 +50,4 @@ for package in (pycriu.images, importlib.import_module("pycriu")):
         if module.name.endswith("_pb2"):
             for each in importlib.import_module(f"{package.__name__}.{module.name}").DESCRIPTOR.message_types_by_name.values():
                 add(each)
-print(json.dumps(found))
+print(json.dumps({"messages": found, "magics": magic.by_name, "handlers": list(pycriu.images.images.handlers)}))

@@ -32,19 +32,59 @@ const anyMessage = (schema: Schema, depth = 3): fc.Arbitrary<Message> => {
   return fc.record({ ...required, ...optional }, { requiredKeys: keys }) as fc.Arbitrary<Message>;
 };
 
+/** What a message must say of the data behind it. */
+const SAYS: Partial<Record<KindName, (size: number) => Message>> = {
+  PIPES_DATA: (bytes) => ({ bytes }),
+  FIFO_DATA: (bytes) => ({ bytes }),
+  SK_QUEUES: (length) => ({ length }),
+  TCP_STREAM: (size) => ({ inq_len: size >> 1, outq_len: size - (size >> 1) }),
+  BPFMAP_DATA: (size) => ({ keys_bytes: size >> 1, values_bytes: size - (size >> 1) }),
+  IPCNS_SEM: (size) => ({ nsems: size >> 1 }),
+  IPCNS_SHM: (size) => ({ size: BigInt(size), in_pagemaps: false }),
+};
+/** A queue of System V messages, each with its bytes behind it. */
+const anyQueue = fc.array(fc.uint8Array({ minLength: 1, maxLength: 20 }), { maxLength: 3 }).map((texts) => {
+  const parts = texts.flatMap((text) => {
+    const body = encode(KINDS.IPCNS_MSG.nested.schema, { mtype: 1n, msize: text.length });
+    return [Uint8Array.of(body.length, 0, 0, 0), body, text, new Uint8Array(-text.length & 7)];
+  });
+  return { says: { qnum: texts.length }, extra: new Uint8Array(Buffer.concat(parts)) };
+});
+const anyExtra = (kind: KindName): fc.Arbitrary<{ says: Message; extra?: Uint8Array }> => {
+  const says = SAYS[kind];
+  if (kind === "IPCNS_MSG") return anyQueue;
+  if (says === undefined) return fc.constant({ says: {} });
+  // Multiples of eight: what fills up to them is part of the data.
+  return fc
+    .nat(5)
+    .chain((n) => fc.uint8Array({ minLength: 8 * n, maxLength: 8 * n }).map((extra) => ({ says: says(8 * n), extra })));
+};
+const anyEntry = (kind: KindName): fc.Arbitrary<Image["entries"][number]> =>
+  fc
+    .tuple(anyMessage(KINDS[kind].entry), anyExtra(kind))
+    .map(([message, { says, extra }]) => ({ message: { ...message, ...says }, ...(extra && { extra }) }));
+
+/** A deleted file, whole or in chunks. */
+const anyGhost = fc
+  .tuple(anyMessage(KINDS.GHOST_FILE.head), fc.array(fc.uint8Array({ maxLength: 20 }), { maxLength: 3 }), fc.boolean())
+  .map(([head, parts, chunks]): Image => {
+    const data = new Uint8Array(Buffer.concat(parts));
+    const chunk = (extra: Uint8Array) => ({ message: { len: BigInt(extra.length), off: 7n }, extra });
+    const message = { ...head, chunks };
+    return {
+      kind: "GHOST_FILE",
+      entries: chunks ? [{ message }, ...parts.map(chunk)] : [{ message, extra: data }],
+    };
+  });
+
 /** Any image of a kind, with the head and the data behind messages that the kind has. */
 const anyImage = (kind: KindName): fc.Arbitrary<Image> => {
-  const entry = anyMessage(KINDS[kind].entry);
-  if (kind === "PAGEMAP")
-    return fc
-      .tuple(anyMessage(KINDS.PAGEMAP.head), fc.array(entry, { maxLength: 4 }))
-      .map(([head, rest]) => ({ kind, entries: [head, ...rest].map((message) => ({ message })) }));
-  if (kind === "PIPES_DATA" || kind === "FIFO_DATA")
-    return fc.array(fc.uint8Array({ maxLength: 40 }), { maxLength: 4 }).map((all) => ({
-      kind,
-      entries: all.map((extra, id) => ({ message: { pipe_id: id, bytes: extra.length }, extra })),
-    }));
-  return fc.array(entry, { maxLength: 4 }).map((all) => ({ kind, entries: all.map((message) => ({ message })) }));
+  if (kind === "GHOST_FILE") return anyGhost;
+  const entries = fc.array(anyEntry(kind), { maxLength: 4 });
+  if (kind !== "PAGEMAP") return entries.map((all) => ({ kind, entries: all }));
+  return fc
+    .tuple(anyMessage(KINDS.PAGEMAP.head), entries)
+    .map(([message, rest]) => ({ kind, entries: [{ message }, ...rest] }));
 };
 
 const kinds = Object.keys(KINDS) as KindName[];
