@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // CRIU's protobuf (proto2) messages by schemas that are data. Every field that a schema does not name is kept as raw
 // bytes and written back, so a message of a newer CRIU passes through unharmed.
-import { BinaryReader, BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { CryoshimError, reason } from "../shim/error.js";
+import { Cursor } from "./wire.js";
 
 /** Scalar types of proto2 that CRIU uses. 64-bit ones are bigint, enums are numbers. */
 export type Scalar =
@@ -52,7 +53,7 @@ export const UNKNOWN = Symbol("unknown fields");
 /** A decoded message; a field that was not there is not here. */
 export interface Message {
   [field: string]: Value | undefined;
-  [UNKNOWN]?: [number, WireType, Uint8Array][];
+  [UNKNOWN]?: [number, number, Uint8Array][];
 }
 
 /** Declares a message type. */
@@ -75,92 +76,150 @@ const WIRE: Readonly<Record<Scalar, WireType>> = {
   enum: WireType.Varint,
 };
 
-/** Schemas by field number, made at the first use. */
-const byNumber = new WeakMap<Schema, Map<number, [string, Field]>>();
-const numbered = (schema: Schema): Map<number, [string, Field]> => {
-  let map = byNumber.get(schema);
-  if (map === undefined) {
-    map = new Map(Object.entries(schema.fields).map(([name, field]) => [field[0], [name, field]]));
-    byNumber.set(schema, map);
+/** A field with all that decoding, encoding and showing it want to know, made once. */
+export interface FieldPlan {
+  readonly name: string;
+  readonly number: number;
+  readonly scalar: Scalar | undefined;
+  readonly nested: (() => Schema) | undefined;
+  readonly wire: WireType;
+  readonly repeated: boolean;
+  readonly label: Label;
+  readonly show: Show | undefined;
+}
+export interface Plan {
+  /** In the order of numbers, which is that of protobuf-c's output. */
+  readonly fields: readonly FieldPlan[];
+  readonly byNumber: ReadonlyMap<number, FieldPlan>;
+}
+
+const plans = new WeakMap<Schema, Plan>();
+export const planOf = (schema: Schema): Plan => {
+  let plan = plans.get(schema);
+  if (plan === undefined) {
+    const fields = Object.entries(schema.fields)
+      .map(([name, [number, type, label = "optional", show]]): FieldPlan => {
+        const scalar = typeof type === "function" ? undefined : type;
+        return {
+          name,
+          number,
+          scalar,
+          nested: typeof type === "function" ? type : undefined,
+          wire: scalar === undefined ? WireType.LengthDelimited : WIRE[scalar],
+          repeated: label === "repeated" || label === "packed",
+          label,
+          show,
+        };
+      })
+      .sort((a, b) => a.number - b.number);
+    plan = { fields, byNumber: new Map(fields.map((field) => [field.number, field])) };
+    plans.set(schema, plan);
   }
-  return map;
+  return plan;
 };
 
-const readScalar = (reader: BinaryReader, type: Scalar): Value => {
+const readScalar = (cursor: Cursor, type: Scalar): Value => {
   switch (type) {
     case "int32":
     case "enum":
-      return reader.int32();
+      return cursor.varint() | 0;
     case "uint32":
-      return reader.uint32();
-    case "sint32":
-      return reader.sint32();
+      return cursor.varint();
+    case "sint32": {
+      const value = cursor.varint();
+      return (value >>> 1) ^ -(value & 1);
+    }
     case "fixed32":
-      return reader.fixed32();
+      return cursor.fixed32();
     case "int64":
-      return BigInt(reader.int64());
+      return cursor.int64();
     case "uint64":
-      return BigInt(reader.uint64());
+      return cursor.uint64();
     case "sint64":
-      return BigInt(reader.sint64());
+      return cursor.sint64();
     case "fixed64":
-      return BigInt(reader.fixed64());
+      return cursor.fixed64();
     case "bool":
-      return reader.bool();
-    case "string":
+      return cursor.varint() !== 0 || cursor.high !== 0;
+    case "string": {
       // protobuf-c does not check UTF-8, and file names need not be any: keep such bytes as they are.
-      return text(reader.bytes());
-    case "bytes":
-      return reader.bytes().slice();
+      const from = cursor.delimited();
+      return text(cursor.bytes, from, cursor.at);
+    }
+    case "bytes": {
+      const from = cursor.delimited();
+      return cursor.bytes.slice(from, cursor.at);
+    }
   }
 };
 
-const utf8 = new TextDecoder("utf-8", { fatal: true });
-const text = (bytes: Uint8Array): string | Uint8Array => {
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const text = (bytes: Uint8Array, from: number, to: number): string | Uint8Array => {
+  // Most are short and ASCII.
+  if (to - from < 32) {
+    let short = "";
+    let at = from;
+    for (; at < to && bytes[at]! < 0x80; at++) short += String.fromCharCode(bytes[at]!);
+    if (at === to) return short;
+  }
   try {
-    return utf8.decode(bytes);
+    return utf8.decode(bytes.subarray(from, to));
   } catch {
-    return bytes.slice();
+    return bytes.slice(from, to);
   }
 };
 
-const decodeAt = (schema: Schema, bytes: Uint8Array, depth: number): Message => {
+const readNested = (cursor: Cursor, schema: Schema, depth: number): Message => {
+  const from = cursor.delimited();
+  const { end, at: after } = cursor;
+  cursor.at = from;
+  cursor.end = after;
+  const inner = decodeAt(schema, cursor, depth + 1);
+  cursor.end = end;
+  return inner;
+};
+
+const decodeAt = (schema: Schema, cursor: Cursor, depth: number): Message => {
   if (depth > MAX_DEPTH) throw new RangeError("messages nested too deep");
-  const reader = new BinaryReader(bytes);
-  const fields = numbered(schema);
+  const { byNumber } = planOf(schema);
   const out: Message = {};
-  while (reader.pos < reader.len) {
-    const at = reader.pos;
-    const [number, wire] = reader.tag();
-    const known = fields.get(number);
-    const want =
-      known === undefined
-        ? undefined
-        : typeof known[1][1] === "function"
-          ? WireType.LengthDelimited
-          : WIRE[known[1][1]];
-    const packed = wire === WireType.LengthDelimited && want !== wire;
-    const repeated = known?.[1][2] === "repeated" || known?.[1][2] === "packed";
-    if (known === undefined || (wire !== want && !(packed && repeated))) {
-      const raw = reader.skip(wire, number);
+  while (cursor.at < cursor.end) {
+    const start = cursor.at;
+    const tag = cursor.varint();
+    const wire = tag & 7;
+    const number = tag >>> 3;
+    if (number === 0 || cursor.high !== 0) throw new RangeError(`at byte ${start}: that is no field`);
+    const field = byNumber.get(number);
+    // Several numbers in one field, though the schema has them one by one: protobuf allows both.
+    const packed = wire === WireType.LengthDelimited && field?.repeated === true && field.wire !== wire;
+    if (field === undefined || (wire !== field.wire && !packed)) {
+      const from = cursor.at;
+      cursor.skipField(wire);
       out[UNKNOWN] ??= [];
-      out[UNKNOWN].push([number, wire, raw.slice()]);
+      out[UNKNOWN].push([number, wire, cursor.bytes.slice(from, cursor.at)]);
       continue;
     }
-    const [name, [, type]] = known;
+    const { name, scalar, nested } = field;
     try {
-      if (!repeated) {
-        out[name] = typeof type === "function" ? decodeAt(type(), reader.bytes(), depth + 1) : readScalar(reader, type);
+      if (!field.repeated) {
+        out[name] = scalar === undefined ? readNested(cursor, nested!(), depth) : readScalar(cursor, scalar);
         continue;
       }
-      out[name] ??= [];
-      const list = out[name] as Value[];
-      if (typeof type === "function") list.push(decodeAt(type(), reader.bytes(), depth + 1));
-      else if (packed)
-        for (const end = reader.uint32() + reader.pos; reader.pos < end; ) list.push(readScalar(reader, type));
-      else list.push(readScalar(reader, type));
+      let list = out[name] as Value[] | undefined;
+      if (list === undefined) {
+        list = [];
+        out[name] = list;
+      }
+      if (scalar === undefined) list.push(readNested(cursor, nested!(), depth));
+      else if (packed) {
+        const from = cursor.delimited();
+        const { at: after } = cursor;
+        cursor.at = from;
+        while (cursor.at < after) list.push(readScalar(cursor, scalar));
+        if (cursor.at !== after) throw new RangeError("its numbers do not end where it ends");
+      } else list.push(readScalar(cursor, scalar));
     } catch (error) {
-      throw new RangeError(`${name} at byte ${at}: ${reason(error)}`);
+      throw new RangeError(`${name} at byte ${start}: ${reason(error)}`);
     }
   }
   return out;
@@ -169,7 +228,7 @@ const decodeAt = (schema: Schema, bytes: Uint8Array, depth: number): Message => 
 /** Reads one message. Throws CryoshimError ERR_MESSAGE on bytes that are none. */
 export const decode = (schema: Schema, bytes: Uint8Array): Message => {
   try {
-    return decodeAt(schema, bytes, 0);
+    return decodeAt(schema, new Cursor(bytes), 0);
   } catch (error) {
     throw new CryoshimError("ERR_MESSAGE", {
       what: `cannot decode a ${schema.name}`,
@@ -256,7 +315,8 @@ const encodeMessage = (schema: Schema, value: Message): Uint8Array => {
       ]);
     }
   }
-  for (const [number, wire, raw] of value[UNKNOWN] ?? []) parts.push([number, () => writer.tag(number, wire).raw(raw)]);
+  for (const [number, wire, raw] of value[UNKNOWN] ?? [])
+    parts.push([number, () => writer.tag(number, wire as WireType).raw(raw)]);
   // protobuf-c writes in the order of numbers, so that is what makes a round trip byte for byte.
   for (const [, write] of parts.sort(([a], [b]) => a - b)) write();
   return writer.finish();
