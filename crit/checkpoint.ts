@@ -25,11 +25,12 @@ export interface Checkpoint {
   files: Map<string, Buffer>;
 }
 
+/** What describes: all images but contents (pages, tmpfs, deleted files), and what runtimes and cryoshim add. */
 const WANTED =
-  /^(inventory\.img|pstree\.img|files\.img|core-\d+\.img|pagemap-\d+\.img|stats-dump|config\.dump|spec\.dump|cryoshim\.img|cryoshim\.json)$/;
+  /^((?!pages-|tmpfs-|ghost-file|amdgpu-)[\w-]+\.img|stats-(dump|restore)|(config|spec|network)\.(dump|status)|cryoshim\.json)$/;
 /** A member that describes is small; all together they must fit memory whatever an archive claims. */
 const MAX_FILE = 64 << 20;
-const MAX_TOTAL = 512 << 20;
+const MAX_TOTAL = 128 << 20;
 const MAX_MEMBERS = 1_000_000;
 
 const refuse = (path: string, why: string, cause?: unknown): CryoshimError =>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { Command } from "commander";
+import { critCommand } from "../crit/cli/command.js";
 import { packageRoot } from "../native/index.js";
 import { completion } from "./commands/completion.js";
 import { examine, table } from "./commands/doctor.js";
@@ -84,6 +85,7 @@ export const program = (): Command => {
       for (const { id } of clearLocks(ids, options))
         print(`${options.dryRun === true ? "would clear" : "cleared"} ${id}`);
     });
+  cryoshim.addCommand(critCommand(version));
   cryoshim
     .command("completion")
     .description("print the completion script for a shell")
@@ -95,7 +97,10 @@ export const program = (): Command => {
 /** Runs the command line of this process. */
 export const main = async (argv: string[]): Promise<void> => {
   try {
-    await program().parseAsync(argv);
+    const cryoshim = program();
+    // A link of this name stands in for CRIU's crit.
+    const named = basename(argv[1] ?? "") === "crit" && cryoshim.commands.find((each) => each.name() === "crit");
+    await (named || cryoshim).parseAsync(argv);
   } catch (error) {
     if (!(error instanceof CryoshimError)) throw error;
     process.stderr.write(`cryoshim: ${error.message} [${error.code}]\n`);

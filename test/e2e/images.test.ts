@@ -35,6 +35,8 @@ beforeAll(async () => {
     for compress in zstd gzip none; do
       echo "== $compress"; node dist/cli.js show /scratch/c-$compress.tar
     done
+    for what in ps fds mems rss; do diff <(node dist/cli.js crit x /scratch/images $what) <(crit x /scratch/images $what); done
+    diff <(node dist/cli.js crit x /scratch/c-zstd.tar mems) <(crit x /scratch/images mems)
     criu --help >/scratch/help || true
     python3 /cryoshim/test/support/descriptors.py >/scratch/descriptors.json`.replaceAll(
       "dist/cli",
