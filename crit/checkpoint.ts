@@ -1,37 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the images of a checkpoint are: a directory, or an archive of podman, CRI-O or containerd, read as a stream of
-// which only the small descriptive members are kept.
-import { spawn } from "node:child_process";
-import {
-  closeSync,
-  constants,
-  createReadStream,
-  fstatSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  statSync,
-} from "node:fs";
-import { join } from "node:path";
-import type { Readable } from "node:stream";
-import { createGunzip } from "node:zlib";
-import { extract } from "tar-stream";
+// A checkpoint: what describes it in memory, the rest by size; and parts of the rest, read when they are wanted.
 import { CryoshimError, reason } from "../shim/error.js";
+import { eachMember, type Visit } from "./members.js";
 
 /** The files of a checkpoint by name, without their directory: sizes of all, contents of those that describe it. */
 export interface Checkpoint {
   sizes: Map<string, number>;
   files: Map<string, Buffer>;
+  /** Where it was read from; none if it was put together in memory. */
+  path?: string;
 }
 
 /** What describes: all images but contents (pages, tmpfs, deleted files), and what runtimes and cryoshim add. */
 const WANTED =
-  /^((?!pages-|tmpfs-|ghost-file|amdgpu-)[\w-]+\.img|stats-(dump|restore)|(config|spec|network)\.(dump|status)|cryoshim\.json)$/;
+  /^((?!pages-|tmpfs-|ghost-file|amdgpu-)[\w-]+\.img|stats-(dump|restore)|(config|spec)\.dump|network\.status|cryoshim\.json)$/;
 /** A member that describes is small; all together they must fit memory whatever an archive claims. */
 const MAX_FILE = 64 << 20;
-const MAX_TOTAL = 128 << 20;
-const MAX_MEMBERS = 1_000_000;
+const MAX_TOTAL = 96 << 20;
+const MAX_NAME = 4096;
 
 const refuse = (path: string, why: string, cause?: unknown): CryoshimError =>
   new CryoshimError("ERR_CHECKPOINT", {
@@ -41,98 +27,68 @@ const refuse = (path: string, why: string, cause?: unknown): CryoshimError =>
     cause,
   });
 
-/** Adds a member; the bound is over all. */
-const keep = (checkpoint: Checkpoint, path: string, name: string, data: Buffer): void => {
-  let total = data.length;
-  for (const file of checkpoint.files.values()) total += file.length;
-  if (total > MAX_TOTAL) throw refuse(path, `its descriptions are over ${MAX_TOTAL >> 20} MiB`);
-  checkpoint.files.set(name, data);
-};
-
-const readDirectory = (path: string): Checkpoint => {
-  const checkpoint: Checkpoint = { sizes: new Map(), files: new Map() };
-  for (const name of readdirSync(path)) {
-    // A link in a directory from elsewhere could lead anywhere: CRIU writes none.
-    let fd: number;
-    try {
-      fd = openSync(join(path, name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-    } catch {
-      continue;
-    }
-    try {
-      const st = fstatSync(fd);
-      if (!st.isFile()) continue;
-      checkpoint.sizes.set(name, st.size);
-      if (!WANTED.test(name)) continue;
-      if (st.size > MAX_FILE) throw refuse(path, `${name} has ${st.size} bytes`);
-      keep(checkpoint, path, name, readFileSync(fd));
-    } finally {
-      closeSync(fd);
-    }
-  }
-  return checkpoint;
-};
-
-/** The archive's bytes, unpacked. */
-const unpacked = (path: string): Readable => {
-  const head = Buffer.alloc(4);
-  const fd = openSync(path, "r");
-  readSync(fd, head, 0, 4, 0);
-  closeSync(fd);
-  if (head.readUInt16BE(0) === 0x1f8b) {
-    const gunzip = createGunzip();
-    createReadStream(path)
-      .on("error", (error) => gunzip.destroy(error))
-      .pipe(gunzip);
-    return gunzip;
-  }
-  if (head.readUInt32LE(0) === 0xfd2fb528) {
-    // Node 20 has no zstd.
-    const zstd = spawn("zstd", ["-dcq", "--", path], { stdio: ["ignore", "pipe", "ignore"] });
-    zstd.on("error", () => zstd.stdout.destroy(new Error("the archive is packed with zstd, which is not installed")));
-    zstd.on("close", (code) => {
-      if (code) zstd.stdout.destroy(new Error(`zstd ended with ${code}`));
-    });
-    return zstd.stdout;
-  }
-  return createReadStream(path);
-};
-
-const readArchive = async (path: string): Promise<Checkpoint> => {
-  const checkpoint: Checkpoint = { sizes: new Map(), files: new Map() };
-  const source = unpacked(path);
-  const members = extract();
-  source.on("error", (error) => members.destroy(error)).pipe(members);
+/** Offers each file of a checkpoint. Throws ERR_CHECKPOINT naming it. */
+export const visitCheckpoint = async (path: string, visit: Visit): Promise<void> => {
   try {
-    for await (const member of members) {
-      const { name, type, size = 0 } = member.header;
-      // podman and Kubernetes put CRIU's images under checkpoint/; nothing is ever written to a path from here.
-      const short = name.replace(/^(\.\/)?(checkpoint\/)?/, "");
-      if (type === "file") checkpoint.sizes.set(short, size);
-      if (checkpoint.sizes.size > MAX_MEMBERS) throw refuse(path, `more than ${MAX_MEMBERS} members`);
-      if (type !== "file" || !WANTED.test(short)) {
-        member.resume();
-        continue;
-      }
-      if (size > MAX_FILE) throw refuse(path, `${name} has ${size} bytes`);
-      const chunks: Buffer[] = [];
-      for await (const chunk of member) chunks.push(chunk as Buffer);
-      keep(checkpoint, path, short, Buffer.concat(chunks));
-    }
-  } finally {
-    source.destroy();
+    await eachMember(path, visit);
+  } catch (error) {
+    throw error instanceof CryoshimError ? error : refuse(path, reason(error) || "it ends too early", error);
   }
-  return checkpoint;
 };
 
 /** Opens a checkpoint for reading. Throws CryoshimError ERR_CHECKPOINT. */
 export const openCheckpoint = async (path: string): Promise<Checkpoint> => {
-  let checkpoint: Checkpoint;
-  try {
-    checkpoint = statSync(path).isDirectory() ? readDirectory(path) : await readArchive(path);
-  } catch (error) {
-    throw error instanceof CryoshimError ? error : refuse(path, reason(error), error);
-  }
+  const checkpoint: Checkpoint = { sizes: new Map(), files: new Map(), path };
+  let total = 0;
+  await visitCheckpoint(path, (name, size) => {
+    if (name.length > MAX_NAME) throw refuse(path, `a name has ${name.length} characters`);
+    checkpoint.sizes.set(name, size);
+    if (!WANTED.test(name)) return undefined;
+    if (size > MAX_FILE) throw refuse(path, `${name} has ${size} bytes`);
+    total += size;
+    if (total > MAX_TOTAL) throw refuse(path, `its descriptions are over ${MAX_TOTAL >> 20} MiB`);
+    const pieces: Buffer[] = [];
+    return {
+      piece: (bytes) => pieces.push(Buffer.from(bytes)),
+      end: () => checkpoint.files.set(name, Buffer.concat(pieces)),
+    };
+  });
   if (!checkpoint.files.has("inventory.img")) throw refuse(path, "it has no inventory.img");
   return checkpoint;
+};
+
+/** Part of a file. */
+export interface Part {
+  name: string;
+  from: number;
+  size: number;
+}
+
+/** Reads parts of files, in one pass however many they are; a part that is not there stays zeros. */
+export const readParts = async (checkpoint: Checkpoint, parts: readonly Part[]): Promise<Buffer[]> => {
+  const buffers = parts.map(({ size }) => Buffer.alloc(size));
+  if (checkpoint.path === undefined) return buffers;
+  const byName = new Map<string, number[]>();
+  for (const [index, { name }] of parts.entries()) {
+    const known = byName.get(name);
+    if (known === undefined) byName.set(name, [index]);
+    else known.push(index);
+  }
+  await visitCheckpoint(checkpoint.path, (name) => {
+    const wanted = byName.get(name);
+    if (wanted === undefined) return undefined;
+    wanted.sort((a, b) => parts[a]!.from - parts[b]!.from);
+    return {
+      ranges: wanted.map((index) => parts[index]!),
+      piece: (bytes, at) => {
+        for (const index of wanted) {
+          const { from, size } = parts[index]!;
+          if (at + bytes.length <= from || at >= from + size) continue;
+          const start = Math.max(at, from);
+          buffers[index]!.set(bytes.subarray(start - at, Math.min(bytes.length, from + size - at)), start - from);
+        }
+      },
+    };
+  });
+  return buffers;
 };

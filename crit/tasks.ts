@@ -46,7 +46,20 @@ export interface TaskImages {
   state: number;
 }
 
-export const tasksOf = (checkpoint: Checkpoint): TaskImages[] =>
+/** Read once for each checkpoint: nearly every question begins with them. */
+const once = <T>(read: (checkpoint: Checkpoint) => T): ((checkpoint: Checkpoint) => T) => {
+  const known = new WeakMap<Checkpoint, T>();
+  return (checkpoint) => {
+    let value = known.get(checkpoint);
+    if (value === undefined) {
+      value = read(checkpoint);
+      known.set(checkpoint, value);
+    }
+    return value;
+  };
+};
+
+export const tasksOf = once((checkpoint): TaskImages[] =>
   messagesOf(checkpoint, "pstree.img", "PSTREE").map((entry) => {
     const pid = num(entry, "pid");
     const [core] = messagesOf(checkpoint, `core-${pid}.img`, "CORE");
@@ -61,7 +74,8 @@ export const tasksOf = (checkpoint: Checkpoint): TaskImages[] =>
       comm: tc === undefined ? "?" : str(tc, "comm"),
       state: num(tc, "task_state"),
     };
-  });
+  }),
+);
 
 /** Tasks with their children; a task whose parent is not here, or that is its own, is a root. */
 export const treeOf = <T extends { pid: number; ppid: number }>(tasks: readonly T[]): { task: T; depth: number }[] => {
@@ -97,8 +111,10 @@ export const pagesOf = (entry: Message): number => num(entry, "nr_pages") || num
 
 /** Files by id, from files.img or the images of single kinds that older CRIUs wrote. */
 export type Files = Map<number, Message>;
-export const filesOf = (checkpoint: Checkpoint): Files =>
-  new Map(messagesOf(checkpoint, "files.img", "FILES").map((entry) => [num(entry, "id"), entry]));
+export const filesOf = once(
+  (checkpoint): Files =>
+    new Map(messagesOf(checkpoint, "files.img", "FILES").map((entry) => [num(entry, "id"), entry])),
+);
 
 export const fdType = (type: number): string => FD_TYPE_NAMES[type] ?? String(type);
 

@@ -9,7 +9,7 @@ import { examine, table } from "./commands/doctor.js";
 import { install, type Step, uninstall } from "./commands/install.js";
 import { clearLocks, locks, lockTable } from "./commands/lock.js";
 import { run } from "./commands/run.js";
-import { show } from "./commands/show.js";
+import { type ShowOptions, show, showMany } from "./commands/show.js";
 import { CryoshimError } from "./error.js";
 
 const print = (text: string): void => {
@@ -63,9 +63,15 @@ export const program = (): Command => {
   cryoshim
     .command("show")
     .description("say what is in a checkpoint: a directory of images, or an archive (tar, gzip, zstd)")
-    .argument("<path>", "the directory or archive")
+    .argument("<path...>", "directories or archives; of several one line each")
     .option("--json", "print it as JSON")
-    .action(async (path: string, { json = false }: { json?: boolean }) => print(await show(path, json)));
+    .option("--html", "print it as one self-contained page")
+    .option("--all", "descriptors, sockets, mounts and command lines, too")
+    .option("--env", "environments, too; they often hold secrets")
+    .option("--pid <pid>", "this task alone", Number)
+    .action(async (paths: string[], options: ShowOptions) =>
+      print(paths.length === 1 ? await show(paths[0]!, options) : await showMany(paths, options.json === true)),
+    );
   const lock = cryoshim.command("lock").description("network locks that wait for a restore: list, clear");
   lock
     .command("list")

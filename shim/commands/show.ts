@@ -1,68 +1,119 @@
 // SPDX-License-Identifier: Apache-2.0
 import { openCheckpoint } from "../../crit/checkpoint.js";
+import { type Details, details } from "../../crit/details.js";
+import { htmlPage } from "../../crit/html.js";
 import { type Overview, overview, type Task } from "../../crit/overview.js";
+import { treeOf } from "../../crit/tasks.js";
+import { plain, size, table } from "../../crit/text.js";
 
-const size = (bytes: number): string => {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  let n = bytes;
-  for (; n >= 1024 && unit < units.length - 1; unit++) n /= 1024;
-  return `${unit === 0 ? n : n.toFixed(1)} ${units[unit]}`;
-};
+export interface ShowOptions {
+  json?: boolean;
+  html?: boolean;
+  /** Descriptors, sockets, mounts, command lines. */
+  all?: boolean;
+  env?: boolean;
+  pid?: number;
+}
 
-/** Names come from elsewhere: no control character may reach the terminal. */
-const plain = (text: string): string => text.replace(/[\p{Cc}\p{Cf}]/gu, "?");
+const tree = (tasks: readonly Task[]): string[] =>
+  treeOf(tasks).map(({ task, depth }) => {
+    const threads = task.threads > 1 ? `, ${task.threads} threads` : "";
+    return `${"  ".repeat(Math.min(depth, 40) + 1)}${task.pid} ${plain(task.comm)} (${size(task.memory)}${threads})`;
+  });
 
-const tree = (tasks: readonly Task[]): string[] => {
-  const pids = new Set(tasks.map(({ pid }) => pid));
-  const children = new Map<number, Task[]>();
-  // A task that is its own parent, or whose parent is not here, is a root: no image can make this run in circles.
-  for (const task of tasks) {
-    const parent = pids.has(task.ppid) && task.ppid !== task.pid ? task.ppid : -1;
-    children.set(parent, [...(children.get(parent) ?? []), task]);
-  }
-  const lines: string[] = [];
-  const walk = (parent: number, depth: number): void => {
-    for (const task of children.get(parent) ?? []) {
-      const threads = task.threads > 1 ? `, ${task.threads} threads` : "";
-      lines.push(`${"  ".repeat(depth + 1)}${task.pid} ${plain(task.comm)} (${size(task.memory)}${threads})`);
-      if (lines.length <= tasks.length) walk(task.pid, depth + 1);
-    }
-  };
-  walk(-1, 0);
-  return lines;
-};
+const ms = (value: number): string => `${value.toFixed(1)} ms`;
 
-const screen = (o: Overview): string => {
-  const facts: [string, string][] = [];
+const facts = (o: Omit<Overview, "tasks"> & { tasks: readonly unknown[] }): string[] => {
+  const c = o.container;
+  const rows: [string, string][] = [];
   for (const [label, value] of [
-    ["container", o.container?.name],
-    ["id", o.container?.id],
-    ["image", o.container?.image],
-    ["runtime", o.container?.runtime],
-    ["checkpointed", o.container?.checkpointedAt],
+    ["container", c?.name],
+    ["pod", c?.pod && `${c.namespace ?? "?"}/${c.pod}`],
+    ["id", c?.id],
+    ["image", c?.image],
+    ["runtime", [c?.runtime, c?.engine && `(${c.engine})`].filter(Boolean).join(" ") || undefined],
+    ["address", [c?.ip, c?.mac].filter(Boolean).join(", ") || undefined],
+    ["created", c?.createdAt],
+    ["checkpointed", c?.checkpointedAt],
   ] as const)
-    if (value !== undefined) facts.push([label, plain(value)]);
-  facts.push(["size", `${size(o.bytes.total)}, of it memory ${size(o.bytes.pages)}`]);
+    if (value !== undefined) rows.push([label, plain(value)]);
+  const diff = o.bytes.rootfsDiff === undefined ? "" : `; changed in its root ${size(o.bytes.rootfsDiff)}`;
+  rows.push(["size", `${size(o.bytes.total)}, of it memory ${size(o.bytes.pages)}${diff}`]);
   if (o.times !== undefined)
-    facts.push(["frozen", `${o.times.frozen.toFixed(1)} ms, of it memory ${o.times.memoryDump.toFixed(1)} ms`]);
+    rows.push([
+      "frozen",
+      `${ms(o.times.frozen)}, of it memory ${ms(o.times.memoryDump)}; freezing ${ms(o.times.freezing)}`,
+    ]);
+  if (o.pages !== undefined)
+    rows.push(["pages", `${o.pages.scanned} scanned, ${o.pages.written} written, ${o.pages.inParent} in the parent`]);
   if (o.networkLock !== undefined) {
     const { extent, dropped } = o.networkLock;
     const what = extent === "netns" ? "network namespace locked" : "sockets locked";
-    facts.push([
+    rows.push([
       "network",
       `${what}, ${dropped.in} packets dropped in, ${dropped.out} out, ${dropped.forwarded} forwarded`,
     ]);
   }
   const files = Object.entries(o.files).sort(([, a], [, b]) => b - a);
-  facts.push(["files", files.map(([type, n]) => `${n} ${type}${n === 1 ? "" : "s"}`).join(", ") || "none"]);
-  facts.push(["restore", o.needsCryoshim ? "needs cryoshim" : "CRIU alone can, too"]);
-  facts.push(["tasks", String(o.tasks.length)]);
-  return [...facts.map(([label, value]) => `${label.padEnd(13)}${value}`), ...tree(o.tasks)].join("\n");
+  rows.push(["files", files.map(([type, n]) => `${n} ${type}${n === 1 ? "" : "s"}`).join(", ") || "none"]);
+  rows.push(["restore", o.needsCryoshim ? "needs cryoshim" : "CRIU alone can, too"]);
+  rows.push(["tasks", String(o.tasks.length)]);
+  return rows.map(([label, value]) => `${label.padEnd(13)}${value}`);
 };
 
-/** What is in the checkpoint at a path: one screen, or JSON. */
-export const show = async (path: string, json: boolean): Promise<string> => {
-  const o = overview(await openCheckpoint(path));
-  return json ? JSON.stringify(o, null, 2) : screen(o);
+const screen = (o: Overview): string => [...facts(o), ...tree(o.tasks)].join("\n");
+
+const long = (d: Details): string => {
+  const lines = facts(d);
+  for (const { task, depth } of treeOf(d.tasks)) {
+    const pad = "  ".repeat(Math.min(depth, 40) + 1);
+    lines.push(`${pad}${task.pid} ${plain((task.command ?? [task.comm]).join(" ") || task.comm)}`);
+    if (task.exe !== undefined)
+      lines.push(`${pad}    exe: ${plain(task.exe)}, cwd: ${plain(task.cwd ?? "?")}, uid ${task.uid ?? "?"}`);
+    for (const { fd, type, what } of task.descriptors)
+      lines.push(`${pad}    ${String(fd).padStart(3)} ${type.toLowerCase().padEnd(9)} ${plain(what)}`);
+    for (const word of task.environment ?? []) lines.push(`${pad}    ${plain(word)}`);
+  }
+  const sockets = d.sockets.map(({ tasks, kind, state, local, peer, queued }) => [
+    tasks.join(","),
+    kind,
+    state,
+    plain(local),
+    plain(peer),
+    queued ? size(queued) : "",
+  ]);
+  const mounts = d.mounts.map(({ destination, type, source }) => [plain(destination), plain(type), plain(source)]);
+  if (sockets.length > 0) lines.push("", ...table(["SOCKETS OF", "KIND", "STATE", "LOCAL", "PEER", "QUEUED"], sockets));
+  if (mounts.length > 0) lines.push("", ...table(["MOUNTED ON", "TYPE", "SOURCE"], mounts));
+  return lines.join("\n");
+};
+
+/** What is in the checkpoint at a path: one screen, all of it, JSON, or a page. */
+export const show = async (path: string, options: ShowOptions = {}): Promise<string> => {
+  const checkpoint = await openCheckpoint(path);
+  const { json = false, html = false, all = false, env = false, pid } = options;
+  if (!all && !env && !html && pid === undefined) {
+    const o = overview(checkpoint);
+    return json ? JSON.stringify(o, null, 2) : screen(o);
+  }
+  const d = await details(checkpoint, { commands: true, environment: env, pid });
+  if (html) return htmlPage(d, path);
+  return json ? JSON.stringify(d, null, 2) : long(d);
+};
+
+/** One line for each of several checkpoints. */
+export const showMany = async (paths: readonly string[], json: boolean): Promise<string> => {
+  const found: { path: string; overview: Overview }[] = [];
+  for (const path of paths) found.push({ path, overview: overview(await openCheckpoint(path)) });
+  if (json) return JSON.stringify(found, null, 2);
+  const rows = found.map(({ path, overview: o }) => {
+    const c = o.container;
+    const cells = [c?.name, c?.image, c?.id?.slice(0, 12), c?.runtime, c?.engine, c?.createdAt].map((cell) =>
+      plain(cell ?? "-"),
+    );
+    const diff = o.bytes.rootfsDiff === undefined ? "-" : size(o.bytes.rootfsDiff);
+    return [...cells, size(o.bytes.total), diff, o.times === undefined ? "-" : ms(o.times.frozen), plain(path)];
+  });
+  const head = ["CONTAINER", "IMAGE", "ID", "RUNTIME", "ENGINE", "CREATED", "SIZE", "ROOT DIFF", "FROZEN", "FILE"];
+  return table(head, rows).join("\n");
 };

@@ -80,7 +80,7 @@ test("an archive tells the same as its directory, packed or not", async () => {
 
 test("a name cannot send control characters to the terminal", async () => {
   writeAll(images());
-  const screen = await show(dir, false);
+  const screen = await show(dir);
   expect(screen).toContain("9 a?[31mb");
   expect(screen).not.toContain("\x1b");
 });
@@ -88,7 +88,7 @@ test("a name cannot send control characters to the terminal", async () => {
 test("tasks that are each other's parents do not make it run for ever", async () => {
   const loop = [2, 3].map((pid) => ({ pid, ppid: 5 - pid, pgid: 1, sid: 1 }));
   writeAll({ ...images(), "pstree.img": image("PSTREE", ...loop) });
-  expect(await show(dir, false)).toContain("tasks        2");
+  expect(await show(dir)).toContain("tasks        2");
 });
 
 test("every cut and every flipped bit of an image is an error of its own kind, or still an overview", async () => {

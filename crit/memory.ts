@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// The memory of tasks: which page is where in the pages images, and reading it.
+import { type Checkpoint, type Part, readParts } from "./checkpoint.js";
+import type { Message } from "./message.js";
+import { messagesOf, mmOf, num, PAGE, pagesOf } from "./tasks.js";
+
+/** Pages that lie one after another in memory and in the file. */
+export interface Run {
+  start: bigint;
+  end: bigint;
+  /** Where in the file. */
+  from: number;
+}
+export interface Memory {
+  pid: number;
+  file: string;
+  runs: Run[];
+}
+
+const PE_PRESENT = 4;
+/** Whether an entry's pages are in this checkpoint, not in its parent or nowhere. */
+export const isHere = (entry: Message): boolean =>
+  entry.flags === undefined ? entry.in_parent !== true : (num(entry, "flags") & PE_PRESENT) !== 0;
+
+export const memoryOf = (checkpoint: Checkpoint, pid: number): Memory => {
+  const [head, ...entries] = messagesOf(checkpoint, `pagemap-${pid}.img`, "PAGEMAP");
+  const runs: Run[] = [];
+  let from = 0;
+  for (const entry of entries) {
+    if (!isHere(entry)) continue;
+    const start = entry.vaddr as bigint;
+    const size = pagesOf(entry) * PAGE;
+    const last = runs.at(-1);
+    if (last?.end === start) last.end += BigInt(size);
+    else runs.push({ start, end: start + BigInt(size), from });
+    from += size;
+  }
+  return { pid, file: `pages-${num(head, "pages_id")}.img`, runs };
+};
+
+/** What two ranges have in common: where it starts, and how much it is. */
+export const overlap = (
+  run: { start: bigint; end: bigint },
+  start: bigint,
+  end: bigint,
+): { from: bigint; size: number } => {
+  let [from, to] = [start, end];
+  if (run.start > from) from = run.start;
+  if (run.end < to) to = run.end;
+  return { from, size: to > from ? Number(to - from) : 0 };
+};
+
+/** The parts of the file that hold a range of memory, each with how far into the range it starts. */
+export const locate = (memory: Memory, start: bigint, end: bigint): (Part & { into: number })[] => {
+  const parts: (Part & { into: number })[] = [];
+  for (const run of memory.runs) {
+    const { from, size } = overlap(run, start, end);
+    if (size === 0) continue;
+    parts.push({ name: memory.file, from: run.from + Number(from - run.start), size, into: Number(from - start) });
+  }
+  return parts;
+};
+
+const MAX_TEXT = 256 << 10;
+const MAX_TEXTS = 32 << 20;
+
+/** Ranges of memory of several tasks, in one pass over the checkpoint; what is in no image is zeros. */
+const readRanges = async (
+  checkpoint: Checkpoint,
+  ranges: readonly { pid: number; start: bigint; end: bigint }[],
+): Promise<Buffer[]> => {
+  const parts: Part[] = [];
+  const places: { range: number; into: number }[] = [];
+  const most = Math.min(MAX_TEXT, Math.floor(MAX_TEXTS / Math.max(1, ranges.length)));
+  const out = ranges.map(({ start, end }) => Buffer.alloc(Math.max(0, Math.min(most, Number(end - start)))));
+  for (const [range, { pid, start }] of ranges.entries())
+    for (const { into, ...part } of locate(memoryOf(checkpoint, pid), start, start + BigInt(out[range]!.length))) {
+      parts.push(part);
+      places.push({ range, into });
+    }
+  const read = await readParts(checkpoint, parts);
+  for (const [index, bytes] of read.entries()) bytes.copy(out[places[index]!.range]!, places[index]!.into);
+  return out;
+};
+
+const strings = (bytes: Buffer): string[] => bytes.toString().replace(/\0+$/, "").split("\0");
+
+/** Command line and environment of each task, as they stand in its memory. */
+export const wordsOf = async (
+  checkpoint: Checkpoint,
+  pids: readonly number[],
+): Promise<Map<number, { command: string[]; environment: string[] }>> => {
+  const ranges = pids.flatMap((pid) => {
+    const mm = mmOf(checkpoint, pid);
+    if (mm === undefined) return [];
+    const at = (field: string): bigint => (mm[field] ?? 0n) as bigint;
+    return [
+      { pid, start: at("mm_arg_start"), end: at("mm_arg_end") },
+      { pid, start: at("mm_env_start"), end: at("mm_env_end") },
+    ];
+  });
+  const read = await readRanges(checkpoint, ranges);
+  const found = new Map<number, { command: string[]; environment: string[] }>();
+  for (let i = 0; i < ranges.length; i += 2)
+    found.set(ranges[i]!.pid, { command: strings(read[i]!), environment: strings(read[i + 1]!) });
+  return found;
+};
