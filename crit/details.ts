@@ -3,7 +3,7 @@
 import type { Checkpoint } from "./checkpoint.js";
 import { specMountsOf } from "./container.js";
 import { mappingName, mappingsOf, segmentNumbers } from "./mappings.js";
-import { memoryOf, overlap, wordsOf } from "./memory.js";
+import { memoryOf, wordsOf } from "./memory.js";
 import type { Message } from "./message.js";
 import { type Overview, overview } from "./overview.js";
 import { FSTYPE_NAMES, taskState } from "./schema/names.js";
@@ -61,21 +61,24 @@ export interface Details extends Omit<Overview, "tasks"> {
   images: { name: string; size: number }[];
 }
 
-/** Pages in the images for each mapping, by one walk over both lists, which are in the order of addresses. */
+/** Bytes in the images for each mapping: by sums up to an address, so that no images can make it slow. */
 const saved = (
   mappings: readonly { start: bigint; end: bigint }[],
   runs: readonly { start: bigint; end: bigint }[],
 ): number[] => {
-  const out = mappings.map(() => 0);
-  let at = 0;
-  for (const [index, { start, end }] of mappings.entries()) {
-    while (at < runs.length && runs[at]!.end <= start) at++;
-    for (let i = at; i < runs.length && runs[i]!.start < end; i++) {
-      const { size } = overlap(runs[i]!, start, end);
-      out[index]! += size;
+  const sums = [0];
+  for (const { start, end } of runs) sums.push(sums.at(-1)! + Number(end - start));
+  const below = (address: bigint): number => {
+    let [low, high] = [0, runs.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (runs[middle]!.end <= address) low = middle + 1;
+      else high = middle;
     }
-  }
-  return out;
+    const run = runs[low];
+    return sums[low]! + (run !== undefined && run.start < address ? Number(address - run.start) : 0);
+  };
+  return mappings.map(({ start, end }) => Math.max(0, below(end) - below(start)));
 };
 
 const stateName = (state: number): string =>

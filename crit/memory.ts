@@ -39,11 +39,7 @@ export const memoryOf = (checkpoint: Checkpoint, pid: number): Memory => {
 };
 
 /** What two ranges have in common: where it starts, and how much it is. */
-export const overlap = (
-  run: { start: bigint; end: bigint },
-  start: bigint,
-  end: bigint,
-): { from: bigint; size: number } => {
+const overlap = (run: { start: bigint; end: bigint }, start: bigint, end: bigint): { from: bigint; size: number } => {
   let [from, to] = [start, end];
   if (run.start > from) from = run.start;
   if (run.end < to) to = run.end;

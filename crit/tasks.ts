@@ -59,9 +59,17 @@ const once = <T>(read: (checkpoint: Checkpoint) => T): ((checkpoint: Checkpoint)
   };
 };
 
-export const tasksOf = once((checkpoint): TaskImages[] =>
-  messagesOf(checkpoint, "pstree.img", "PSTREE").map((entry) => {
+export const tasksOf = once((checkpoint): TaskImages[] => {
+  const seen = new Set<number>();
+  return messagesOf(checkpoint, "pstree.img", "PSTREE").map((entry) => {
     const pid = num(entry, "pid");
+    if (seen.has(pid))
+      throw new CryoshimError("ERR_IMAGE", {
+        what: "cannot read image `pstree.img` at byte 8",
+        why: `it has two tasks of pid ${pid}`,
+        fix: "the checkpoint is damaged; take it again or copy it again",
+      });
+    seen.add(pid);
     const [core] = messagesOf(checkpoint, `core-${pid}.img`, "CORE");
     const tc = child(core, "tc");
     return {
@@ -74,8 +82,8 @@ export const tasksOf = once((checkpoint): TaskImages[] =>
       comm: tc === undefined ? "?" : str(tc, "comm"),
       state: num(tc, "task_state"),
     };
-  }),
-);
+  });
+});
 
 /** Tasks with their children; a task whose parent is not here, or that is its own, is a root. */
 export const treeOf = <T extends { pid: number; ppid: number }>(tasks: readonly T[]): { task: T; depth: number }[] => {
@@ -95,7 +103,7 @@ export const treeOf = <T extends { pid: number; ppid: number }>(tasks: readonly 
     const { depth } = row;
     const below = children.get(row.task.pid) ?? [];
     children.delete(row.task.pid);
-    pending.push(...below.map((task) => ({ task, depth: depth + 1 })).reverse());
+    for (const task of below.reverse()) pending.push({ task, depth: depth + 1 });
   }
   return rows;
 };

@@ -68,7 +68,7 @@ export const program = (): Command => {
     .option("--html", "print it as one self-contained page")
     .option("--all", "descriptors, sockets, mounts and command lines, too")
     .option("--env", "environments, too; they often hold secrets")
-    .option("--pid <pid>", "this task alone", Number)
+    .option("--pid <pid>", "this task alone", (text) => Number.parseInt(text, 10))
     .action(async (paths: string[], options: ShowOptions) =>
       print(paths.length === 1 ? await show(paths[0]!, options) : await showMany(paths, options.json === true)),
     );

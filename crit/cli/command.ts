@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The `crit` command: `cryoshim crit`, or by its own name through a link. Options and output are those of CRIU's Python
 // crit where it has the same command.
-import { Argument, Command } from "commander";
+import { Argument, Command, InvalidArgumentError } from "commander";
 import { openCheckpoint } from "../checkpoint.js";
+import { details } from "../details.js";
+import { type Difference, diff, type PageChange } from "../diff.js";
 import { fdSink } from "../io.js";
+import { dumpRegion, regionOf, writeRegion } from "../region.js";
+import { type SearchOptions, search } from "../search.js";
+import { plain } from "../text.js";
 import { decode, encode, info } from "./convert.js";
 import { EXPLORERS } from "./explore.js";
 
@@ -13,6 +18,89 @@ const print = (text: string): void => {
   sink.write(text.endsWith("\n") ? text : `${text}\n`);
   sink.flush();
 };
+
+const number = (text: string): number => {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError("a number is wanted");
+  return Number(text);
+};
+
+/** Commands about a whole checkpoint. */
+const whole = (crit: Command): void => {
+  crit
+    .command("search")
+    .description("find a text in the memory of tasks; exit code 1 when it is nowhere")
+    .argument("<dir>", "the images' directory, or an archive of them")
+    .argument("<pattern>", "the text")
+    .option("--regex", "the pattern is a regular expression, over bytes; matches up to 4096 bytes")
+    .option("--hex", "the pattern is bytes in hexadecimal")
+    .option("--pid <pid>", "in this task alone", number)
+    .option("--limit <n>", "stop after so many", number, 1000)
+    .option("--json", "one JSON object per line")
+    .action(async (path: string, pattern: string, options: SearchOptions & { json?: boolean }) => {
+      const found = await search(await openCheckpoint(path), pattern, options, (hit) =>
+        print(
+          options.json === true
+            ? JSON.stringify(hit)
+            : `${hit.pid} ${plain(hit.comm)} ${hit.address} ${plain(hit.mapping) || "-"}: ${hit.context}`,
+        ),
+      );
+      if (found === 0) process.exitCode = 1;
+    });
+  crit
+    .command("mem")
+    .description("a region of a task's memory: a dump, or its bytes in a file")
+    .argument("<dir>", "the images' directory, or an archive of them")
+    .argument("<pid>", "the task", number)
+    .argument("<range>", "START-END, or one address of a mapping, in hexadecimal")
+    .option("-o, --out <file>", "write the bytes to this file")
+    .action(async (path: string, pid: number, range: string, { out }: { out?: string }) => {
+      const checkpoint = await openCheckpoint(path);
+      const region = regionOf(checkpoint, pid, range);
+      if (out === undefined) print((await dumpRegion(checkpoint, region)).join("\n"));
+      else await writeRegion(checkpoint, region, out);
+    });
+  crit
+    .command("diff")
+    .description("what has changed between two checkpoints; exit code 1 when something has")
+    .argument("<before>", "directory or archive")
+    .argument("<after>", "directory or archive")
+    .option("--pages", "compare the contents of memory, too")
+    .option("--json", "print it as JSON")
+    .action(async (before: string, after: string, options: { pages?: boolean; json?: boolean }) => {
+      const found = await diff(await openCheckpoint(before), await openCheckpoint(after), options.pages === true);
+      if (options.json === true) print(JSON.stringify(found, null, 2));
+      else for (const line of diffText(found)) print(line);
+      if (found.changes.length > 0 || found.pages?.some(({ same, ...rest }) => changed(rest))) process.exitCode = 1;
+    });
+  crit
+    .command("export")
+    .description("the tree of tasks with files, mappings, sockets and mounts, as JSON")
+    .argument("<dir>", "the images' directory, or an archive of them")
+    .option("--env", "environments, too; they often hold secrets")
+    .option("--pid <pid>", "this task alone", number)
+    .action(async (path: string, { env = false, pid }: { env?: boolean; pid?: number }) =>
+      print(
+        JSON.stringify(await details(await openCheckpoint(path), { commands: true, environment: env, pid }), null, 2),
+      ),
+    );
+};
+
+const changed = ({ onlyBefore, onlyAfter, changed: others }: Omit<PageChange, "same">): boolean =>
+  onlyBefore + onlyAfter + others > 0;
+
+const diffText = ({ changes, pages = [] }: Difference): string[] => [
+  ...changes.map(({ what, before, after }) => {
+    if (before === undefined) return `+ ${what} ${plain(after ?? "")}`;
+    if (after === undefined) return `- ${what} ${plain(before)}`;
+    return `~ ${what}: ${plain(before)} -> ${plain(after)}`;
+  }),
+  ...pages
+    .filter(changed)
+    .map(
+      ({ pid, onlyBefore, onlyAfter, changed: others, same }) =>
+        `~ task ${pid} pages: ${others} changed, ${onlyAfter} new, ${onlyBefore} gone, ${same} the same`,
+    ),
+];
 
 export const critCommand = (version: string): Command => {
   const crit = new Command("crit")
@@ -54,5 +142,6 @@ export const critCommand = (version: string): Command => {
       ),
     )
     .action(async (path: string, what: string) => print(EXPLORERS[what]!(await openCheckpoint(path)).join("\n")));
+  whole(crit);
   return crit;
 };
