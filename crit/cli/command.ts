@@ -112,8 +112,8 @@ export const critCommand = (version: string): Command => {
     .description("an image as JSON")
     .option("--pretty", "with line breaks, and values as people read them")
     .option("--nopl", "without the data behind entries; says how much it is")
-    .option("-i, --in <file>", "the image (stdin by default)")
-    .option("-o, --out <file>", "where to put the JSON (stdout by default)")
+    .option("-i, --in <file>", "the image (stdin by default), or a directory of them")
+    .option("-o, --out <file>", "where to put the JSON (stdout by default): a directory for a directory")
     .action(decode);
   crit
     .command("encode")

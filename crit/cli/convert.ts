@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // crit decode, encode, show, info: one image as JSON and back.
+import { lstatSync, mkdirSync, readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { CryoshimError } from "../../shim/error.js";
 import { type DecodeOptions, writeImage, writeJson } from "../json/image.js";
 import { parseJson } from "../json/read.js";
+import { rawContents } from "../raw.js";
 import { type ImageStream, streamImage } from "../stream.js";
 import { readText, withSink, withSource } from "./files.js";
 
@@ -10,7 +14,31 @@ export interface InOut {
   out?: string;
 }
 
-export const decode = (options: InOut & DecodeOptions): void =>
+/** Every image of a directory, each as JSON in a file of its name. */
+const decodeAll = (from: string, options: InOut & DecodeOptions): void => {
+  const { out } = options;
+  if (out === undefined)
+    throw new CryoshimError("ERR_USAGE", {
+      what: `cannot decode \`${from}\``,
+      why: "it is a directory",
+      fix: "give a directory for the JSON with -o",
+    });
+  mkdirSync(out, { recursive: true });
+  for (const name of readdirSync(from).sort()) {
+    const path = join(from, name);
+    // A link in a directory from elsewhere could lead anywhere: CRIU writes none.
+    if (!/\.img$|^stats-|^irmap-cache$/.test(name) || rawContents(name) !== undefined) continue;
+    if (!lstatSync(path).isFile()) continue;
+    decode({ ...options, in: path, out: join(out, `${name}.json`) });
+  }
+};
+
+export const decode = (options: InOut & DecodeOptions): void => {
+  const { in: from } = options;
+  if (from !== undefined && statSync(from, { throwIfNoEntry: false })?.isDirectory() === true) {
+    decodeAll(from, options);
+    return;
+  }
   withSource(options.in, (source, name) => {
     const image = streamImage(source, name);
     withSink(options.out, (sink) => {
@@ -19,6 +47,7 @@ export const decode = (options: InOut & DecodeOptions): void =>
       sink.flush();
     });
   });
+};
 
 export const encode = (options: InOut): void =>
   withSource(options.in, (source, name) => {
