@@ -33,8 +33,11 @@ await Promise.all([
   }),
   build({
     ...common,
-    entryPoints: ["shim/main.ts"],
-    outfile: "dist/cli.js",
+    entryPoints: { cli: "shim/main.ts" },
+    outdir: "dist",
+    // What a command needs is loaded when it is called.
+    splitting: true,
+    chunkNames: "cli-[name]-[hash]",
     format: "esm",
     banner: { js: `#!/usr/bin/env node\n${REQUIRE}` },
   }),

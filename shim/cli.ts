@@ -5,12 +5,11 @@ import { Command } from "commander";
 import { critCommand } from "../crit/cli/command.js";
 import { packageRoot } from "../native/index.js";
 import { completion } from "./commands/completion.js";
-import { examine, table } from "./commands/doctor.js";
-import { install, type Step, uninstall } from "./commands/install.js";
-import { clearLocks, locks, lockTable } from "./commands/lock.js";
-import { run } from "./commands/run.js";
-import { type ShowOptions, show, showMany } from "./commands/show.js";
+import type { Step } from "./commands/install.js";
+import type { ShowOptions } from "./commands/show.js";
 import { CryoshimError } from "./error.js";
+
+// What a command needs is loaded when it is called: each of them starts in a part of the time of all.
 
 const print = (text: string): void => {
   process.stdout.write(text.endsWith("\n") ? text : `${text}\n`);
@@ -36,28 +35,31 @@ export const program = (): Command => {
     .description("say what works here, what does not, and why; exit code 1 when a checkpoint would fail")
     .option("--json", "print the findings as JSON")
     .action(async ({ json }: { json?: boolean }) => {
+      const { examine, table } = await import("./commands/doctor.js");
       const findings = await examine();
       print(json === true ? JSON.stringify(findings, null, 2) : table(findings));
       if (findings.some(({ verdict }) => verdict === "fail")) process.exitCode = 1;
     });
-  for (const [name, work, text] of [
-    ["install", install, "put the launcher before the distribution's criu in PATH"],
-    ["uninstall", uninstall, "remove what install put there"],
+  for (const [name, text] of [
+    ["install", "put the launcher before the distribution's criu in PATH"],
+    ["uninstall", "remove what install put there"],
   ] as const)
     cryoshim
       .command(name)
       .description(text)
       .option("--prefix <dir>", "where to install", "/usr/local")
       .option("--dry-run", "only say what would be done")
-      .action(({ prefix, dryRun = false }: { prefix: string; dryRun?: boolean }) =>
-        report(work(prefix, dryRun), dryRun),
-      );
+      .action(async ({ prefix, dryRun = false }: { prefix: string; dryRun?: boolean }) => {
+        const work = (await import("./commands/install.js"))[name];
+        report(work(prefix, dryRun), dryRun);
+      });
   cryoshim
     .command("run")
     .description("run a command with cryoshim as its criu, with nothing installed")
     .argument("<command...>", "the command and its arguments, after --")
     .passThroughOptions()
     .action(async (command: string[]) => {
+      const { run } = await import("./commands/run.js");
       process.exitCode = await run(command);
     });
   cryoshim
@@ -69,17 +71,19 @@ export const program = (): Command => {
     .option("--all", "descriptors, sockets, mounts and command lines, too")
     .option("--env", "environments, too; they often hold secrets")
     .option("--pid <pid>", "this task alone", (text) => Number.parseInt(text, 10))
-    .action(async (paths: string[], options: ShowOptions) =>
-      print(paths.length === 1 ? await show(paths[0]!, options) : await showMany(paths, options.json === true)),
-    );
+    .action(async (paths: string[], options: ShowOptions) => {
+      const { show, showMany } = await import("./commands/show.js");
+      print(paths.length === 1 ? await show(paths[0]!, options) : await showMany(paths, options.json === true));
+    });
   const lock = cryoshim.command("lock").description("network locks that wait for a restore: list, clear");
   lock
     .command("list")
     .description("say which there are, since when, and whom they serve")
     .option("--json", "print them as JSON")
-    .action(({ json }: { json?: boolean }) =>
-      print(json === true ? JSON.stringify(locks(), null, 2) : lockTable(locks())),
-    );
+    .action(async ({ json }: { json?: boolean }) => {
+      const { locks, lockTable } = await import("./commands/lock.js");
+      print(json === true ? JSON.stringify(locks(), null, 2) : lockTable(locks()));
+    });
   lock
     .command("clear")
     .description("unlock: by id, those that serve nobody, or all")
@@ -87,7 +91,8 @@ export const program = (): Command => {
     .option("--orphans", "those that serve nobody any more")
     .option("--all", "all")
     .option("--dry-run", "only say what would be cleared")
-    .action((ids: string[], options: { orphans?: boolean; all?: boolean; dryRun?: boolean }) => {
+    .action(async (ids: string[], options: { orphans?: boolean; all?: boolean; dryRun?: boolean }) => {
+      const { clearLocks } = await import("./commands/lock.js");
       for (const { id } of clearLocks(ids, options))
         print(`${options.dryRun === true ? "would clear" : "cleared"} ${id}`);
     });

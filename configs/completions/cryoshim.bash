@@ -2,7 +2,7 @@
 _cryoshim() {
 	local cur=${COMP_WORDS[COMP_CWORD]} verb=${COMP_WORDS[1]}
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		mapfile -t COMPREPLY < <(compgen -W "doctor install uninstall run show lock completion help --help --version" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "doctor install uninstall run show crit lock completion help --help --version" -- "$cur")
 		return
 	fi
 	case $verb in
@@ -15,6 +15,18 @@ _cryoshim() {
 			mapfile -t COMPREPLY < <(compgen -W "--orphans --all --dry-run $(ls /run/cryoshim/locks 2>/dev/null)" -- "$cur")
 		else
 			mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur")
+		fi
+		;;
+	show)
+		[[ $cur == -* ]] && mapfile -t COMPREPLY < <(compgen -W "--json --html --all --env --pid --help" -- "$cur")
+		;;
+	crit)
+		if [ "$COMP_CWORD" -eq 2 ]; then
+			mapfile -t COMPREPLY < <(compgen -W "decode encode show info x search mem diff export --help" -- "$cur")
+		elif [ "${COMP_WORDS[2]}" = x ] && [ "$COMP_CWORD" -eq 4 ]; then
+			mapfile -t COMPREPLY < <(compgen -W "ps fds mems rss sk tree" -- "$cur")
+		elif [[ $cur == -* ]]; then
+			mapfile -t COMPREPLY < <(compgen -W "--pretty --nopl --in --out --regex --hex --pid --limit --pages --env --json --help" -- "$cur")
 		fi
 		;;
 	completion) mapfile -t COMPREPLY < <(compgen -W "bash zsh fish" -- "$cur") ;;

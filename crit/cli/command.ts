@@ -2,15 +2,16 @@
 // The `crit` command: `cryoshim crit`, or by its own name through a link. Options and output are those of CRIU's Python
 // crit where it has the same command.
 import { Argument, Command, InvalidArgumentError } from "commander";
-import { openCheckpoint } from "../checkpoint.js";
-import { details } from "../details.js";
-import { type Difference, diff, type PageChange } from "../diff.js";
+import type { Difference, PageChange } from "../diff.js";
 import { fdSink } from "../io.js";
-import { dumpRegion, regionOf, writeRegion } from "../region.js";
-import { type SearchOptions, search } from "../search.js";
+import type { SearchOptions } from "../search.js";
 import { plain } from "../text.js";
 import { decode, encode, info } from "./convert.js";
-import { EXPLORERS } from "./explore.js";
+
+// What a command about a whole checkpoint needs is loaded when it is called: most calls are about one image.
+const open = async (path: string): Promise<import("../checkpoint.js").Checkpoint> =>
+  (await import("../checkpoint.js")).openCheckpoint(path);
+const WHAT = ["ps", "fds", "mems", "rss", "sk", "tree"] as const;
 
 /** By writes of our own: process.stdout would make a pipe non-blocking, and lose what is left at exit. */
 const print = (text: string): void => {
@@ -37,7 +38,8 @@ const whole = (crit: Command): void => {
     .option("--limit <n>", "stop after so many", number, 1000)
     .option("--json", "one JSON object per line")
     .action(async (path: string, pattern: string, options: SearchOptions & { json?: boolean }) => {
-      const found = await search(await openCheckpoint(path), pattern, options, (hit) =>
+      const { search } = await import("../search.js");
+      const found = await search(await open(path), pattern, options, (hit) =>
         print(
           options.json === true
             ? JSON.stringify(hit)
@@ -54,7 +56,8 @@ const whole = (crit: Command): void => {
     .argument("<range>", "START-END, or one address of a mapping, in hexadecimal")
     .option("-o, --out <file>", "write the bytes to this file")
     .action(async (path: string, pid: number, range: string, { out }: { out?: string }) => {
-      const checkpoint = await openCheckpoint(path);
+      const { dumpRegion, regionOf, writeRegion } = await import("../region.js");
+      const checkpoint = await open(path);
       const region = regionOf(checkpoint, pid, range);
       if (out === undefined) print((await dumpRegion(checkpoint, region)).join("\n"));
       else await writeRegion(checkpoint, region, out);
@@ -67,7 +70,8 @@ const whole = (crit: Command): void => {
     .option("--pages", "compare the contents of memory, too")
     .option("--json", "print it as JSON")
     .action(async (before: string, after: string, options: { pages?: boolean; json?: boolean }) => {
-      const found = await diff(await openCheckpoint(before), await openCheckpoint(after), options.pages === true);
+      const { diff } = await import("../diff.js");
+      const found = await diff(await open(before), await open(after), options.pages === true);
       if (options.json === true) print(JSON.stringify(found, null, 2));
       else for (const line of diffText(found)) print(line);
       if (found.changes.length > 0 || found.pages?.some(({ same, ...rest }) => changed(rest))) process.exitCode = 1;
@@ -78,11 +82,10 @@ const whole = (crit: Command): void => {
     .argument("<dir>", "the images' directory, or an archive of them")
     .option("--env", "environments, too; they often hold secrets")
     .option("--pid <pid>", "this task alone", number)
-    .action(async (path: string, { env = false, pid }: { env?: boolean; pid?: number }) =>
-      print(
-        JSON.stringify(await details(await openCheckpoint(path), { commands: true, environment: env, pid }), null, 2),
-      ),
-    );
+    .action(async (path: string, { env = false, pid }: { env?: boolean; pid?: number }) => {
+      const { details } = await import("../details.js");
+      print(JSON.stringify(await details(await open(path), { commands: true, environment: env, pid }), null, 2));
+    });
 };
 
 const changed = ({ onlyBefore, onlyAfter, changed: others }: Omit<PageChange, "same">): boolean =>
@@ -137,11 +140,12 @@ export const critCommand = (version: string): Command => {
     .description("what the images of a checkpoint say of all its tasks")
     .argument("<dir>", "the images' directory, or an archive of them")
     .addArgument(
-      new Argument("<what>", "tasks, descriptors, mappings, pages in memory, sockets, or the tree").choices(
-        Object.keys(EXPLORERS),
-      ),
+      new Argument("<what>", "tasks, descriptors, mappings, pages in memory, sockets, or the tree").choices(WHAT),
     )
-    .action(async (path: string, what: string) => print(EXPLORERS[what]!(await openCheckpoint(path)).join("\n")));
+    .action(async (path: string, what: (typeof WHAT)[number]) => {
+      const { EXPLORERS } = await import("./explore.js");
+      print(EXPLORERS[what](await open(path)).join("\n"));
+    });
   whole(crit);
   return crit;
 };

@@ -116,4 +116,4 @@ const tree: Explorer = (checkpoint) =>
     return `${"  ".repeat(depth)}${task.pid} ${plain(task.comm)} (${size(pages * 4096)}${threads})`;
   });
 
-export const EXPLORERS: Readonly<Record<string, Explorer>> = { ps, fds, mems, rss, sk, tree };
+export const EXPLORERS = { ps, fds, mems, rss, sk, tree } satisfies Record<string, Explorer>;
