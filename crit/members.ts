@@ -4,7 +4,7 @@
 import { spawn } from "node:child_process";
 import { closeSync, constants, createReadStream, fstatSync, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
-import type { Readable } from "node:stream";
+import { PassThrough, type Readable } from "node:stream";
 import * as zlib from "node:zlib";
 import { extract } from "tar-stream";
 import { tarMembers } from "./tar-index.js";
@@ -85,22 +85,23 @@ const zstdStream = (path: string): Readable => {
     return unzstd;
   }
   const zstd = spawn("zstd", ["-dcq", "--", path], { stdio: ["ignore", "pipe", "pipe"] });
+  // Its output ends only when the program has ended well: an archive that is cut off is none.
+  const out = new PassThrough({ highWaterMark: PIECE });
+  zstd.stdout.pipe(out, { end: false });
   let said = "";
   zstd.stderr.on("data", (data) => {
     if (said.length < 1000) said += data;
   });
   zstd.on("error", () =>
-    zstd.stdout.destroy(
+    out.destroy(
       new Error(`it is packed with zstd, which Node ${process.versions.node} cannot: install zstd, or Node 22.15`),
     ),
   );
-  // Before its output ends: an archive that is cut off is none, whatever could be unpacked.
-  const whole = new Promise<void>((resolve, reject) => {
-    zstd.on("close", (code) => (code === 0 ? resolve() : reject(new Error(said.trim() || `zstd ended with ${code}`))));
-  });
-  whole.catch((error: Error) => zstd.stdout.destroy(error));
-  zstd.stdout.on("close", () => zstd.kill());
-  return zstd.stdout;
+  zstd.on("close", (code) =>
+    code === 0 ? out.end() : out.destroy(new Error(said.trim() || `zstd ended with ${code}`)),
+  );
+  out.on("close", () => zstd.kill());
+  return out;
 };
 
 const gzipStream = (path: string): Readable => {
