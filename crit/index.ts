@@ -1,9 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-export { type Checkpoint, openCheckpoint } from "./checkpoint.js";
+export { type Checkpoint, openCheckpoint, type Part, readParts, visitCheckpoint } from "./checkpoint.js";
+export { type Container, containerOf } from "./container.js";
+export { type Details, details, type TaskDetail } from "./details.js";
+export { type Difference, diff } from "./diff.js";
+export { htmlPage } from "./html.js";
 export { decodeImage, type Entry, encodeImage, type Image, identify, KINDS, type KindName } from "./image.js";
+export { bytesSource, fdSink, fdSource, type Sink, type Source } from "./io.js";
+export { type DecodeOptions, writeImage, writeJson } from "./json/image.js";
+export { parseJson } from "./json/read.js";
 export type { Kind } from "./kind.js";
+export type { Take, Visit } from "./members.js";
+export { type Memory, memoryOf } from "./memory.js";
 export { decode, encode, type Message, message, type Schema, UNKNOWN, type Value } from "./message.js";
 export { type Overview, overview, type Task } from "./overview.js";
 export { rawContents } from "./raw.js";
 export { FILE_TYPES } from "./schema/files.js";
 export { criuOpts, criuReq, criuResp } from "./schema/rpc.js";
+export { type Hit, search } from "./search.js";
+export { type ImageStream, type Payload, type StreamEntry, streamImage } from "./stream.js";

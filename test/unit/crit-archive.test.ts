@@ -163,6 +163,53 @@ test("the page holds no markup but its own, and loads nothing", async () => {
   expect(page).toContain("default-src 'none'");
 });
 
+test.each([
+  [
+    "podman",
+    { name: "web", id: "c0ffee", rootfsImageName: "busybox", ociRuntime: "runc", createdTime: "2026-11-24T00:00:00Z" },
+    { "io.container.manager": "libpod" },
+    { engine: "Podman", name: "web", image: "busybox", runtime: "runc", ip: "10.88.0.2", mac: "aa:bb" },
+  ],
+  [
+    "CRI-O",
+    { id: "c0ffee", rootfsImageName: "busybox" },
+    {
+      "io.container.manager": "cri-o",
+      "io.kubernetes.cri-o.Metadata": '{"name":"web","attempt":1}',
+      "io.kubernetes.cri-o.IP.0": "10.85.0.3",
+      "io.kubernetes.pod.name": "pod",
+      "io.kubernetes.pod.namespace": "default",
+    },
+    { engine: "CRI-O", name: "web", pod: "pod", namespace: "default", ip: "10.85.0.3", id: "c0ffee" },
+  ],
+  [
+    "containerd",
+    { id: "c0ffee" },
+    {
+      "io.kubernetes.cri.container-name": "web",
+      "io.kubernetes.cri.sandbox-name": "pod",
+      "io.kubernetes.cri.sandbox-namespace": "default",
+    },
+    { engine: "containerd", name: "web", pod: "pod", namespace: "default" },
+  ],
+])("what %s says of the container in its archive is told, and its mounts", async (_, config, annotations, expected) => {
+  const mounts = [{ destination: "/data", type: "bind", source: "/srv" }];
+  const network = { podman: { interfaces: { eth0: { mac_address: "aa:bb", subnets: [{ ipnet: "10.88.0.2/16" }] } } } };
+  const json = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
+  const archive = await tar([
+    ...members(files()),
+    [{ name: "config.dump" }, json(config)],
+    [{ name: "spec.dump" }, json({ annotations, mounts })],
+    [{ name: "network.status" }, json(network)],
+    [{ name: "rootfs-diff.tar" }, Buffer.alloc(2048)],
+  ]);
+  writeFileSync(join(dir, "checkpoint-web.tar"), archive);
+  const told = await details(await openCheckpoint(join(dir, "checkpoint-web.tar")));
+  expect(told.container).toMatchObject(expected);
+  expect(told.mounts).toEqual(mounts);
+  expect(told.bytes.rootfsDiff).toBe(2048);
+});
+
 /** Memory of this process, in MiB, at its largest so far. */
 const peak = (): number => process.resourceUsage().maxRSS / 1024;
 
