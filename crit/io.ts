@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files and pipes of any size, read and written piece by piece.
-import { readSync, writeSync } from "node:fs";
+import { fstatSync, readSync, writeSync } from "node:fs";
 
 /** Bytes one after another. */
 export interface Source {
@@ -27,7 +27,9 @@ const patiently = (work: () => number): number => {
 
 /** Reads a descriptor from where it stands, or `range` of a file. */
 export const fdSource = (fd: number, range?: { from: number; size: number }): Source => {
-  let window: Buffer = Buffer.allocUnsafe(WINDOW);
+  // Most images are a few hundred bytes: one more than that, to see the end with the first read.
+  const { size: known } = fstatSync(fd);
+  let window: Buffer = Buffer.allocUnsafe(known > 0 ? Math.min(WINDOW, known + 1) : WINDOW);
   let [from, to] = [0, 0];
   let at = 0;
   let left = range?.size ?? Number.POSITIVE_INFINITY;

@@ -4,7 +4,7 @@ import { basename } from "node:path";
 import { broken, decodeMessage, openFrame, schemaOf } from "./frame.js";
 import { kindOf } from "./image.js";
 import type { Source } from "./io.js";
-import type { Kind } from "./kind.js";
+import { COMMON_MAGIC, type Kind, SERVICE_MAGIC } from "./kind.js";
 import { KINDS, type KindName } from "./kinds.js";
 import type { Message, Schema } from "./message.js";
 import { rawContents } from "./raw.js";
@@ -112,16 +112,10 @@ export const streamImage = (source: Source, name: string): ImageStream => {
   const first = Uint8Array.from(source.take(4));
   const raw = rawContents(basename(name));
   if (raw !== undefined) throw broken(name, 0, `it holds ${raw}, without messages`);
-  const one = first.length === 4 ? openFrameOrPair(source, first, name) : openFrame(first, name);
+  const word = first.length === 4 ? new DataView(first.buffer).getUint32(0, true) : 0;
+  const wrapped = word === COMMON_MAGIC || word === SERVICE_MAGIC;
+  const one = openFrame(wrapped ? Buffer.concat([first, source.take(4)]) : first, name);
   const kind = kindOf(one, name);
   if (kind === undefined) throw broken(name, 4, `images of magic 0x${one.magic.toString(16)} are not supported`);
   return { kind, entries: entriesOf(source, KINDS[kind], name) };
-};
-
-const openFrameOrPair = (source: Source, first: Uint8Array, name: string): ReturnType<typeof openFrame> => {
-  try {
-    return openFrame(first, name);
-  } catch {
-    return openFrame(Buffer.concat([first, source.take(4)]), name);
-  }
 };

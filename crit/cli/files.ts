@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the commands read and write: a file that is named, or stdin and stdout.
-import { closeSync, existsSync, fstatSync, openSync, unlinkSync } from "node:fs";
+import { closeSync, fstatSync, openSync, unlinkSync } from "node:fs";
 import { CryoshimError, reason } from "../../shim/error.js";
 import { fdSink, fdSource, type Sink, type Source } from "../io.js";
 
@@ -30,10 +30,16 @@ export const withSink = (path: string | undefined, work: (sink: Sink) => void): 
     work(fdSink(1));
     return;
   }
-  const fresh = !existsSync(path);
+  let fresh = true;
   let fd: number;
   try {
-    fd = openSync(path, "w");
+    try {
+      fd = openSync(path, "wx");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+      fresh = false;
+      fd = openSync(path, "w");
+    }
   } catch (error) {
     throw refuse("write", path, error);
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// npm run bench -- crit [--json] [--runs N]: reading checkpoints against CRIU's crit (python3-pycriu) and checkpointctl.
+// npm run bench -- crit [--json] [--runs N] [--case WORDS]: reading checkpoints against CRIU's crit (python3-pycriu) and checkpointctl.
 // Runs in the lab, with bare CRIU. One JSON object per line, or a table.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import {
@@ -32,7 +32,9 @@ const measure = (command, times = runs) => {
   if (status !== 0) throw new Error(`${command.join(" ")}: ${stderr}`);
   return JSON.parse(stdout);
 };
+const wanted = options.includes("--case") ? options[options.indexOf("--case") + 1] : "";
 const compare = (name, ours, peer, theirs, peerRuns = runs) => {
+  if (!`${name} ${peer}`.includes(wanted)) return;
   const [a, b] = [measure(ours), measure(theirs, peerRuns)];
   const row = {
     bench: "crit",
