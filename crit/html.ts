@@ -66,9 +66,7 @@ const memoryBar = ({ mappings }: TaskDetail): string => {
 const taskPart = (task: TaskDetail, depth: number): string => {
   const memory = task.mappings.reduce((sum, { saved }) => sum + saved, 0);
   const name = (task.command ?? []).join(" ") || task.comm;
-  const files = task.descriptors.map(({ fd, type, what }) =>
-    row([String(fd), esc(type), esc(what)], new Set([0]), true),
-  );
+  const files = task.descriptors.map(({ fd, type, what }) => row([String(fd), esc(type), esc(what)], new Set(), true));
   const maps = task.mappings.map(({ start, end, prot, what, saved }) =>
     row([`${start.slice(2)}-${end.slice(2)}`, prot, esc(what), saved === 0 ? "" : size(saved)], new Set([3]), true),
   );
