@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files and pipes of any size, read and written piece by piece.
 import { fstatSync, readSync, writeSync } from "node:fs";
+import { CryoshimError, reason } from "../shim/error.js";
 
 /** Bytes one after another. */
 export interface Source {
@@ -97,7 +98,13 @@ export const fdSink = (fd: number): Sink => {
   let pending: string[] = [];
   let size = 0;
   const all = (data: Uint8Array): void => {
-    for (let done = 0; done < data.length; ) done += patiently(() => writeSync(fd, data, done, data.length - done));
+    try {
+      for (let done = 0; done < data.length; ) done += patiently(() => writeSync(fd, data, done, data.length - done));
+    } catch (error) {
+      // Who reads has enough: for the command's end to deal with.
+      if ((error as NodeJS.ErrnoException).code === "EPIPE") throw error;
+      throw new CryoshimError("ERR_FILE", { what: "cannot write the output", why: reason(error), cause: error });
+    }
   };
   const flush = (): void => {
     if (pending.length === 0) return;

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { Command } from "commander";
-import { critCommand } from "../crit/cli/command.js";
+import { critCommand, number } from "../crit/cli/command.js";
 import { packageRoot } from "../native/index.js";
 import { completion } from "./commands/completion.js";
 import type { Step } from "./commands/install.js";
@@ -12,6 +12,10 @@ import { CryoshimError } from "./error.js";
 // What a command needs is loaded when it is called: each of them starts in a part of the time of all.
 
 const print = (text: string): void => {
+  // `cryoshim ... | head`: who reads has enough.
+  process.stdout.once("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+  });
   process.stdout.write(text.endsWith("\n") ? text : `${text}\n`);
 };
 
@@ -70,7 +74,7 @@ export const program = (): Command => {
     .option("--html", "print it as one self-contained page")
     .option("--all", "descriptors, sockets, mounts and command lines, too")
     .option("--env", "environments, too; they often hold secrets")
-    .option("--pid <pid>", "this task alone", (text) => Number.parseInt(text, 10))
+    .option("--pid <pid>", "this task alone", number)
     .action(async (paths: string[], options: ShowOptions) => {
       const { show, showMany } = await import("./commands/show.js");
       print(paths.length === 1 ? await show(paths[0]!, options) : await showMany(paths, options.json === true));
@@ -113,6 +117,8 @@ export const main = async (argv: string[]): Promise<void> => {
     const named = basename(argv[1] ?? "") === "crit" && cryoshim.commands.find((each) => each.name() === "crit");
     await (named || cryoshim).parseAsync(argv);
   } catch (error) {
+    // The same for what crit writes by itself.
+    if ((error as NodeJS.ErrnoException).code === "EPIPE") return;
     if (!(error instanceof CryoshimError)) throw error;
     process.stderr.write(`cryoshim: ${error.message} [${error.code}]\n`);
     process.exitCode = 1;

@@ -20,7 +20,7 @@ const print = (text: string): void => {
   sink.flush();
 };
 
-const number = (text: string): number => {
+export const number = (text: string): number => {
   if (!/^\d+$/.test(text)) throw new InvalidArgumentError("a number is wanted");
   return Number(text);
 };

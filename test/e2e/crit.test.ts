@@ -33,6 +33,9 @@ beforeAll(async () => {
       crit decode --pretty -i $image | $crit encode -o /tmp/again.img; cmp /tmp/again.img $image
       [ "$($crit show --nopl $image)" = "$(crit show --nopl $image)" ]
     done
+    # Who reads may stop; a full disk is told.
+    $crit show files.img 2>/tmp/err | head -c 10 >/dev/null; [ ! -s /tmp/err ]
+    ! $crit show files.img >/dev/full 2>/tmp/err; grep -q ERR_FILE /tmp/err
     # CRIU's crit miscounts what has data between its entries.
     for image in pstree.img core-*.img pagemap-1*.img files.img; do
       [ "$($crit info $image)" = "$(crit info $image)" ]
