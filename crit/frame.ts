@@ -68,6 +68,9 @@ const nestedEnd = (kind: Kind, entry: Message, bytes: Uint8Array, from: number, 
   return at;
 };
 
+/** What is kept in memory; streams have no such bound. */
+const MAX_ENTRIES = 1 << 20;
+
 /** Decodes the entries of an image of a known kind, from `start`. Throws ERR_IMAGE naming file and offset. */
 export const decodeEntries = (kind: Kind, file: Uint8Array, start: number, name: string): Entry[] => {
   // Of a Buffer, slice() would be a view that changes with the caller's memory.
@@ -80,6 +83,7 @@ export const decodeEntries = (kind: Kind, file: Uint8Array, start: number, name:
     if (size > bytes.length - at - 4)
       throw broken(name, at, `an entry claims ${size} bytes, ${bytes.length - at - 4} are left`);
     const index = entries.length;
+    if (index >= MAX_ENTRIES) throw broken(name, at, `it has more than ${MAX_ENTRIES} entries; stream it`);
     const message = decodeMessage(schemaOf(kind, index), bytes.subarray(at + 4, at + 4 + size), name, at);
     const end = at + 4 + size;
     at = end;

@@ -170,6 +170,7 @@ const text = (bytes: Uint8Array, from: number, to: number): string | Uint8Array 
 };
 
 const readNested = (cursor: Cursor, schema: Schema, depth: number): Message => {
+  cursor.make("messages");
   const from = cursor.delimited();
   const { end, at: after } = cursor;
   cursor.at = from;
@@ -195,6 +196,7 @@ const decodeAt = (schema: Schema, cursor: Cursor, depth: number): Message => {
     if (field === undefined || (wire !== field.wire && !packed)) {
       const from = cursor.at;
       cursor.skipField(wire);
+      cursor.make("unknown");
       out[UNKNOWN] ??= [];
       out[UNKNOWN].push([number, wire, cursor.bytes.slice(from, cursor.at)]);
       continue;
@@ -215,9 +217,15 @@ const decodeAt = (schema: Schema, cursor: Cursor, depth: number): Message => {
         const from = cursor.delimited();
         const { at: after } = cursor;
         cursor.at = from;
-        while (cursor.at < after) list.push(readScalar(cursor, scalar));
+        while (cursor.at < after) {
+          cursor.make("numbers");
+          list.push(readScalar(cursor, scalar));
+        }
         if (cursor.at !== after) throw new RangeError("its numbers do not end where it ends");
-      } else list.push(readScalar(cursor, scalar));
+      } else {
+        cursor.make("numbers");
+        list.push(readScalar(cursor, scalar));
+      }
     } catch (error) {
       throw new RangeError(`${name} at byte ${start}: ${reason(error)}`);
     }

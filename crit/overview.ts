@@ -3,9 +3,11 @@
 import * as z from "zod/mini";
 import type { Checkpoint } from "./checkpoint.js";
 import { type Container, containerOf } from "./container.js";
+import { bytesSource } from "./io.js";
 import type { Message } from "./message.js";
 import { FILE_TYPES } from "./schema/files.js";
-import { child, messagesOf, num, PAGE, pagemapOf, pagesOf, tasksOf } from "./tasks.js";
+import { streamImage } from "./stream.js";
+import { child, messagesOf, num, PAGE, pagesOf, tasksOf } from "./tasks.js";
 
 /** For people; the others are called as CRIU calls them. */
 const FILE_NAMES: Readonly<Record<string, string>> = {
@@ -66,15 +68,25 @@ const recordOf = (checkpoint: Checkpoint): z.infer<typeof record> | undefined =>
   }
 };
 
+/** Pages in the page map of a task, which may have millions of entries: one at a time. */
+const pageCount = (checkpoint: Checkpoint, pid: number): number => {
+  const name = `pagemap-${pid}.img`;
+  const data = checkpoint.files.get(name);
+  if (data === undefined) return 0;
+  const image = streamImage(bytesSource(data), name);
+  if (image.kind !== "PAGEMAP") return messagesOf(checkpoint, name, "PAGEMAP").length;
+  let pages = 0;
+  for (const { index, message } of image.entries) if (index > 0) pages += pagesOf(message);
+  return pages;
+};
+
 const milliseconds = (message: Message, field: string): number => num(message, field) / 1000;
 
 /** Reads the overview. Throws CryoshimError ERR_IMAGE, naming image and byte, where one is damaged. */
 export const overview = (checkpoint: Checkpoint): Overview => {
   const [inventory] = messagesOf(checkpoint, "inventory.img", "INVENTORY");
   const tasks = tasksOf(checkpoint).map(({ pid, ppid, comm, threads }): Task => {
-    let pages = 0;
-    for (const run of pagemapOf(checkpoint, pid)) pages += pagesOf(run);
-    return { pid, ppid, comm, threads, memory: pages * PAGE };
+    return { pid, ppid, comm, threads, memory: pageCount(checkpoint, pid) * PAGE };
   });
   const files: Record<string, number> = {};
   for (const { type } of messagesOf(checkpoint, "files.img", "FILES")) {

@@ -2,6 +2,10 @@
 // Reading protobuf's wire format. A page map has millions of numbers: this is where decoding spends its time, so it has
 // one cursor and makes no objects.
 
+/** As many mappings as a task can have on any distribution, and more numbers than anything of CRIU's has. */
+const LIMITS = { messages: 1 << 20, numbers: 1 << 22, unknown: 1 << 18 };
+const NAMES = { messages: "messages in one", numbers: "numbers in lists", unknown: "fields that nobody knows" };
+
 /** A place in bytes; `end` is where the innermost message ends. */
 export class Cursor {
   readonly bytes: Uint8Array;
@@ -9,11 +13,18 @@ export class Cursor {
   end: number;
   /** The upper half of the varint last read. */
   high = 0;
+  /** What decoding has made so far. */
+  readonly made = { messages: 0, numbers: 0, unknown: 0 };
 
   constructor(bytes: Uint8Array) {
     this.bytes = bytes;
     this.at = 0;
     this.end = bytes.length;
+  }
+
+  /** Counts what decoding makes: a message of two bytes costs a hundred in memory, whoever sends forty millions of them. */
+  make(what: keyof typeof LIMITS): void {
+    if (++this.made[what] > LIMITS[what]) throw new RangeError(`it has more than ${LIMITS[what]} ${NAMES[what]}`);
   }
 
   /** Reads a varint: its lower 32 bits (unsigned); the upper ones are in `high`. */

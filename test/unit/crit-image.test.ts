@@ -84,3 +84,14 @@ test("a cut or a flipped bit gives an image or ERR_IMAGE, never another error", 
     { numRuns: 500 },
   );
 });
+
+test.each([
+  ["messages in one", KINDS.MM, [0x72, 0x00]],
+  ["numbers in lists", KINDS.PSTREE, [0x28, 0x01]],
+  ["fields that nobody knows", KINDS.PSTREE, [0x78, 0x01]],
+])("an image of nothing but %s is refused before it fills the memory", (what, { magic }, unit) => {
+  const body = Buffer.alloc(16 << 20, Buffer.from(unit));
+  const head = Buffer.alloc(12);
+  for (const [i, word] of [0x54564319, magic, body.length].entries()) head.writeUInt32LE(word, 4 * i);
+  expect(() => decodeImage(Buffer.concat([head, body]), "bomb.img")).toThrow(what);
+});
