@@ -391,7 +391,8 @@ NAPI_MODULE_INIT()
 #undef VERB
 	};
 
-	if (napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) != napi_ok)
+	if (napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) != napi_ok ||
+	    !mqueue_register(env, exports))
 		return NULL;
 	return surgeon_register(env, exports);
 }

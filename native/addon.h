@@ -21,4 +21,7 @@ napi_value surgeon_register(napi_env env, napi_value exports);
 napi_value bpf_call(napi_env env, napi_callback_info info);
 napi_value mount_bpffs(napi_env env, napi_callback_info info);
 
+/* POSIX message queues (addon_mqueue.c). */
+bool mqueue_register(napi_env env, napi_value exports);
+
 #endif

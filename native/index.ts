@@ -21,6 +21,9 @@ interface Addon {
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, fd: number): number;
   memfd(name: string): number;
+  mqueueMount(ns: number): number;
+  mqueueCreate(ns: number, name: Uint8Array, mode: number, maxmsg: number, msgsize: number): number;
+  mqueueSend(fd: number, data: Uint8Array, priority: number): void;
   watchReadable(fd: number, callback: () => void): WatchHandle;
   unwatch(handle: WatchHandle): void;
   [verb: string]: unknown;
@@ -80,7 +83,7 @@ export const peerPid = (fd: number): number => addon.peerPid(fd);
 export const closeFd = (fd: number): void => closeSync(fd);
 
 /** Path of a native artefact that lies beside the addon. */
-export const artefact = (name: "criu" | "engine-plugin.so" | "lock.bpf.o"): string => {
+export const artefact = (name: "criu" | "engine-plugin.so" | "lock.bpf.o" | "xray.bpf.o"): string => {
   const path = (createRequire(here)("node-gyp-build") as { path(dir: string): string }).path(packageRoot);
   return join(dirname(path), name);
 };

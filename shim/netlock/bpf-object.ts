@@ -195,6 +195,31 @@ const extRecords = (ext: Buffer, part: number, btf: Buffer, section: string): { 
   return { records: Buffer.alloc(0), size };
 };
 
+/** What one relocation of a section is about: the instruction at byte `at`, and the symbol. */
+interface Relocation extends Symbol {
+  at: number;
+}
+
+const relocated = (elf: Buffer, symbols: readonly Symbol[], offset: number, size: number): Relocation[] =>
+  Array.from({ length: size / 16 }, (_, i) => ({
+    ...symbols[elf.readUInt32LE(offset + i * 16 + 12)]!,
+    at: Number(elf.readBigUInt64LE(offset + i * 16)),
+  }));
+
+/** Puts a map's descriptor, or the distance to a function behind the program (`text` bytes from its start), in place. */
+const relocate = (
+  code: Buffer,
+  at: number,
+  { name, value }: Symbol,
+  maps: Readonly<Record<string, number>>,
+  text: number | undefined,
+): void => {
+  // src_reg of the 64-bit load: BPF_PSEUDO_MAP_FD or BPF_PSEUDO_FUNC.
+  code[at + 1] = (code[at + 1]! & 0x0f) | (text === undefined ? 0x10 : 0x40);
+  const target = text === undefined ? maps[name]! : (text + value + code.readInt32LE(at + 4) - at) / 8 - 1;
+  code.writeInt32LE(target, at + 4);
+};
+
 /**
  * Loads all maps and programs of an object; `kinds` says by section what its programs are. Throws the kernel's errno,
  * with the verifier's words.
@@ -217,26 +242,36 @@ export const loadObject = (elf: Buffer, kinds: Readonly<Record<string, ProgramKi
     const attr = { 0: map.type!, 4: map.key!, 8: map.value!, 12: map.max_entries!, 16: map.map_flags ?? 0 };
     maps[name] = bpf(CMD.mapCreate, { ...attr, 28: Buffer.from(name.slice(0, 15)), inline: [28] });
   }
+  const textIndex = sections.findIndex(({ name }) => name === ".text");
   const programs: Record<string, number> = {};
   for (const [index, section] of sections.entries()) {
     const kind = kinds[section.name];
     if (section.type !== SHT_PROGBITS || kind === undefined) continue;
     const name = symbols.find((symbol) => symbol.section === index && symbol.value === 0 && symbol.name !== "")!.name;
-    const code = bytes(section.name);
-    for (const relocation of sections.filter(({ type, info }) => type === SHT_REL && info === index)) {
-      for (let at = relocation.offset; at < relocation.offset + relocation.size; at += 16) {
-        const target = symbols[elf.readUInt32LE(at + 12)]!;
-        const instruction = Number(elf.readBigUInt64LE(at));
-        // BPF_PSEUDO_MAP_FD in src_reg of the 64-bit load.
-        code[instruction + 1] = (code[instruction + 1]! & 0x0f) | 0x10;
-        code.writeInt32LE(maps[target.name]!, instruction + 4);
-      }
-    }
-    const functions = extRecords(ext, 0, btf, section.name);
-    // The kernel counts instructions where clang counts bytes.
-    for (let at = 0; at < functions.records.length; at += functions.size)
-      functions.records.writeUInt32LE(functions.records.readUInt32LE(at) / 8, at);
-    const relocations = extRecords(ext, 2, btf, section.name);
+    // Functions that a program hands to helpers (bpf_loop) are in .text: it is put behind the program that needs it.
+    const pieces = [{ index, section, base: 0 }];
+    const needsText = sections.some(
+      ({ type, info, offset, size }) =>
+        type === SHT_REL &&
+        info === index &&
+        relocated(elf, symbols, offset, size).some((r) => r.section === textIndex),
+    );
+    if (needsText) pieces.push({ index: textIndex, section: sections[textIndex]!, base: section.size });
+    const code = Buffer.concat(pieces.map((piece) => bytes(piece.section.name)));
+    for (const piece of pieces)
+      for (const { offset, size } of sections.filter(({ type, info }) => type === SHT_REL && info === piece.index))
+        for (const target of relocated(elf, symbols, offset, size))
+          relocate(code, piece.base + target.at, target, maps, target.section === textIndex ? section.size : undefined);
+    const gather = (part: number, perInstruction: number): { records: Buffer; size: number } => {
+      const found = pieces.map(({ section, base }) => ({ base, ...extRecords(ext, part, btf, section.name) }));
+      for (const { records, size, base } of found)
+        for (let at = 0; at < records.length; at += size)
+          records.writeUInt32LE((records.readUInt32LE(at) + base) / perInstruction, at);
+      return { records: Buffer.concat(found.map(({ records }) => records)), size: found[0]!.size };
+    };
+    // The kernel counts instructions where clang counts bytes, but not in the relocations.
+    const functions = gather(0, 8);
+    const relocations = gather(2, 1);
     const attr = {
       0: kind.type,
       4: code.length / 8,

@@ -64,6 +64,7 @@ test("the addon, the launcher, the plugin and the BPF programs are there", () =>
     "755 cryoshim.node",
     "755 engine-plugin.so",
     "644 lock.bpf.o",
+    "644 xray.bpf.o",
   ]);
 });
 

@@ -1,0 +1,503 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * X-ray: reads, while tasks stand still, what the kernel has no interface for. `find` names the open files that CRIU
+ * refuses; the others read one kind of object. Nothing is changed, nothing is kept between two passes but `cursor`.
+ *
+ * shim/xray/ reads the records; types name only what is read here, the kernel relocates them to its own (CO-RE).
+ */
+#include <linux/bpf.h>
+
+#define SEC(name) __attribute__((section(name), used))
+#define __core __attribute__((preserve_access_index))
+#define __uint(name, value) int(*name)[value]
+#define __type(name, value) typeof(value) *name
+#define container_of(ptr, type, member) \
+	((type *)((char *)(ptr) - __builtin_preserve_field_info(((type *)0)->member, 0 /* byte offset */)))
+
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __s32 s32;
+typedef __u64 u64;
+typedef __u8 u8;
+
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel;
+static u64 (*const bpf_get_current_task)(void) = (void *)BPF_FUNC_get_current_task;
+static long (*const bpf_seq_write)(void *seq, const void *data, u32 len) = (void *)BPF_FUNC_seq_write;
+
+static long (*const bpf_loop)(u32 rounds, void *callback, void *context, u64 flags) = (void *)BPF_FUNC_loop;
+
+#define READ(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
+
+struct super_block {
+	unsigned long s_magic;
+	u32 s_dev;
+} __core;
+
+struct inode {
+	u16 i_mode;
+	unsigned long i_ino;
+	struct super_block *i_sb;
+} __core;
+
+struct vfsmount;
+struct mnt_namespace;
+
+struct path {
+	struct vfsmount *mnt;
+} __core;
+
+struct file {
+	u32 f_flags;
+	struct path f_path;
+	struct inode *f_inode;
+} __core;
+
+struct vfsmount {
+	int mnt_flags;
+} __core;
+
+struct mount {
+	struct vfsmount mnt;
+	struct mnt_namespace *mnt_ns;
+	int mnt_id;
+} __core;
+
+struct pid_namespace;
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+} __core;
+
+struct pid {
+	u32 level;
+	struct upid numbers[];
+} __core;
+
+/* enum pid_type */
+enum { PIDTYPE_TGID_ = 1 };
+
+struct signal_struct {
+	struct pid *pids[4];
+} __core;
+
+struct task_struct {
+	struct pid *thread_pid;
+	struct signal_struct *signal;
+} __core;
+
+struct bpf_iter_meta {
+	void *seq;
+} __core;
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	u32 fd;
+	struct file *file;
+} __core;
+
+#define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1 /* size */)
+
+/* A process or thread as whoever reads numbers it; 0: not seen from there. */
+static __attribute__((always_inline)) s32 number_of(struct pid *pid)
+{
+	struct task_struct *current = (struct task_struct *)bpf_get_current_task();
+	struct pid *mine = 0;
+	struct upid *upid;
+	struct pid_namespace *ns = 0, *their_ns = 0;
+	u32 level = 0, their_level = 0;
+	s32 number = 0;
+
+	READ(mine, current->thread_pid);
+	READ(level, mine->level);
+	READ(their_level, pid->level);
+	if (level > 32 || their_level < level)
+		return 0;
+	upid = (struct upid *)((char *)&mine->numbers[0] + level * SIZE_OF(struct upid));
+	READ(ns, upid->ns);
+	upid = (struct upid *)((char *)&pid->numbers[0] + level * SIZE_OF(struct upid));
+	READ(their_ns, upid->ns);
+	if (ns == their_ns)
+		READ(number, upid->nr);
+	return number;
+}
+
+enum { S_IFMT_ = 0170000, S_IFREG_ = 0100000 };
+#define MQUEUE_MAGIC 0x19800202
+
+/* shim/xray/xray.ts has the same. */
+enum kind { MQUEUE = 1, DETACHED = 2 };
+
+struct found {
+	u32 kind;
+	s32 tgid;
+	s32 pid;
+	u32 fd;
+	s32 mnt_id;
+	u32 dev;
+	u32 flags;
+	u32 mode;
+	u64 ino;
+	u64 file;		/* equal for descriptors that share one open file */
+};
+
+/*
+ * On a lazily unmounted mount: it is in no namespace. The kernel's own mounts (of pipes, sockets, queues) have an error
+ * number there (fs/mount.h, MNT_NS_INTERNAL).
+ */
+static __attribute__((always_inline)) u32 kind_of(const struct super_block *sb, const struct mnt_namespace *ns, u32 mode)
+{
+	if (sb->s_magic == MQUEUE_MAGIC && (mode & S_IFMT_) == S_IFREG_)
+		return MQUEUE;
+	return ns ? 0 : DETACHED;
+}
+
+SEC("iter/task_file")
+int find(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+	struct task_struct *task = ctx->task;
+	struct mnt_namespace *ns = 0;
+	struct found f = { 0 };
+	struct inode *inode;
+	struct mount *mnt;
+
+	if (!file || !task)
+		return 0;
+	inode = file->f_inode;
+	mnt = container_of(file->f_path.mnt, struct mount, mnt);
+	READ(ns, mnt->mnt_ns);
+	f.mode = inode->i_mode;
+	f.kind = kind_of(inode->i_sb, ns, f.mode);
+	if (!f.kind)
+		return 0;
+	READ(f.mnt_id, mnt->mnt_id);
+	f.tgid = number_of(task->signal->pids[PIDTYPE_TGID_]);
+	f.pid = number_of(task->thread_pid);
+	if (!f.tgid)
+		return 0;
+	f.fd = ctx->fd;
+	f.dev = inode->i_sb->s_dev;
+	f.flags = file->f_flags;
+	f.ino = inode->i_ino;
+	f.file = (u64)file;
+	bpf_seq_write(ctx->meta->seq, &f, sizeof(f));
+	return 0;
+}
+
+/* ipc/mqueue.c */
+struct rb_node {
+	unsigned long __rb_parent_color;
+	struct rb_node *rb_right;
+	struct rb_node *rb_left;
+} __core;
+
+struct list_head {
+	struct list_head *next, *prev;
+} __core;
+
+struct posix_msg_tree_node {
+	struct rb_node rb_node;
+	struct list_head msg_list;
+	int priority;
+} __core;
+
+struct msg_msgseg {
+	struct msg_msgseg *next;
+} __core;
+
+struct msg_msg {
+	struct list_head m_list;
+	long m_type;
+	unsigned long m_ts;
+	struct msg_msgseg *next;
+	void *security;
+} __core;
+
+struct mq_attr {
+	long mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs;
+} __core;
+
+typedef union sigval {
+	int sival_int;
+	void *sival_ptr;
+} sigval_t;
+
+struct sigevent {
+	sigval_t sigev_value;
+	int sigev_signo;
+	int sigev_notify;
+} __core;
+
+struct sk_buff {
+	unsigned char *data;
+} __core;
+
+struct socket {
+	struct file *file;
+} __core;
+
+struct sock {
+	struct socket *sk_socket;
+} __core;
+
+struct mqueue_inode_info {
+	struct inode vfs_inode;
+	struct rb_node *msg_tree_rightmost;
+	struct mq_attr attr;
+	struct sigevent notify;
+	struct pid *notify_owner;
+	struct sock *notify_sock;
+	struct sk_buff *notify_cookie;
+	unsigned long qsize;
+} __core;
+
+#define COOKIE 32		/* NOTIFY_COOKIE_LEN */
+
+/* Stands before a queue's messages. */
+struct queue {
+	u32 magic;		/* QUEUE */
+	u32 fd;
+	u64 ino;
+	u64 maxmsg, msgsize, curmsgs, qsize;
+	s32 owner;		/* the process whose mq_notify(3) waits; 0: none */
+	s32 notify, signo;
+	u32 zero;
+	u64 value;
+	u64 sock;		/* inode of the socket that SIGEV_THREAD writes to */
+	u8 cookie[COOKIE];
+};
+
+/* A part of a message, with `len` bytes behind it. */
+struct part {
+	u32 magic;		/* PART */
+	u32 priority;
+	u32 size;		/* of the whole message */
+	u32 len;
+};
+
+/* Where the next pass goes on. */
+struct cursor {
+	u32 magic;		/* CURSOR where a queue is gone on with; 0: all are read from their beginning */
+	u32 fd;
+	u64 step;
+	u64 node, msg, seg;
+	u64 left;		/* of the message at msg */
+	u64 written;		/* in this pass */
+};
+
+enum { QUEUE = 0x51455551, PART = 0x54524150, CURSOR = 0x53525543 };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct cursor);
+} cursor SEC(".maps");
+
+#define PAGE 4096
+#define STEPS (1 << 20)
+/* The kernel's buffer for one file is 8 pages; what is written beyond it fails the pass. */
+#define BUDGET (6 * PAGE)
+
+struct chunk {
+	struct part head;
+	u8 bytes[PAGE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct chunk);
+} scratch SEC(".maps");
+
+/* From the highest priority to the lowest, by the tree's nodes; each message's pages one by one. */
+enum step { VISIT, MESSAGE, SEGMENT, LOWER, RIGHTMOST, CLIMB, DONE };
+
+/* Writes a piece of the message at c->msg; returns the bytes written to the record. */
+static __attribute__((always_inline)) u32 write_piece(void *seq, struct cursor *c, u64 from, u64 room)
+{
+	u32 zero = 0, len = c->left < room ? c->left : room;
+	struct chunk *out = bpf_map_lookup_elem(&scratch, &zero);
+	struct msg_msg *m = (struct msg_msg *)c->msg;
+	unsigned long size = 0;
+	long type = 0;
+
+	if (!out || len > PAGE)
+		return 0;
+	READ(size, m->m_ts);
+	READ(type, m->m_type);
+	out->head.magic = PART;
+	out->head.priority = type;
+	out->head.size = size;
+	out->head.len = len;
+	if (len && bpf_probe_read_kernel(out->bytes, len, (void *)from))
+		return 0;
+	bpf_seq_write(seq, out, sizeof(out->head) + len);
+	c->left -= len;
+	return sizeof(out->head) + len;
+}
+
+static __attribute__((always_inline)) u32 take_step(void *seq, struct cursor *c)
+{
+	struct posix_msg_tree_node *node = (struct posix_msg_tree_node *)c->node;
+	struct rb_node *rb = (struct rb_node *)c->node, *next = 0;
+	unsigned long color = 0;
+	struct list_head *list = 0;
+	struct msg_msgseg *seg = 0;
+	u32 written = 0;
+
+	switch (c->step) {
+	case VISIT:
+		READ(list, node->msg_list.next);
+		c->msg = (u64)list;
+		c->step = MESSAGE;
+		break;
+	case MESSAGE:
+		if (c->msg == (u64)&node->msg_list || !c->msg) {
+			c->step = LOWER;
+			break;
+		}
+		READ(c->left, ((struct msg_msg *)c->msg)->m_ts);
+		written = write_piece(seq, c, c->msg + SIZE_OF(struct msg_msg), PAGE - SIZE_OF(struct msg_msg));
+		READ(seg, ((struct msg_msg *)c->msg)->next);
+		c->seg = (u64)seg;
+		c->step = SEGMENT;
+		break;
+	case SEGMENT:
+		if (!c->left || !c->seg) {
+			READ(list, ((struct msg_msg *)c->msg)->m_list.next);
+			c->msg = (u64)list;
+			c->step = MESSAGE;
+			break;
+		}
+		written = write_piece(seq, c, c->seg + SIZE_OF(struct msg_msgseg), PAGE - SIZE_OF(struct msg_msgseg));
+		READ(seg, ((struct msg_msgseg *)c->seg)->next);
+		c->seg = (u64)seg;
+		break;
+	case LOWER:
+		READ(next, rb->rb_left);
+		if (next)
+			c->node = (u64)next;
+		c->step = next ? RIGHTMOST : CLIMB;
+		break;
+	case RIGHTMOST:
+		READ(next, rb->rb_right);
+		if (next)
+			c->node = (u64)next;
+		else
+			c->step = VISIT;
+		break;
+	case CLIMB:
+		READ(color, rb->__rb_parent_color);
+		c->node = color & ~3UL;
+		if (!c->node) {
+			c->step = DONE;
+			break;
+		}
+		READ(next, ((struct rb_node *)c->node)->rb_right);
+		if (next == rb)
+			c->step = VISIT;
+		break;
+	}
+	return written;
+}
+
+static __attribute__((noinline)) long walk_on(u32 round, void **seq)
+{
+	u32 zero = 0;
+	struct cursor *c = bpf_map_lookup_elem(&cursor, &zero);
+
+	(void)round;
+	if (!c)
+		return 1;
+	c->written += take_step(*seq, c);
+	return c->step == DONE || c->written >= BUDGET;
+}
+
+static __attribute__((always_inline)) void write_head(void *seq, struct mqueue_inode_info *info, u32 fd)
+{
+	struct queue q = { .magic = QUEUE, .fd = fd };
+	struct pid *owner = 0;
+	struct sock *sock = 0;
+	struct socket *socket = 0;
+	struct file *file = 0;
+	struct inode *inode = 0;
+	struct sk_buff *skb = 0;
+	unsigned char *data = 0;
+	unsigned long ino = 0;
+
+	READ(ino, info->vfs_inode.i_ino);
+	q.ino = ino;
+	READ(q.maxmsg, info->attr.mq_maxmsg);
+	READ(q.msgsize, info->attr.mq_msgsize);
+	READ(q.curmsgs, info->attr.mq_curmsgs);
+	READ(q.qsize, info->qsize);
+	READ(owner, info->notify_owner);
+	if (owner) {
+		q.owner = number_of(owner);
+		READ(q.notify, info->notify.sigev_notify);
+		READ(q.signo, info->notify.sigev_signo);
+		READ(q.value, info->notify.sigev_value);
+		READ(sock, info->notify_sock);
+		READ(skb, info->notify_cookie);
+		if (sock) {
+			READ(socket, sock->sk_socket);
+			READ(file, socket->file);
+			READ(inode, file->f_inode);
+			READ(ino, inode->i_ino);
+			q.sock = ino;
+		}
+		if (skb) {
+			READ(data, skb->data);
+			bpf_probe_read_kernel(q.cookie, COOKIE, data);
+		}
+	}
+	bpf_seq_write(seq, &q, sizeof(q));
+}
+
+/*
+ * The queues that a process has open, with their messages. One that is too large for a pass ends in a cursor: written
+ * back into the map, the next pass goes on with that queue alone.
+ */
+SEC("iter/task_file.queues")
+int queues(struct bpf_iter__task_file *ctx)
+{
+	u32 zero = 0, magic;
+	/* The state is in the map and not on the stack, where the verifier would follow each of its values. */
+	struct cursor *c = bpf_map_lookup_elem(&cursor, &zero);
+	void *seq = ctx->meta->seq;
+	struct file *file = ctx->file;
+	struct mqueue_inode_info *info;
+	struct rb_node *rightmost = 0;
+
+	if (!file || !c || file->f_inode->i_sb->s_magic != MQUEUE_MAGIC ||
+	    (file->f_inode->i_mode & S_IFMT_) != S_IFREG_)
+		return 0;
+	if (c->magic) {
+		if (c->fd != ctx->fd)
+			return 0;
+	} else {
+		info = container_of(file->f_inode, struct mqueue_inode_info, vfs_inode);
+		write_head(seq, info, ctx->fd);
+		READ(rightmost, info->msg_tree_rightmost);
+		c->node = (u64)rightmost;
+		c->step = rightmost ? VISIT : DONE;
+	}
+	c->written = 0;
+	if (c->step != DONE)
+		bpf_loop(STEPS, walk_on, &seq, 0);
+	if (c->step == DONE)
+		return 0;
+	c->fd = ctx->fd;
+	magic = c->magic;
+	c->magic = CURSOR;
+	bpf_seq_write(seq, c, sizeof(*c));
+	c->magic = magic;
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finds, in one pass over open files, what CRIU refuses.
+import { closeFd } from "../../native/index.js";
+import { bpf, CMD } from "../netlock/bpf.js";
+import { pinRoot } from "../netlock/kept.js";
+import { treeOf } from "../netlock/netlock.js";
+import { loadIterator, openFiles, runIterator } from "./iterator.js";
+
+/** enum kind of native/bpf/xray.bpf.c */
+const KINDS = { 1: "mqueue", 2: "detached" } as const;
+export type Kind = (typeof KINDS)[keyof typeof KINDS];
+
+/** A descriptor of something special, as the X-ray sees it. */
+export interface Found {
+  kind: Kind;
+  /** The process and the thread, as this process numbers them. */
+  pid: number;
+  tid: number;
+  fd: number;
+  mntId: number;
+  /** The kernel's own dev_t: 20 bits of minor number. */
+  dev: number;
+  /** O_*, with the access mode. */
+  flags: number;
+  mode: number;
+  ino: bigint;
+  /** Equal for descriptors that share one open file. */
+  file: bigint;
+}
+
+const SIZE = 48;
+
+const decode = (bytes: Buffer): Found[] =>
+  Array.from({ length: Math.floor(bytes.length / SIZE) }, (_, i): Found => {
+    const at = i * SIZE;
+    return {
+      kind: KINDS[bytes.readUInt32LE(at) as keyof typeof KINDS],
+      pid: bytes.readInt32LE(at + 4),
+      tid: bytes.readInt32LE(at + 8),
+      fd: bytes.readUInt32LE(at + 12),
+      mntId: bytes.readInt32LE(at + 16),
+      dev: bytes.readUInt32LE(at + 20),
+      flags: bytes.readUInt32LE(at + 24),
+      mode: bytes.readUInt32LE(at + 28),
+      ino: bytes.readBigUInt64LE(at + 32),
+      file: bytes.readBigUInt64LE(at + 40),
+    };
+  });
+
+/** Above this many open files on the host the tree is walked, and its processes alone are looked at. */
+const MANY_FILES = 50_000;
+
+let program: number | undefined;
+
+/** Where an earlier session has left the program loaded: loading it takes 20 ms. The number changes with its records. */
+const pinned = (): string => `${pinRoot()}/kit1/find1`;
+
+/** Makes the program ready, before the freeze. Throws where the kernel cannot. */
+export const prepareFind = (): number => {
+  if (program !== undefined) return program;
+  try {
+    program = bpf(CMD.objGet, { 0: Buffer.from(`${pinned()}\0`) });
+  } catch {
+    const { maps, programs } = loadIterator("iter/task_file");
+    for (const map of Object.values(maps)) closeFd(map);
+    program = programs.find!;
+    try {
+      bpf(CMD.objPin, { 0: Buffer.from(`${pinned()}\0`), 8: program });
+    } catch {
+      // There is no directory for it yet; the next one loads it again.
+    }
+  }
+  return program;
+};
+
+/** What is special in the tree of a process; the tasks should stand still. */
+export const findSpecial = (root: number): Found[] => {
+  const find = prepareFind();
+  if (openFiles() < MANY_FILES) {
+    const found = decode(runIterator(find));
+    if (found.length === 0) return found;
+    const tree = new Set(treeOf(root));
+    return found.filter(({ pid }) => tree.has(pid));
+  }
+  return treeOf(root).flatMap((pid) => decode(runIterator(find, pid)));
+};

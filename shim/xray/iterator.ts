@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// BPF iterators over open files: the programs of native/bpf/xray.bpf.c, loaded before the freeze and run in it.
+import { closeSync, openSync, readFileSync, readSync } from "node:fs";
+import { artefact } from "../../native/index.js";
+import { bpf, CMD } from "../netlock/bpf.js";
+import { type LoadedObject, loadObject } from "../netlock/bpf-object.js";
+
+// BPF_PROG_TYPE_TRACING, BPF_TRACE_ITER
+const [TRACING, ATTACH_ITER] = [26, 28];
+
+/** Loads the program of one section of xray.bpf.o. Throws where the kernel cannot: iterators are of Linux 5.8. */
+export const loadIterator = (section: string): LoadedObject =>
+  loadObject(readFileSync(artefact("xray.bpf.o")), {
+    [section]: { type: TRACING, attach: ATTACH_ITER, target: "bpf_iter_task_file" },
+  });
+
+/**
+ * Runs a program over the open files of one process (Linux 6.1), or of all. Returns what it wrote. Throws EINVAL on a
+ * kernel that knows no iterator for one process.
+ */
+export const runIterator = (program: number, tgid?: number): Buffer => {
+  const info = Buffer.alloc(16);
+  info.writeUInt32LE(tgid ?? 0, 4);
+  const one = tgid === undefined ? {} : { 16: info, 24: info.length };
+  const link = bpf(CMD.linkCreate, { 0: program, 8: ATTACH_ITER, ...one });
+  try {
+    const iterator = bpf(CMD.iterCreate, { 0: link });
+    try {
+      return readToEnd(iterator);
+    } finally {
+      closeSync(iterator);
+    }
+  } finally {
+    closeSync(link);
+  }
+};
+
+/** A read may be short long before the end: it ends at what one file has written. */
+const readToEnd = (fd: number): Buffer => {
+  const parts: Buffer[] = [];
+  for (;;) {
+    const part = Buffer.allocUnsafe(64 << 10);
+    const n = readSync(fd, part);
+    if (n === 0) return Buffer.concat(parts);
+    parts.push(part.subarray(0, n));
+  }
+};
+
+/** How many files this kernel has open, about. */
+export const openFiles = (): number => {
+  const fd = openSync("/proc/sys/fs/file-nr", "r");
+  try {
+    const text = Buffer.alloc(64);
+    return Number.parseInt(text.toString("latin1", 0, readSync(fd, text)), 10);
+  } finally {
+    closeSync(fd);
+  }
+};
