@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #define CONTROL_MAGIC 0x31534343u /* "CCS1" */
-#define CONTROL_VERSION 1
+#define CONTROL_VERSION 2
 #define CONTROL_MAX_DATA (64u << 10)
 
 /* name, type */
@@ -57,7 +57,10 @@ struct control_msg {
 	X(SWAP_MAPPING, 14)	/* addr, len, a0 prot, a1 flags, a2 offset, a3 undo's offset; with new, old */ \
 	X(ROLLBACK, 15)		/* undo all swaps, newest first */                                 \
 	X(FORGET, 16)		/* the swaps stay: drop the undo record */                         \
-	X(LOG, 17)		/* flags: CRIU's log level; data: a line for CRIU's log */
+	X(LOG, 17)		/* flags: CRIU's log level; data: a line for CRIU's log */      \
+	X(EXTERNAL, 18)		/* data: a key of --external, before anything is collected */      \
+	X(INHERIT, 19)		/* data: a key of --inherit-fd, with a descriptor, before tasks are forked */ \
+	X(NO_FS_DUMP, 20)	/* data: a file system whose contents CRIU need not look at */
 
 enum control_type {
 #define X(name, number) CONTROL_##name = number,

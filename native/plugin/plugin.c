@@ -20,6 +20,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "../control.h"
@@ -63,7 +65,7 @@ struct undo {
 
 static struct {
 	int fd;			/* -1: no shim */
-	pid_t owner;		/* the process that loaded us; restoring tasks are forked from it */
+	ino_t ino;		/* of the socket: in a restoring task its number may be another file's */
 	int stored;		/* CRIU's fdstore id of the socket: its close_old_fds() takes ours away from tasks */
 	pthread_mutex_t *lock;	/* shared: restoring tasks speak over one socket */
 	uint64_t hooks;
@@ -279,6 +281,79 @@ static int inject(struct command *c, int64_t *ret, struct surgeon_error *err)
 	return failed;
 }
 
+/* What CRIU exports for its own plugins' sake can be called by name (it is linked with --export-dynamic). */
+static void *engine_symbol(const char *name, struct surgeon_error *err)
+{
+	void *symbol = dlsym(RTLD_DEFAULT, name);
+
+	if (!symbol)
+		*err = (struct surgeon_error){ "this CRIU does not export what is needed", ENOSYS };
+	return symbol;
+}
+
+/* criu/include/external.h: the list is consulted for each file that is dumped. */
+static int add_external(char *key, struct surgeon_error *err)
+{
+	int (*add)(char *) = (int (*)(char *))(uintptr_t)engine_symbol("add_external", err);
+
+	if (!add)
+		return -1;
+	if (!add(key))
+		return 0;
+	*err = (struct surgeon_error){ "add_external", ENOMEM };
+	return -1;
+}
+
+/* criu/include/files.h: CRIU keeps the number, and duplicates it for its tasks. */
+static int add_inherit(char *key, int fd, struct surgeon_error *err)
+{
+	int (*add)(int, char *) = (int (*)(int, char *))(uintptr_t)engine_symbol("inherit_fd_add", err);
+	int kept;
+
+	if (!add)
+		return -1;
+	kept = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (kept >= 0 && !add(kept, key))
+		return 0;
+	*err = (struct surgeon_error){ "inherit_fd_add", kept < 0 ? EBADF : ENOMEM };
+	if (kept >= 0)
+		close(kept);
+	return -1;
+}
+
+/* The head of criu/include/filesystems.h's struct fstype (4.1.1, 4.2.1). */
+struct fstype {
+	const char *name;
+	int code;
+	int (*dump)(void *mount);
+};
+
+static int no_fs_dump(const char *name, struct surgeon_error *err)
+{
+	struct fstype *(*find)(const char *) = (struct fstype *(*)(const char *))(uintptr_t)engine_symbol("find_fstype_by_name", err);
+	struct fstype *found;
+
+	if (!find)
+		return -1;
+	found = find(name);
+	/* What is not as we know it is not touched. */
+	if (!found || strcmp(found->name, name)) {
+		*err = (struct surgeon_error){ "find_fstype_by_name", ENOENT };
+		return -1;
+	}
+	found->dump = NULL;
+	return 0;
+}
+
+/* The data as a string. */
+static char *text_of(struct command *c)
+{
+	size_t end = c->m.data_len < sizeof(c->data) ? c->m.data_len : sizeof(c->data) - 1;
+
+	c->data[end] = '\0';
+	return c->data;
+}
+
 /* One command, and its RESULT. Returns -1 when the shim cannot be told. */
 static int obey(int sk, struct command *c)
 {
@@ -320,6 +395,15 @@ static int obey(int sk, struct command *c)
 	case CONTROL_LOG:
 		say(c->m.flags, "%.*s", (int)c->m.data_len, c->data);
 		break;
+	case CONTROL_EXTERNAL:
+		failed = add_external(text_of(c), &err);
+		break;
+	case CONTROL_INHERIT:
+		failed = add_inherit(text_of(c), c->n_fds > 0 ? c->fds[0] : -1, &err);
+		break;
+	case CONTROL_NO_FS_DUMP:
+		failed = no_fs_dump(text_of(c), &err);
+		break;
 	default:
 		err = (struct surgeon_error){ "a command of another version", ENOSYS };
 		failed = -1;
@@ -337,13 +421,20 @@ static int obey(int sk, struct command *c)
 	return failed;
 }
 
+static bool is_ours(void)
+{
+	struct stat st;
+
+	return fstat(shim.fd, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_ino == shim.ino;
+}
+
 /* The socket, in whichever process of CRIU's this is. *borrowed: close it afterwards. */
 static int socket_here(bool *borrowed)
 {
 	int (*get)(int);
 
 	*borrowed = false;
-	if (shim.fd < 0 || getpid() == shim.owner)
+	if (shim.fd < 0 || is_ours())
 		return shim.fd;
 	get = (int (*)(int))(uintptr_t)dlsym(RTLD_DEFAULT, "fdstore_get");
 	*borrowed = true;
@@ -357,7 +448,7 @@ static int shim_is_gone(void)
 
 	say(swapped ? LOG_ERROR : LOG_WARN, "the shim is gone%s", swapped ? ": undoing what was swapped" : "");
 	(void)roll_back();
-	if (getpid() == shim.owner) {
+	if (shim.fd >= 0 && is_ours()) {
 		close(shim.fd);
 		shim.fd = -1;
 	}
@@ -454,16 +545,22 @@ static int dump_ext_file(int fd, int id)
 	return wanted(HOOK_DUMP_EXT_FILE) ? (int)transact(&m, NULL, fd, NULL) : -ENOTSUP;
 }
 
-static int restore_ext_file(int id, bool *retry_needed)
+/* Up to CRIU 4.2; what comes after it gives a second argument, for a retry, and must be told "no" there. */
+static int restore_ext_file(int id)
 {
 	struct control_msg m = { .type = CONTROL_HOOK, .hook = HOOK_RESTORE_EXT_FILE, .fd = id, .pid = getpid() };
-	int fd = -1;
+	int fd = -1, task;
 	int64_t ret;
 
 	if (!wanted(HOOK_RESTORE_EXT_FILE))
 		return -ENOTSUP;
-	*retry_needed = false;
-	ret = transact(&m, NULL, -1, &fd);
+	/* Our number is that of a namespace which the shim may not see: it gets the task itself, and with it namespaces. */
+	task = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	if (task < 0)
+		say(LOG_WARN, "pidfd_open: %s", strerror(errno));
+	ret = transact(&m, NULL, task, &fd);
+	if (task >= 0)
+		close(task);
 	return ret < 0 ? (int)ret : fd >= 0 ? fd : -ENOTSUP;
 }
 
@@ -512,16 +609,18 @@ static int plugin_init(int stage)
 	const char *number = getenv("CRYOSHIM_CONTROL_FD");
 	int (*add)(int), type;
 	socklen_t len = sizeof(type);
+	struct stat st;
 	int64_t ret;
 
 	shim.print = (void (*)(unsigned int, const char *, ...))(uintptr_t)dlsym(RTLD_DEFAULT, "print_on_level");
 	shim.fd = number ? atoi(number) : -1;
-	shim.owner = getpid();
 	/* CRIU hands its environment to scripts and to what they start: the number alone proves nothing. */
-	if (shim.fd < 0 || getsockopt(shim.fd, SOL_SOCKET, SO_TYPE, &type, &len) || type != SOCK_SEQPACKET) {
+	if (shim.fd < 0 || getsockopt(shim.fd, SOL_SOCKET, SO_TYPE, &type, &len) || type != SOCK_SEQPACKET ||
+	    fstat(shim.fd, &st)) {
 		shim.fd = -1;
 		return 0;
 	}
+	shim.ino = st.st_ino;
 	if (make_lock()) {
 		say(LOG_WARN, "cannot make the lock of the control socket: working without the shim");
 		shim.fd = -1;

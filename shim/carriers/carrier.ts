@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Engine } from "../control/engine.js";
 import type { Log } from "../session/log.js";
+import type { Found } from "../xray/find.js";
 
 /** What a carrier is called with. */
 export interface CarrierContext {
@@ -11,6 +12,14 @@ export interface CarrierContext {
   log: Log;
 }
 
+/** What is known when the tasks of a dump stand still. */
+export interface Seized {
+  /** The root of the tree that is dumped. */
+  root: number;
+  /** What the X-ray found in it. */
+  found: readonly Found[];
+}
+
 /**
  * One kind of kernel object that CRIU refuses or does badly. A carrier has only the steps that it needs: each that it
  * has makes the engine stop and ask, so a carrier that finds nothing before the freeze should not be in the session.
@@ -19,16 +28,34 @@ export interface CarrierContext {
 export interface Carrier {
   /** As in the image's name and in doctor's table. */
   name: string;
-  /** All tasks of the tree stand still, nothing has been collected: find, save and hide this task's objects. */
+  /** Before the freeze: what takes long is made ready here. Throwing costs the carrier, not the dump. */
+  prepare?(root: number): void;
+  /** All tasks of the tree stand still, nothing has been collected: once, with what the X-ray has found. */
+  seized?(seized: Seized, context: CarrierContext): Promise<void>;
+  /** As `seized`, for each task: find, save and hide this task's objects. */
   checkpoint?(pid: number, context: CarrierContext): Promise<void>;
-  /** The dump has ended, tasks still stand still. Swaps are undone afterwards whatever this does. */
+  /**
+   * The dump has ended and all images are written; tasks still stand still. Swaps are undone afterwards whatever this
+   * does. Throwing makes a dump fail that CRIU believes to be done.
+   */
   dumped?(ok: boolean, context: CarrierContext): Promise<void>;
+  /** Whether a restore of these images will need this carrier. */
+  needed?(): boolean;
+  /** How a restore has ended. */
+  restored?(ok: boolean): void;
+  /** The session is over, whatever became of it. */
+  close?(): void;
+  /** A restore begins; no task has been forked yet. */
+  restoring?(context: CarrierContext): Promise<void>;
   /** The task is restored and stands before its first instruction: put the real objects back. */
   resume?(pid: number, context: CarrierContext): Promise<void>;
   /** CRIU met a file that it does not know; true: this carrier restores it, by the same id. `fd` is lent. */
   dumpFile?(fd: number, id: number, context: CarrierContext): Promise<boolean>;
-  /** In the restoring task: a descriptor of ours for the file with this id, undefined when it is another carrier's. */
-  restoreFile?(id: number, context: CarrierContext): Promise<number | undefined>;
+  /**
+   * A restoring task, lent as a pidfd, needs the file with this id: a descriptor of ours, undefined when it is another
+   * carrier's.
+   */
+  restoreFile?(id: number, task: number, context: CarrierContext): Promise<number | undefined>;
   /** CRIU met a mount that it cannot resolve; true: this carrier mounts it at restore, by the same id. */
   dumpMount?(mountpoint: string, id: number, context: CarrierContext): Promise<boolean>;
   /** True when this carrier has mounted it. */

@@ -33,6 +33,12 @@ export interface Engine {
   rollBack(): Promise<number>;
   /** The swaps are to stay: what has been put back at a restore. */
   keep(): Promise<void>;
+  /** As `--external KEY`: CRIU takes the object as it is and asks for it at restore. Before anything is collected. */
+  external(key: string): Promise<void>;
+  /** As `--inherit-fd`, when a restore begins: what was external under this key is `fd`, which is lent. */
+  inherit(fd: number, key: string): Promise<void>;
+  /** CRIU need not look at the contents of mounts of this type: somebody else carries them. */
+  noFsDump(type: string): Promise<void>;
   /** A line for CRIU's own log. */
   log(text: string): Promise<void>;
 }
@@ -74,6 +80,15 @@ export const engineBy = (command: Command, undo: Undo[]): Engine => {
     async keep() {
       await command({ type: TYPE.FORGET });
       forget();
+    },
+    async external(key) {
+      await command({ type: TYPE.EXTERNAL, data: Buffer.from(key) });
+    },
+    async inherit(fd, key) {
+      await command({ type: TYPE.INHERIT, data: Buffer.from(key) }, [fd]);
+    },
+    async noFsDump(type) {
+      await command({ type: TYPE.NO_FS_DUMP, data: Buffer.from(type) });
     },
     async log(text) {
       await command({ type: TYPE.LOG, flags: 3, data: Buffer.from(text) });

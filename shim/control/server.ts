@@ -9,8 +9,10 @@ import {
   watchReadable,
 } from "../../native/index.js";
 import type { Carrier, CarrierContext } from "../carriers/carrier.js";
+import { writeNeeds } from "../carriers/registry.js";
 import { reason } from "../error.js";
 import type { Log } from "../session/log.js";
+import { type Found, findSpecial } from "../xray/find.js";
 import { type Command, engineBy, type Undo, undoByHand } from "./engine.js";
 import { type ControlMessage, decodeControl, encodeControl, HOOK, STAGE, TYPE, VERSION } from "./wire.js";
 
@@ -24,6 +26,10 @@ export interface ControlOptions {
   onBegin?: (stage: Stage) => void;
   /** All tasks of a dump are stopped; `pid` is one of them. Throwing fails the dump. */
   onSeized?: (pid: number) => void;
+  /** CRIU believes that a dump is done, and it is not: its tasks must live. */
+  onUnfit?: () => void;
+  /** The root of the tree that is dumped. */
+  root?: (() => number | undefined) | undefined;
   /** The engine tells how its work ended; the tasks are still stopped. */
   onFinished?: (stage: Stage, ok: boolean) => void;
 }
@@ -86,7 +92,7 @@ const answerHook = async (
       return claim((carrier) => carrier.restoreMount?.(mountpoint, q.fd, ctx), all);
     case HOOK.restoreExtFile:
       for (const carrier of all) {
-        const fd = await carrier.restoreFile?.(q.fd, ctx);
+        const fd = await carrier.restoreFile?.(q.fd, fds[0] ?? -1, ctx);
         if (fd !== undefined) return { ret: 0, fd };
       }
       return { ret: -ENOTSUP };
@@ -98,7 +104,7 @@ const answerHook = async (
 /** Serves the control socket until the engine is gone. The descriptor becomes the server's. */
 export const serveControl = (
   fd: number,
-  { carriers, imagesDir, log, onBegin, onSeized, onFinished }: ControlOptions,
+  { carriers, imagesDir, log, onBegin, onSeized, onFinished, onUnfit, root }: ControlOptions,
 ): Control => {
   const undo: Undo[] = [];
   const results = new Map<number, { resolve(m: Question & { fds: number[] }): void; reject(error: Error): void }>();
@@ -135,17 +141,49 @@ export const serveControl = (
     if (answer.fd !== undefined) closeFd(answer.fd);
   };
 
-  const exit = async (q: Question): Promise<void> => {
+  /** CRIU believes that the dump is done, and it is not: it must not go on to end the tasks. */
+  const unfit = (error: unknown): false => {
+    log("Error", `the dump is not complete, the engine is stopped: ${reason(error)}`);
+    onUnfit?.();
+    return false;
+  };
+
+  /** Returns false when the engine must not go on. */
+  const exit = async (q: Question): Promise<boolean> => {
     const ok = q.ret === 0;
-    if (STAGE[q.hook] !== "restore") {
-      for (const carrier of carriers) await carrier.dumped?.(ok, context);
-      if (undo.length > 0) {
-        const failed = await context.engine.rollBack();
-        if (failed > 0) log("Error", `${failed} swaps could not be undone: see CRIU's log`);
+    const stage = STAGE[q.hook];
+    try {
+      if (stage === "restore") {
+        for (const carrier of carriers) carrier.restored?.(ok);
+        if (ok && undo.length > 0) await context.engine.keep();
+        return true;
       }
-    } else if (ok && undo.length > 0) {
-      await context.engine.keep();
+      for (const carrier of carriers) await carrier.dumped?.(ok, context);
+      if (ok && stage === "dump") writeNeeds(imagesDir, carriers);
+    } catch (error) {
+      if (ok && stage === "dump") return unfit(error);
+      log("Error", `after a ${stage}: ${reason(error)}`);
     }
+    if (undo.length > 0) {
+      const failed = await context.engine.rollBack();
+      if (failed > 0) log("Error", `${failed} swaps could not be undone: see CRIU's log`);
+    }
+    return true;
+  };
+
+  /** What CRIU will refuse is found while all tasks stand still, and told to those who carry it. */
+  const xray = async (pid: number): Promise<void> => {
+    const asking = carriers.filter((carrier) => carrier.seized);
+    if (asking.length === 0) return;
+    let found: Found[];
+    try {
+      found = findSpecial(pid);
+    } catch (error) {
+      // Without it CRIU does what it can, and refuses the rest.
+      log("Warn ", `no X-ray here: ${reason(error)}`);
+      return;
+    }
+    for (const carrier of asking) await carrier.seized?.({ root: pid, found }, context);
   };
 
   const serve = async (q: Question, fds: number[]): Promise<void> => {
@@ -156,20 +194,20 @@ export const serveControl = (
         const fits = q.args[0] === BigInt(VERSION);
         if (!fits)
           log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);
-        const once = onSeized === undefined ? 0n : 1n << BigInt(HOOK.checkpointDevices);
+        const asks = onSeized !== undefined || carriers.some((carrier) => carrier.seized);
+        const once = asks ? 1n << BigInt(HOOK.checkpointDevices) : 0n;
+        if (fits && STAGE[q.hook] === "restore") for (const carrier of carriers) await carrier.restoring?.(context);
         done(q, { ret: 0 }, fits ? [wantedHooks(carriers), once] : [0n, 0n]);
       } else if (q.type === TYPE.EXIT) {
-        try {
-          await exit(q);
-        } finally {
-          state = "finished";
-          onFinished?.(STAGE[q.hook]!, q.ret === 0);
-          done(q, { ret: 0 });
-        }
+        if (!(await exit(q))) return;
+        state = "finished";
+        onFinished?.(STAGE[q.hook]!, q.ret === 0);
+        done(q, { ret: 0 });
       } else {
         if (q.hook === HOOK.checkpointDevices && !seized) {
           seized = true;
           onSeized?.(q.pid);
+          await xray(root?.() ?? q.pid);
         }
         done(q, await answerHook(q, fds, carriers, context));
       }
@@ -213,6 +251,7 @@ export const serveControl = (
       stop();
       ended = true;
       closeFd(fd);
+      for (const carrier of carriers) carrier.close?.();
       for (const failure of undoByHand(undo)) log("Error", `cannot undo a swap after the engine's death: ${failure}`);
     },
   };

@@ -2,7 +2,7 @@
 // The control socket's messages as native/control.h declares them (test/unit/control.test.ts holds the two together).
 
 export const MAGIC = 0x31534343;
-export const VERSION = 1;
+export const VERSION = 2;
 export const MAX_DATA = 64 << 10;
 /** sizeof(struct control_msg) */
 export const SIZE = 112;
@@ -21,6 +21,9 @@ export const TYPE = {
   ROLLBACK: 15,
   FORGET: 16,
   LOG: 17,
+  EXTERNAL: 18,
+  INHERIT: 19,
+  NO_FS_DUMP: 20,
 } as const;
 
 /** Where each field lies in the struct. */
