@@ -3,6 +3,7 @@
 import { common, type Kind, roundUp, service } from "./kind.js";
 import type { Message } from "./message.js";
 import { cgroup } from "./schema/cgroup.js";
+import { mqueue, needs } from "./schema/cryoshim.js";
 import {
   bpfMap,
   bpfMapData,
@@ -166,6 +167,9 @@ export const KINDS = {
   PIDFD: common(0x54435556, pidfd),
   STATS: service(0x57093306, stats),
   IRMAP_CACHE: service(0x57004059, irmapCache),
+  // Ours.
+  CRYOSHIM: common(0x43525930, needs),
+  CRYOSHIM_MQUEUE: common(0x43525931, mqueue),
 } as const satisfies Record<string, Kind>;
 
 export type KindName = keyof typeof KINDS;

@@ -2,7 +2,7 @@
 // The session of `criu dump|pre-dump|restore ...`: CRIU keeps its command line, its output and its exit code.
 import { resolve } from "node:path";
 import { closeFd, pidfdOpen } from "../../native/index.js";
-import { carriersFor } from "../carriers/registry.js";
+import { carriersFor, prepareCarriers } from "../carriers/registry.js";
 import { serveControl } from "../control/server.js";
 import { resolveLaunch } from "../engine/launch-file.js";
 import { reason } from "../error.js";
@@ -56,14 +56,15 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   const log = sessionLog(workDir);
   const libdir = libdirOf(last(line, "libdir"), workDir);
   if (libdir === undefined) return give({ kind: "alone" });
-  const carriers = await carriersFor(settings);
+  const carriers = await carriersFor(settings, line.verb as Work["kind"], imagesDir);
   const link = linkEngine(launchFd, libdir);
   const cgroup = last(line, "freeze-cgroup");
   const freezer = cgroup === undefined ? undefined : watchFreezer(cgroup);
   const engineEnd = ended(pidfdOpen(link.pid));
+  const work = workOf(line, link.pid, imagesDir, freezer);
   let bracket: Bracket;
   try {
-    bracket = openBracket(workOf(line, link.pid, imagesDir, freezer), settings.network.lock, engine, log, guard);
+    bracket = openBracket(work, settings.network.lock, engine, log, guard);
   } catch (error) {
     return give({ kind: "exit", code: 1, message: `cryoshim: cannot ${line.verb}: ${reason(error)}` });
   }
@@ -86,6 +87,8 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
       bracket.imagesAreWritten();
       guard.answer(Buffer.alloc(0));
     },
+    onUnfit: () => process.kill(link.pid, "SIGKILL"),
+    root: () => work.pid,
   });
   const more = notifications === undefined ? [] : ["--action-script", notifications.script];
   // A restore takes it from the images.
@@ -106,6 +109,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   closeFd(link.fd.fd);
   await launched(launchFd);
   bracket.requested();
+  if (work.kind === "dump" && work.pid !== undefined) prepareCarriers(carriers, work.pid, log);
   guard.arm(line.verb === "restore" ? "watch" : "dump", workDir, freezer === undefined ? [] : [freezer]);
   await engineEnd;
   await control.close();

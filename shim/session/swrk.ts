@@ -14,7 +14,7 @@ import {
   sendMessage,
   seqpacketPair,
 } from "../../native/index.js";
-import { carriersFor } from "../carriers/registry.js";
+import { carriersFor, prepareCarriers } from "../carriers/registry.js";
 import { serveControl } from "../control/server.js";
 import { resolveLaunch, type Settings } from "../engine/launch-file.js";
 import { type Bracket, LOCK_METHOD, type LockMethod, openBracket, type Work } from "./bracket.js";
@@ -210,7 +210,8 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     return give({ kind: "alone" });
   }
   const log = sessionLog(pathOf(dirs.work));
-  const carriers = await carriersFor(settings);
+  const kind = first.type === REQ.restore ? "restore" : first.type === REQ.dump ? "dump" : "pre-dump";
+  const carriers = await carriersFor(settings, kind, pathOf(dirs.images));
   const link = linkEngine(launchFd, libdir);
   const session: Session = {
     clientPid,
@@ -235,6 +236,8 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     onBegin: () => session.bracket?.begin(),
     onSeized: (pid) => session.bracket?.seized(pid),
     onFinished: (_, ok) => session.bracket?.finished(ok),
+    onUnfit: () => process.kill(link.pid, "SIGKILL"),
+    root: () => first.opts?.pid,
   });
   give({
     kind: "exec",
@@ -249,6 +252,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
   closeFd(engines);
   closeFd(link.fd.fd);
   await launched(launchFd);
+  const root = kind === "dump" ? first.opts?.pid : undefined;
 
   const clientIsGone = await new Promise<boolean>((resolve) => {
     const end = (gone: boolean): void => {
@@ -259,6 +263,8 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
       resolve(gone);
     };
     const toEngine = relay(client, ours, fromClient(session), () => end(true));
+    // While the engine reads its request.
+    if (root !== undefined) setImmediate(() => prepareCarriers(carriers, root, log));
     const toClient = relay(ours, client, fromEngine(session, ours), () => end(false));
     // A child that outlives the engine holds its end of the socket open: the engine's own end counts.
     void engineEnd.then(() => {

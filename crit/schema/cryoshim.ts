@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Our own images, beside CRIU's and framed as they are.
+import { message } from "../message.js";
+
+/** cryoshim.img: these images need cryoshim, and why. */
+export const needs = message("cryoshim_entry", {
+  version: [1, "uint32", "required"],
+  carriers: [2, "string", "repeated"],
+});
+
+const notify = message("cryoshim_mq_notify", {
+  /** The process, by its numbers in the pid namespaces from the root task's on. */
+  task: [1, "string", "required"],
+  fd: [2, "uint32", "required"],
+  method: [3, "uint32", "required"],
+  signo: [4, "uint32", "required"],
+  value: [5, "uint64", "required"],
+  sock_fd: [6, "uint32"],
+  cookie: [7, "bytes"],
+});
+
+const file = message("cryoshim_mq_file", {
+  id: [1, "uint32", "required"],
+  flags: [2, "uint32", "required"],
+});
+
+const queue = message("cryoshim_mq_queue", {
+  /** Not there: it was unlinked. */
+  name: [1, "bytes"],
+  mode: [2, "uint32", "required"],
+  uid: [3, "uint32", "required"],
+  gid: [4, "uint32", "required"],
+  maxmsg: [5, "uint64", "required"],
+  msgsize: [6, "uint64", "required"],
+  /** Others than the checkpointed tasks use its namespace. */
+  shared: [7, "bool"],
+  notify: [8, () => notify],
+  files: [9, () => file, "repeated"],
+});
+
+/** Of the queue before it, in the order in which mq_receive(3) gives them. */
+const queued = message("cryoshim_mq_message", {
+  priority: [1, "uint32", "required"],
+  data: [2, "bytes", "required"],
+});
+
+/** A thread that waits in mq_timedreceive(2) or mq_timedsend(2). */
+const wait = message("cryoshim_mq_wait", {
+  task: [1, "string", "required"],
+  /** Where its timespec is. */
+  address: [2, "uint64", "required"],
+  nanoseconds_left: [3, "sint64", "required"],
+});
+
+/** One of these each. */
+export const mqueue = message("cryoshim_mqueue_entry", {
+  queue: [1, () => queue],
+  message: [2, () => queued],
+  wait: [3, () => wait],
+});

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+// POSIX message queues. CRIU is told that they are external; we read them by X-ray, make them anew in the restored ipc
+// namespace and hand tasks their descriptors. No task is touched at a dump, so there is nothing to undo.
+import {
+  chownSync,
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { decodeImage, encodeImage } from "../../crit/image.js";
+import type { Message } from "../../crit/message.js";
+import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
+import { CryoshimError, reason } from "../error.js";
+import { treeOf } from "../netlock/netlock.js";
+import { type Found, findSpecial } from "../xray/find.js";
+import { type Queue, QueueReader } from "../xray/queues.js";
+import type { Carrier, CarrierContext, Seized } from "./carrier.js";
+import { claimFiles, fileKey } from "./claim.js";
+import { depthOf, fdOfSocket, isSharedNamespace, namespaceOf, taskName } from "./tasks.js";
+import { type Wait, waitOn, waitsOf } from "./waits.js";
+
+const IMAGE = "cryoshim-mqueue.img";
+const [O_RDONLY, O_NONBLOCK, O_ACCMODE, SIGEV_SIGNAL, SIGEV_THREAD] = [0, 0o4000, 3, 0, 2];
+const SYS_MQ_NOTIFY = 244;
+const S_IFMT = 0o170000;
+
+/** A queue of the dump, while the tasks stand still. */
+interface Saved {
+  name: Buffer | undefined;
+  shared: boolean;
+  found: Found[];
+  /** A descriptor of ours. */
+  fd: number;
+}
+
+const refuse = (what: string, why: string, fix: string, cause?: unknown): CryoshimError =>
+  new CryoshimError("ERR_MQUEUE", { what, why, fix, cause });
+
+/** The kernel's dev_t as stat(2) has it (new_encode_dev). */
+const statDev = (dev: number): number => {
+  const [major, minor] = [dev >>> 20, dev & 0xfffff];
+  return (minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12);
+};
+
+/** The queues of an ipc namespace that have a name; `ns` is a pidfd of one of its tasks. */
+class Namespace {
+  readonly #mount: number;
+
+  constructor(ns: number) {
+    this.#mount = addon.mqueueMount(ns);
+  }
+
+  get dev(): number {
+    return statSync(`/proc/self/fd/${this.#mount}/.`).dev;
+  }
+
+  names(): Buffer[] {
+    return readdirSync(`/proc/self/fd/${this.#mount}/.`, { encoding: "buffer" }) as unknown as Buffer[];
+  }
+
+  path(name: Buffer): Buffer {
+    return Buffer.concat([Buffer.from(`/proc/self/fd/${this.#mount}/`), name]);
+  }
+
+  close(): void {
+    closeSync(this.#mount);
+  }
+}
+
+/** Finds and reads all queues that a dump must carry. */
+class Dump {
+  readonly waits: Wait[] = [];
+  readonly #saved: Saved[] = [];
+  #contents = new Map<number, Queue>();
+  #notify = new Map<number, Message>();
+
+  /** Nothing is changed here. Throws ERR_MQUEUE where a queue cannot be carried. */
+  async find({ root, found }: Seized, reader: () => QueueReader, { engine }: CarrierContext): Promise<void> {
+    const queues = found.filter(({ kind }) => kind === "mqueue");
+    const pids = [root, ...new Set(queues.map(({ pid }) => pid))];
+    const seen = new Map<number, number>();
+    for (const pid of pids) {
+      const ipc = namespaceOf(pid, "ipc");
+      if (seen.has(ipc)) continue;
+      seen.set(ipc, pid);
+      if (seen.size > 1 && queues.length > 0)
+        throw refuse(
+          `cannot carry the POSIX queues of process ${pid}`,
+          "the tasks are in several ipc namespaces",
+          "checkpoint a container whose tasks share one",
+        );
+    }
+    this.#collect(
+      root,
+      queues,
+      once(() => isSharedNamespace("ipc", namespaceOf(root, "ipc"), new Set(treeOf(root)))),
+    );
+    if (this.#saved.length === 0) return;
+    this.#contents = reader().read();
+    const depth = depthOf(root);
+    for (const saved of this.#saved) this.#register(saved, depth);
+    for (const pid of new Set(queues.map((file) => file.pid)))
+      this.waits.push(...(await waitsOf(pid, taskName(pid, depth), engine)));
+  }
+
+  get empty(): boolean {
+    return this.#saved.length === 0;
+  }
+
+  /** Keys by which CRIU knows the descriptors. */
+  get keys(): Set<string> {
+    return new Set(this.#saved.flatMap(({ found }) => found.map(({ mntId, ino }) => fileKey(mntId, ino))));
+  }
+
+  #collect(root: number, found: readonly Found[], isShared: () => boolean): void {
+    const pidfd = pidfdOpen(root);
+    let ns: Namespace | undefined;
+    try {
+      ns = new Namespace(pidfd);
+      const dev = ns.dev;
+      const foreign = found.find((file) => statDev(file.dev) !== dev);
+      if (foreign !== undefined)
+        throw refuse(
+          `cannot carry descriptor ${foreign.fd} of process ${foreign.pid}`,
+          "it is a POSIX queue of another ipc namespace",
+          "close it before the checkpoint",
+        );
+      const byIno = groupByIno(found);
+      for (const name of ns.names()) {
+        const fd = openSync(ns.path(name), O_RDONLY | O_NONBLOCK);
+        const files = byIno.get(BigInt(statSync(`/proc/self/fd/${fd}`).ino)) ?? [];
+        byIno.delete(BigInt(statSync(`/proc/self/fd/${fd}`).ino));
+        // What nobody of ours has open in a namespace of others is theirs.
+        if (files.length === 0 && isShared()) closeSync(fd);
+        else this.#saved.push({ name, shared: isShared(), found: files, fd });
+      }
+      for (const files of byIno.values()) {
+        const holder = pidfdOpen(files[0]!.pid);
+        try {
+          this.#saved.push({ name: undefined, shared: false, found: files, fd: pidfdGetfd(holder, files[0]!.fd) });
+        } finally {
+          closeSync(holder);
+        }
+      }
+    } finally {
+      ns?.close();
+      closeSync(pidfd);
+    }
+  }
+
+  #register({ fd, found }: Saved, depth: number): void {
+    const notify = this.#contents.get(fd)?.notify;
+    // Somebody outside waits for it: his affair.
+    const file = found.find(({ pid }) => pid === notify?.pid);
+    if (notify === undefined || file === undefined) return;
+    const { pid, method, signo, value, sock, cookie } = notify;
+    // The kernel fills in the two for signals alone (ipc/mqueue.c:do_mq_notify).
+    const signal = method === SIGEV_SIGNAL ? { signo, value } : { signo: 0, value: 0n };
+    const message: Message = { task: taskName(pid, depth), fd: file.fd, method, ...signal };
+    if (method === SIGEV_THREAD) {
+      const at = fdOfSocket(pid, (link) => link === `socket:[${sock}]`);
+      if (at === undefined)
+        throw refuse(
+          `cannot carry the mq_notify(3) of process ${pid}`,
+          "the socket that it writes to is open nowhere in it",
+          "let the program register again",
+        );
+      Object.assign(message, { sock_fd: at, cookie });
+    }
+    this.#notify.set(fd, message);
+  }
+
+  /** Writes the image; `imagesDir` has all of CRIU's. */
+  write(imagesDir: string): void {
+    const files = claimFiles(imagesDir, this.keys);
+    const entries: Message[] = [];
+    for (const { name, shared, found, fd } of this.#saved) {
+      const { mode, uid, gid } = statSync(`/proc/self/fd/${fd}`);
+      const { maxmsg, msgsize, messages } = this.#contents.get(fd)!;
+      const keys = new Set(found.map(({ mntId, ino }) => fileKey(mntId, ino)));
+      const queue: Message = { mode: mode & ~S_IFMT, uid, gid, maxmsg, msgsize, shared };
+      queue.files = [...keys].flatMap((key) => files.get(key) ?? []).map(({ id, flags }) => ({ id, flags }));
+      if (name !== undefined) queue.name = new Uint8Array(name);
+      const notify = this.#notify.get(fd);
+      if (notify !== undefined) queue.notify = notify;
+      entries.push({ queue });
+      for (const { priority, data } of messages) entries.push({ message: { priority, data: new Uint8Array(data) } });
+    }
+    for (const { task, address, left } of this.waits) entries.push({ wait: { task, address, nanoseconds_left: left } });
+    const bytes = encodeImage({ kind: "CRYOSHIM_MQUEUE", entries: entries.map((message) => ({ message })) });
+    writeFileSync(join(imagesDir, IMAGE), bytes, { mode: 0o600, flag: "wx" });
+  }
+
+  close(): void {
+    for (const { fd } of this.#saved.splice(0)) closeSync(fd);
+  }
+}
+
+/** A question that is asked when its answer is needed, and then no more: this one walks all processes. */
+const once = (ask: () => boolean): (() => boolean) => {
+  let answer: boolean | undefined;
+  return () => (answer ??= ask());
+};
+
+const groupByIno = (found: readonly Found[]): Map<bigint, Found[]> => {
+  const groups = new Map<bigint, Found[]>();
+  for (const file of found) groups.set(file.ino, [...(groups.get(file.ino) ?? []), file]);
+  return groups;
+};
+
+interface Notify {
+  task: string;
+  fd: number;
+  method: number;
+  signo: number;
+  value: bigint;
+  sock_fd?: number;
+  cookie?: Uint8Array;
+}
+
+/** A queue of the images, and once it is made a descriptor of it. */
+interface Loaded {
+  name?: Uint8Array;
+  mode: number;
+  uid: number;
+  gid: number;
+  maxmsg: bigint;
+  msgsize: bigint;
+  shared?: boolean;
+  notify?: Notify;
+  files?: { id: number; flags: number }[];
+  messages: { priority: number; data: Uint8Array }[];
+  fd?: number;
+}
+
+/** Makes the queues of the images anew. */
+class Restore {
+  readonly #queues: Loaded[] = [];
+  readonly #waits: { task: string; address: bigint; nanoseconds_left: bigint }[] = [];
+  /** Names that were not there before, in a namespace of others. */
+  readonly #new: Buffer[] = [];
+  #made = false;
+  #ns: Namespace | undefined;
+  #depth: number | undefined;
+
+  /** Throws ERR_IMAGE. */
+  constructor(imagesDir: string) {
+    for (const { message } of decodeImage(readFileSync(join(imagesDir, IMAGE)), IMAGE).entries) {
+      if (message.queue !== undefined) this.#queues.push({ ...(message.queue as unknown as Loaded), messages: [] });
+      else if (message.message !== undefined) this.#queues.at(-1)?.messages.push(message.message as never);
+      else if (message.wait !== undefined) this.#waits.push(message.wait as never);
+    }
+  }
+
+  /** A descriptor for the file with this id; `task` is a pidfd of a task in the restored ipc namespace. */
+  open(id: number, task: number): number | undefined {
+    const queue = this.#queues.find(({ files }) => files?.some((file) => file.id === id));
+    if (queue === undefined) return undefined;
+    this.make(task);
+    const { flags } = queue.files!.find((file) => file.id === id)!;
+    return openSync(`/proc/self/fd/${queue.fd}`, flags & (O_ACCMODE | O_NONBLOCK));
+  }
+
+  /** Makes what is not there yet. */
+  make(task: number): void {
+    if (this.#made) return;
+    this.#made = true;
+    const ns = new Namespace(task);
+    try {
+      for (const [index, queue] of this.#queues.entries()) {
+        try {
+          queue.fd = this.#one(queue, index, task, ns);
+        } catch (error) {
+          const name = queue.name === undefined ? "an unlinked queue" : `queue /${Buffer.from(queue.name)}`;
+          throw refuse(
+            `cannot make ${name} with ${queue.maxmsg} messages of ${queue.msgsize} bytes`,
+            reason(error),
+            "raise /proc/sys/fs/mqueue/* and the limit on the bytes of queues (ulimit -q), then restore again",
+            error,
+          );
+        }
+      }
+    } finally {
+      this.#ns = ns;
+    }
+  }
+
+  /** A restore that failed leaves nothing behind where others can see it. */
+  fail(): void {
+    for (const path of this.#new.splice(0)) unlinkSync(path);
+  }
+
+  #one(queue: Loaded, index: number, task: number, ns: Namespace): number {
+    const { mode, uid, gid, maxmsg, msgsize } = queue;
+    if (queue.name !== undefined && queue.shared) {
+      // Others may have kept it: then it is theirs as much as ours, and has its messages.
+      try {
+        return openSync(ns.path(Buffer.from(queue.name)), O_RDONLY | O_NONBLOCK);
+      } catch (error) {
+        if ((error as { code?: string }).code !== "ENOENT") throw error;
+      }
+    }
+    const name = Buffer.from(queue.name ?? Buffer.from(`.cryoshim-${process.pid}-${index}`));
+    const fd = addon.mqueueCreate(task, name, mode, Number(maxmsg), Number(msgsize));
+    try {
+      if (queue.name === undefined) unlinkSync(ns.path(name));
+      else if (queue.shared) this.#new.push(ns.path(name));
+      chownSync(`/proc/self/fd/${fd}`, uid, gid);
+      for (const { priority, data } of queue.messages) addon.mqueueSend(fd, data, priority);
+      return fd;
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+
+  /** What only the restored process itself can do. The first that is asked about is the root (criu/cr-restore.c). */
+  async resume(pid: number, { engine }: CarrierContext): Promise<void> {
+    if (!this.#made) {
+      const task = pidfdOpen(pid);
+      try {
+        this.make(task);
+      } finally {
+        closeSync(task);
+      }
+    }
+    this.#depth ??= depthOf(pid);
+    const name = taskName(pid, this.#depth);
+    const mine = (task: string): boolean => task === name;
+    for (const { notify } of this.#queues) if (notify && mine(notify.task)) await this.#notify(pid, notify, engine);
+    for (const { task, address, nanoseconds_left } of this.#waits) {
+      if (!mine(task)) continue;
+      await waitOn(pid, { address, left: nanoseconds_left }, engine);
+    }
+  }
+
+  async #notify(pid: number, notify: Notify, engine: CarrierContext["engine"]): Promise<void> {
+    // struct sigevent (64 bytes), and behind it the cookie; below the red zone of the stack, and put back afterwards.
+    const sp = stackPointer(pid);
+    const at = (sp - 1024n) & ~63n;
+    const before = await engine.readMemory(pid, at, 128);
+    const event = Buffer.alloc(128);
+    event.writeBigUInt64LE(notify.method === SIGEV_THREAD ? at + 64n : notify.value, 0);
+    event.writeInt32LE(notify.method === SIGEV_THREAD ? notify.sock_fd! : notify.signo, 8);
+    event.writeInt32LE(notify.method, 12);
+    if (notify.cookie !== undefined) Buffer.from(notify.cookie).copy(event, 64);
+    await engine.writeMemory(pid, at, event);
+    const ret = await engine.syscall(pid, SYS_MQ_NOTIFY, BigInt(notify.fd), at);
+    await engine.writeMemory(pid, at, before);
+    if (ret < 0)
+      throw refuse(
+        `cannot register process ${pid} with mq_notify(3) again`,
+        `errno ${-ret} for descriptor ${notify.fd}${notify.method === SIGEV_SIGNAL ? `, signal ${notify.signo}` : ""}`,
+        "report this with the images",
+      );
+  }
+
+  close(): void {
+    for (const queue of this.#queues) {
+      if (queue.fd !== undefined) closeSync(queue.fd);
+      delete queue.fd;
+    }
+    this.#ns?.close();
+    this.#ns = undefined;
+  }
+}
+
+/** `/proc/PID/syscall` of a stopped task ends in its stack pointer and program counter. */
+const stackPointer = (pid: number): bigint =>
+  BigInt(readFileSync(`/proc/${pid}/syscall`, "utf8").trim().split(" ").at(-2)!);
+
+/** Whether there is anything to read, by a look before the freeze. */
+const mayHaveQueues = (root: number): boolean => {
+  if (findSpecial(root).some(({ kind }) => kind === "mqueue")) return true;
+  const pidfd = pidfdOpen(root);
+  try {
+    const ns = new Namespace(pidfd);
+    try {
+      return ns.names().length > 0;
+    } finally {
+      ns.close();
+    }
+  } finally {
+    closeSync(pidfd);
+  }
+};
+
+/** The carrier of one session. */
+export const mqueueCarrier = (): Carrier => {
+  let reader: QueueReader | undefined;
+  let dump: Dump | undefined;
+  let restore: Restore | undefined;
+  return {
+    name: "mqueue",
+    prepare(root) {
+      if (mayHaveQueues(root)) reader ??= new QueueReader();
+    },
+    async seized(seized, context) {
+      dump = new Dump();
+      await dump.find(seized, () => (reader ??= new QueueReader()), context);
+      if (dump.empty) return;
+      for (const key of dump.keys) await context.engine.external(key);
+      // A mount of the queues may stand in the container: its contents are ours.
+      await context.engine.noFsDump("mqueue");
+    },
+    needed: () => dump !== undefined && !dump.empty,
+    async dumped(ok, { imagesDir }) {
+      if (ok && dump !== undefined && !dump.empty) dump.write(imagesDir);
+    },
+    async restoring({ imagesDir }) {
+      restore = new Restore(imagesDir);
+    },
+    async restoreFile(id, task) {
+      return restore?.open(id, task);
+    },
+    async resume(pid, context) {
+      await restore?.resume(pid, context);
+    },
+    restored(ok) {
+      if (!ok) restore?.fail();
+    },
+    close() {
+      dump?.close();
+      restore?.close();
+      reader?.close();
+    },
+  };
+};

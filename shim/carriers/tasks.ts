@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Names of tasks that hold across a restore: outside, a restored process has another number.
+import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+
+/** A process's numbers in its pid namespaces, outermost first. */
+const numbers = (pid: number): string[] =>
+  /^NSpid:\s+(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]?.split(/\s+/) ?? [String(pid)];
+
+/** How many pid namespaces the root task sees above its own. */
+export const depthOf = (root: number): number => numbers(root).length - 1;
+
+/** The name of a process in a tree whose root is `depth` pid namespaces deep. */
+export const taskName = (pid: number, depth: number): string => numbers(pid).slice(depth).join(":");
+
+/** The inode of a task's namespace. */
+export const namespaceOf = (pid: number, kind: string): number => statSync(`/proc/${pid}/ns/${kind}`).ino;
+
+/** Whether processes other than these are in the namespace. */
+export const isSharedNamespace = (kind: string, inode: number, tree: ReadonlySet<number>): boolean =>
+  readdirSync("/proc").some((name) => {
+    if (!/^\d+$/.test(name) || tree.has(Number(name))) return false;
+    try {
+      return namespaceOf(Number(name), kind) === inode;
+    } catch {
+      return false;
+    }
+  });
+
+/** The number of the descriptor at which a process has a socket. */
+export const fdOfSocket = (pid: number, matches: (link: string) => boolean): number | undefined =>
+  readdirSync(`/proc/${pid}/fd`)
+    .map(Number)
+    .find((fd) => matches(readlinkSync(`/proc/${pid}/fd/${fd}`)));
