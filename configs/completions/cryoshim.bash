@@ -22,7 +22,7 @@ _cryoshim() {
 		;;
 	crit)
 		if [ "$COMP_CWORD" -eq 2 ]; then
-			mapfile -t COMPREPLY < <(compgen -W "decode encode show info x search mem diff export --help" -- "$cur")
+			mapfile -t COMPREPLY < <(compgen -W "decode encode show info x search mem diff export anonymise --help" -- "$cur")
 		elif [ "${COMP_WORDS[2]}" = x ] && [ "$COMP_CWORD" -eq 4 ]; then
 			mapfile -t COMPREPLY < <(compgen -W "ps fds mems rss sk tree" -- "$cur")
 		elif [[ $cur == -* ]]; then

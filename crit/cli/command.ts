@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The `crit` command: `cryoshim crit`, or by its own name through a link. Options and output are those of CRIU's Python
 // crit where it has the same command.
-import { Argument, Command, InvalidArgumentError } from "commander";
+import { Argument, Command, InvalidArgumentError, Option } from "commander";
 import type { Difference, PageChange } from "../diff.js";
 import { fdSink } from "../io.js";
 import type { SearchOptions } from "../search.js";
 import { plain } from "../text.js";
 import { decode, encode, info } from "./convert.js";
+import { withSink } from "./files.js";
 
 // What a command about a whole checkpoint needs is loaded when it is called: most calls are about one image.
 const open = async (path: string): Promise<import("../checkpoint.js").Checkpoint> =>
@@ -105,6 +106,40 @@ const diffText = ({ changes, pages = [] }: Difference): string[] => [
     ),
 ];
 
+/** crit anonymise. */
+const anonymising = (crit: Command): void => {
+  crit
+    .command("anonymise")
+    .description("a copy of a checkpoint without contents and names, to give away")
+    .argument("<in>", "the images' directory, or an archive of them")
+    .argument("<out>", "the copy, of the same form; must not be there yet")
+    .option("--seed <text>", "the same replacements for the same seed; without it nobody can tell them again")
+    .addOption(
+      new Option("--keep <kinds...>", "keep names of these kinds as they are").choices([
+        "path",
+        "name",
+        "comm",
+        "host",
+        "device",
+        "ip",
+        "mac",
+      ]),
+    )
+    .option("--report <file>", "write what was done to each file and field, as JSON")
+    .action(
+      async (from: string, to: string, { report, ...options }: { seed?: string; keep?: string[]; report?: string }) => {
+        const { anonymise, reportText } = await import("../anonymise/index.js");
+        const done = await anonymise(from, to, options);
+        if (report !== undefined)
+          withSink(report, (sink) => {
+            sink.write(`${JSON.stringify(done, null, 2)}\n`);
+            sink.flush();
+          });
+        print(reportText(done).join("\n"));
+      },
+    );
+};
+
 export const critCommand = (version: string): Command => {
   const crit = new Command("crit")
     .description("read and write CRIU's images: one as JSON, or a whole checkpoint")
@@ -147,5 +182,6 @@ export const critCommand = (version: string): Command => {
       print(EXPLORERS[what](await open(path)).join("\n"));
     });
   whole(crit);
+  anonymising(crit);
   return crit;
 };

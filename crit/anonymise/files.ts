@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// What becomes of each file of a checkpoint, by its name. A name that is not here is dropped with its contents.
+import { rawContents } from "../raw.js";
+
+/** rules: an image. zeros: as long as it was. empty: an empty archive. json: by its own rules. drop: left out. */
+export type Fate = "rules" | "zeros" | "empty" | "json" | "drop";
+
+const STEMS =
+  "inventory fdinfo pagemap pagemap-shmem reg-files ext-files ns-files eventfd eventpoll eventpoll-tfd signalfd inotify " +
+  "inotify-wd fanotify fanotify-mark core ids mm vmas pipes pipes-data fifo fifo-data pstree sigacts unixsk inetsk " +
+  "packetsk netlinksk sk-queues itimers posix-timers creds utsns ipcns-var ipcns-shm ipcns-msg ipcns-sem fs remap-fpath " +
+  "ghost-file tcp-stream mountpoints netdev netns tty tty-info tty-data filelocks rlimit signal-s signal-p tunfile " +
+  "cgroup timerfd cpuinfo userns seccomp binfmt-misc autofs files memfd timens pidns bpfmap-file bpfmap-data apparmor pidfd";
+const IMAGE = new RegExp(
+  `^((${STEMS.split(" ").join("|")})(-[0-9a-f]{1,16}){0,2}\\.img|stats-(dump|restore)|irmap-cache)$`,
+);
+
+export const fateOf = (name: string): Fate => {
+  if (/^pages-(shmem-)?\d{1,12}\.img$/.test(name)) return "zeros";
+  if (/^tmpfs-(dev-)?\d{1,12}\.tar\.gz\.img$/.test(name)) return "empty";
+  if (name === "spec.dump" || name === "config.dump") return "json";
+  return rawContents(name) === undefined && IMAGE.test(name) ? "rules" : "drop";
+};
+
+const DROPPED =
+  /^([\w-]+\.log|rootfs-diff\.tar|deleted\.files|network\.status|devshm-checkpoint\.tar|descriptors\.json|bind\.mounts|cryoshim\.json)$/;
+
+/** A name that may stand in the report: not one that somebody chose. */
+export const nameable = (name: string): boolean =>
+  fateOf(name) !== "drop" || DROPPED.test(name) || rawContents(name) !== undefined;

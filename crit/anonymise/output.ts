@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the anonymised checkpoint goes: files in a private directory beside it, renamed when all is there.
+import { spawn } from "node:child_process";
+import {
+  closeSync,
+  createReadStream,
+  createWriteStream,
+  ftruncateSync,
+  lstatSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { Duplex, type Writable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { createGzip } from "node:zlib";
+import { pack } from "tar-stream";
+import { CryoshimError, reason } from "../../shim/error.js";
+import type { Packing } from "../members.js";
+import type { Out } from "./image.js";
+
+const refuse = (path: string, why: string, cause?: unknown): CryoshimError =>
+  new CryoshimError("ERR_FILE", { what: `cannot write \`${path}\``, why, cause });
+
+/** A file, mode 0600, whose zeros are holes. */
+const writeFile = (path: string, work: (out: Out) => void): void => {
+  const fd = openSync(path, "wx", 0o600);
+  let at = 0;
+  try {
+    work({
+      write: (bytes) => {
+        for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done);
+        at += bytes.length;
+      },
+      zeros: (size) => {
+        at += size;
+      },
+    });
+    ftruncateSync(fd, at);
+  } finally {
+    closeSync(fd);
+  }
+};
+
+/** The program is there on every host that has such archives; Node packs zstd from 22.15 on. */
+const zstd = (): Duplex => {
+  const child = spawn("zstd", ["-qc"], { stdio: ["pipe", "pipe", "ignore"] });
+  const through = Duplex.from({ writable: child.stdin, readable: child.stdout });
+  child.on("error", () => through.destroy(new Error("the program zstd is not there")));
+  return through;
+};
+
+const packAll = async (from: string, names: readonly string[], packing: Packing, to: Writable): Promise<void> => {
+  const tar = pack();
+  const ends =
+    packing === "tar" ? pipeline(tar, to) : pipeline(tar, packing === "gzip" ? createGzip({ level: 1 }) : zstd(), to);
+  const add = async (): Promise<void> => {
+    for (const name of names) {
+      const path = join(from, name);
+      // As podman and Kubernetes have it: images in a directory of their own, what runtimes add beside it.
+      const inside = name.endsWith(".dump") || !names.includes("spec.dump") ? name : `checkpoint/${name}`;
+      const header = { name: inside, size: lstatSync(path).size, mode: 0o600, mtime: new Date(0) };
+      await pipeline(createReadStream(path), tar.entry(header));
+    }
+    tar.finalize();
+  };
+  await Promise.all([ends, add().catch((error: Error) => tar.destroy(error))]);
+};
+
+export interface Output {
+  file(name: string, work: (out: Out) => void): void;
+}
+
+const isThere = (path: string): boolean => lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+
+/** Makes `path` of what `work` puts into it: whole, or not at all. Throws ERR_FILE. */
+export const withOutput = async (
+  path: string,
+  packing: Packing,
+  work: (output: Output) => Promise<void>,
+): Promise<void> => {
+  if (isThere(path)) throw refuse(path, "it is there already");
+  let scratch: string;
+  try {
+    scratch = mkdtempSync(join(dirname(path), `.${basename(path)}.`));
+  } catch (error) {
+    throw refuse(path, reason(error), error);
+  }
+  try {
+    await work({ file: (name, write) => writeFile(join(scratch, name), write) });
+    let made = scratch;
+    if (packing !== "directory") {
+      made = `${scratch}.archive`;
+      const names = readdirSync(scratch).sort();
+      await packAll(scratch, names, packing, createWriteStream(made, { flags: "wx", mode: 0o600 }));
+    }
+    if (isThere(path)) throw refuse(path, "somebody has made it meanwhile");
+    renameSync(made, path);
+  } catch (error) {
+    throw error instanceof CryoshimError ? error : refuse(path, reason(error), error);
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+    rmSync(`${scratch}.archive`, { force: true });
+  }
+};

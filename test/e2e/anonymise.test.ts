@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// A container full of secrets, checkpointed and anonymised: none is left in any encoding, and the structure is the same.
+import { createHash } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gunzipSync } from "node:zlib";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { visitCheckpoint } from "../../crit/checkpoint.js";
+import { holds } from "../support/lab.js";
+
+const secrets = (place: string, count: number): string[] =>
+  Array.from({ length: count }, (_, n) => `q${createHash("md5").update(`${place}${n}`).digest("hex").slice(0, 11)}`);
+/** By place; those of `outside` are in images that are not memory. */
+const outside: Record<string, number> = {
+  file: 20,
+  tmpfsname: 10,
+  tmpfs: 20,
+  ghost: 10,
+  pipe: 10,
+  unix: 10,
+  queue: 10,
+  tcp: 10,
+  mq: 10,
+  thread: 10,
+  host: 1,
+  name: 1,
+  annotation: 10,
+};
+const memory: Record<string, number> = { heap: 40, env: 20, argv: 20 };
+const all = (places: Record<string, number>): string[] => Object.entries(places).flatMap(([p, n]) => secrets(p, n));
+
+/** What a secret looks like in each encoding; of base64 the part that does not depend on what is around it. */
+const encodings = (secret: string): Buffer[] => [
+  Buffer.from(secret),
+  Buffer.from(secret, "utf16le"),
+  Buffer.from(Buffer.from(secret).toString("hex")),
+  Buffer.from(Buffer.from(secret).toString("hex").toUpperCase()),
+  ...[0, 1, 2].map((shift) =>
+    Buffer.from(
+      Buffer.from("\0".repeat(shift) + secret)
+        .toString("base64")
+        .slice(shift === 0 ? 0 : shift + 1, 14),
+    ),
+  ),
+];
+/** Names and contents of all members, unpacked where they are packed; an archive as it lies on the disk, too. */
+const contents = async (path: string): Promise<{ name: string; bytes: Buffer }[]> => {
+  const found = [{ name: "archive", bytes: gunzipSync(readFileSync(path)) }];
+  await visitCheckpoint(path, (name) => {
+    const pieces: Buffer[] = [];
+    return {
+      piece: (bytes) => pieces.push(Buffer.from(bytes)),
+      end: () => {
+        const bytes = Buffer.concat(pieces);
+        found.push({ name, bytes: Buffer.concat([Buffer.from(name), bytes]) });
+        if (bytes[0] === 0x1f && bytes[1] === 0x8b) found.push({ name, bytes: gunzipSync(bytes) });
+      },
+    };
+  });
+  return found;
+};
+const foundIn = (files: { name: string; bytes: Buffer }[], words: string[]): string[] =>
+  words.filter((word) => files.some(({ bytes }) => encodings(word).some((form) => bytes.includes(form))));
+
+let scratch = "";
+beforeAll(async () => {
+  scratch = mkdtempSync(join(tmpdir(), "cryoshim-anonymise-"));
+  const env = secrets("env", 20).map((word, n) => `-e V${n}=${word}`);
+  const notes = secrets("annotation", 10).map((word, n) => `--annotation note${n}=${word}`);
+  const [host, name] = [secrets("host", 1)[0], secrets("name", 1)[0]];
+  await holds(
+    `lab-podman-image >/dev/null; mkdir c1
+    podman run -d --name ${name} --hostname ${host} --network none --tmpfs /tmp --tmpfs /var ${[...env, ...notes].join(" ")} \
+      -v /tmp/c1:/lab -v /usr:/usr:ro -v /cryoshim/test/support:/support:ro localhost/busybox \
+      /usr/lib64/ld-linux-x86-64.so.2 --library-path /usr/lib/x86_64-linux-gnu /usr/bin/python3 /support/secrets.py /lab/ready \
+      ${secrets("argv", 20).join(" ")} >/dev/null
+    until_true test -e c1/ready || { podman logs ${name}; exit 1; }
+    podman container checkpoint --tcp-established --compress gzip --export /scratch/in.tar.gz ${name} >/dev/null
+    cd /scratch
+    /cryoshim/dist/cli.js crit anonymise in.tar.gz out.tar.gz --report report.json >report.txt
+    /cryoshim/dist/cli.js show out.tar.gz >/dev/null
+    for each in in out; do
+      mkdir /tmp/$each; tar xzf $each.tar.gz -C /tmp/$each
+      python3 /cryoshim/test/support/pycriu-decode.py /tmp/$each/checkpoint >$each.json 2>/dev/null
+    done
+    [ "$(stat -c %a out.tar.gz)" = 600 ]`,
+    { LAB_SCRATCH: scratch },
+  );
+});
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+test("no secret is in the copy in any encoding, and all are in the checkpoint", async () => {
+  const before = await contents(join(scratch, "in.tar.gz"));
+  const words = [...all(outside), ...all(memory)];
+  expect(words.length).toBeGreaterThan(200);
+  expect(foundIn(before, words)).toEqual(words);
+  const notMemory = before.filter(({ name }) => !/^pages-|^archive$/.test(name));
+  expect(foundIn(notMemory, all(outside))).toEqual(all(outside));
+  expect(foundIn(await contents(join(scratch, "out.tar.gz")), words)).toEqual([]);
+  for (const report of ["report.json", "report.txt"])
+    expect(foundIn([{ name: report, bytes: readFileSync(join(scratch, report)) }], words)).toEqual([]);
+});
+
+interface Decoded {
+  entries: Record<string, unknown>[];
+}
+test("CRIU's own crit decodes the copy: the same images, entries, tasks, mappings and pages", () => {
+  const read = (name: string): Record<string, { plain: string }> =>
+    JSON.parse(readFileSync(join(scratch, name), "utf8"));
+  const [before, after] = [read("in.json"), read("out.json")];
+  const entries = (of: typeof before, name: string) => (JSON.parse(of[name]!.plain) as Decoded).entries;
+  expect(Object.keys(after)).toEqual(Object.keys(before));
+  expect(Object.keys(after).length).toBeGreaterThan(20);
+  for (const name of Object.keys(before)) expect(entries(after, name).length, name).toBe(entries(before, name).length);
+  for (const name of Object.keys(before).filter((each) => /^(pstree|pagemap|ids|fdinfo)/.test(each)))
+    expect(after[name]!.plain, name).toBe(before[name]!.plain);
+});
