@@ -26,7 +26,7 @@ _cryoshim() {
 		elif [ "${COMP_WORDS[2]}" = x ] && [ "$COMP_CWORD" -eq 4 ]; then
 			mapfile -t COMPREPLY < <(compgen -W "ps fds mems rss sk tree" -- "$cur")
 		elif [[ $cur == -* ]]; then
-			mapfile -t COMPREPLY < <(compgen -W "--pretty --nopl --in --out --regex --hex --pid --limit --pages --env --json --help" -- "$cur")
+			mapfile -t COMPREPLY < <(compgen -W "--pretty --nopl --in --out --regex --hex --pid --limit --pages --seed --keep --report --env --json --help" -- "$cur")
 		fi
 		;;
 	completion) mapfile -t COMPREPLY < <(compgen -W "bash zsh fish" -- "$cur") ;;
