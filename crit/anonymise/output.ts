@@ -15,7 +15,7 @@ import {
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { Duplex, type Writable } from "node:stream";
+import { Duplex, PassThrough, type Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { createGzip } from "node:zlib";
 import { pack } from "tar-stream";
@@ -46,29 +46,37 @@ const writeFile = (path: string, work: (out: Out) => void): void => {
   }
 };
 
-/** The program is there on every host that has such archives; Node packs zstd from 22.15 on. */
-const zstd = (): Duplex => {
+/** By the program, as reading does before Node 22.15. `ended`: it has packed all. */
+const zstd = (): { through: Duplex; ended: Promise<void> } => {
   const child = spawn("zstd", ["-qc"], { stdio: ["pipe", "pipe", "ignore"] });
   const through = Duplex.from({ writable: child.stdin, readable: child.stdout });
-  child.on("error", () => through.destroy(new Error("the program zstd is not there")));
-  return through;
+  const ended = new Promise<void>((resolve, reject) => {
+    child.on("error", () => {
+      const error = new Error("the program zstd cannot be started; install it, or give a tar file that is not packed");
+      through.destroy(error);
+      reject(error);
+    });
+    child.on("close", (code) => (code === 0 ? resolve() : reject(new Error(`zstd ended with ${code}`))));
+  });
+  return { through, ended };
 };
 
 const packAll = async (from: string, names: readonly string[], packing: Packing, to: Writable): Promise<void> => {
   const tar = pack();
-  const ends =
-    packing === "tar" ? pipeline(tar, to) : pipeline(tar, packing === "gzip" ? createGzip({ level: 1 }) : zstd(), to);
+  const program = packing === "zstd" ? zstd() : undefined;
+  const through = program?.through ?? (packing === "gzip" ? createGzip({ level: 1 }) : new PassThrough());
+  const ends = pipeline(tar, through, to);
   const add = async (): Promise<void> => {
     for (const name of names) {
       const path = join(from, name);
       // As podman and Kubernetes have it: images in a directory of their own, what runtimes add beside it.
-      const inside = name.endsWith(".dump") || !names.includes("spec.dump") ? name : `checkpoint/${name}`;
+      const inside = /\.dump$|^stats-/.test(name) || !names.includes("spec.dump") ? name : `checkpoint/${name}`;
       const header = { name: inside, size: lstatSync(path).size, mode: 0o600, mtime: new Date(0) };
       await pipeline(createReadStream(path), tar.entry(header));
     }
     tar.finalize();
   };
-  await Promise.all([ends, add().catch((error: Error) => tar.destroy(error))]);
+  await Promise.all([program?.ended, ends, add().catch((error: Error) => tar.destroy(error))]);
 };
 
 export interface Output {

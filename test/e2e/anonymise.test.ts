@@ -72,11 +72,12 @@ beforeAll(async () => {
   await holds(
     `lab-podman-image >/dev/null; mkdir c1
     podman run -d --name ${name} --hostname ${host} --network none --tmpfs /tmp --tmpfs /var ${[...env, ...notes].join(" ")} \
-      -v /tmp/c1:/lab -v /usr:/usr:ro -v /cryoshim/test/support:/support:ro localhost/busybox \
+      -v /tmp/c1:/lab -v /usr:/usr:ro,bind -v /cryoshim/test/support:/support:ro localhost/busybox \
       /usr/lib64/ld-linux-x86-64.so.2 --library-path /usr/lib/x86_64-linux-gnu /usr/bin/python3 /support/secrets.py /lab/ready \
       ${secrets("argv", 20).join(" ")} >/dev/null
     until_true test -e c1/ready || { podman logs ${name}; exit 1; }
-    podman container checkpoint --tcp-established --compress gzip --export /scratch/in.tar.gz ${name} >/dev/null
+    podman container checkpoint --tcp-established --compress gzip --export /scratch/in.tar.gz ${name} >/dev/null || {
+      grep -h Error /var/lib/containers/storage/overlay-containers/*/userdata/dump.log; exit 1; }
     cd /scratch
     /cryoshim/dist/cli.js crit anonymise in.tar.gz out.tar.gz --report report.json >report.txt
     /cryoshim/dist/cli.js show out.tar.gz >/dev/null

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { execFileSync } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -11,13 +12,18 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { buffer } from "node:stream/consumers";
+import { gzipSync } from "node:zlib";
+import { pack } from "tar-stream";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { Alias } from "../../crit/anonymise/alias.js";
 import { anonymise } from "../../crit/anonymise/index.js";
 import { ruleOf } from "../../crit/anonymise/message.js";
 import { RULES } from "../../crit/anonymise/rules.js";
+import { openCheckpoint } from "../../crit/checkpoint.js";
 import { decodeImage, encodeImage, KINDS, type KindName } from "../../crit/image.js";
 import type { Kind } from "../../crit/kind.js";
+import { packingOf } from "../../crit/members.js";
 import { type Message, type Schema, UNKNOWN } from "../../crit/message.js";
 
 let dir = "";
@@ -134,4 +140,41 @@ test("a copy does not replace what is there", async () => {
   mkdirSync(join(dir, "out"));
   await expect(run()).rejects.toThrow("there already");
   expect(existsSync(join(dir, "out", "inventory.img"))).toBe(false);
+});
+
+const packed = async (to: string, members: [string, Uint8Array | string][], gzip: boolean): Promise<void> => {
+  const tar = pack();
+  for (const [name, bytes] of members) tar.entry({ name }, Buffer.from(bytes as string));
+  tar.finalize();
+  const bytes = await buffer(tar);
+  writeFileSync(to, gzip ? gzipSync(bytes) : bytes);
+};
+const INVENTORY: [string, Uint8Array] = ["checkpoint/inventory.img", image("INVENTORY", { img_version: 2 })];
+
+test.each(["tar", "gzip", "zstd"])("an archive becomes one of the same form: %s", async (form) => {
+  const [from, to] = [join(dir, "c.tar"), join(dir, "out.tar")];
+  const members: [string, Uint8Array | string][] = [
+    INVENTORY,
+    ["checkpoint/files.img", image("FILES", reg("/secret"))],
+    ["../escape.img", "secret"],
+    ["checkpoint/../../core-1.img", "secret"],
+    ["spec.dump", JSON.stringify({ hostname: "secret", annotations: { secret: "secret" } })],
+  ];
+  await packed(from, members, form === "gzip");
+  const source = form === "zstd" ? `${from}.zst` : from;
+  if (form === "zstd") execFileSync("zstd", ["-q", from, "-o", source]);
+  await anonymise(source, to);
+  expect(packingOf(to)).toBe(form);
+  expect([...(await openCheckpoint(to)).sizes.keys()].sort()).toEqual(["files.img", "inventory.img", "spec.dump"]);
+  expect(statSync(to).mode & 0o777).toBe(0o600);
+  expect(readdirSync(dir).filter((name) => name.startsWith("."))).toEqual([]);
+});
+
+test("an archive that is cut off, or has an image twice, is refused and leaves nothing", async () => {
+  const [from, to] = [join(dir, "c.tar"), join(dir, "out.tar")];
+  await packed(from, [INVENTORY, INVENTORY], false);
+  await expect(anonymise(from, to)).rejects.toThrow("twice");
+  writeFileSync(from, readFileSync(from).subarray(0, 1300));
+  await expect(anonymise(from, to)).rejects.toThrow(/at byte \d+/);
+  expect(readdirSync(dir).sort()).toEqual(["c.tar", "in"]);
 });
