@@ -10,7 +10,8 @@ const STEMS =
   "inotify-wd fanotify fanotify-mark core ids mm vmas pipes pipes-data fifo fifo-data pstree sigacts unixsk inetsk " +
   "packetsk netlinksk sk-queues itimers posix-timers creds utsns ipcns-var ipcns-shm ipcns-msg ipcns-sem fs remap-fpath " +
   "ghost-file tcp-stream mountpoints netdev netns tty tty-info tty-data filelocks rlimit signal-s signal-p tunfile " +
-  "cgroup timerfd cpuinfo userns seccomp binfmt-misc autofs files memfd timens pidns bpfmap-file bpfmap-data apparmor pidfd";
+  "cgroup timerfd cpuinfo userns seccomp binfmt-misc autofs files memfd timens pidns bpfmap-file bpfmap-data apparmor pidfd " +
+  "cryoshim cryoshim-mqueue";
 const IMAGE = new RegExp(
   `^((${STEMS.split(" ").join("|")})(-[0-9a-f]{1,16}){0,2}\\.img|stats-(dump|restore)|irmap-cache)$`,
 );

@@ -276,4 +276,11 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   },
   restore_stats_entry: { keep: "pages_compared pages_skipped_cow forking_time restore_time pages_restored" },
   irmap_cache_entry: { keep: "dev inode", path: "path" },
+  cryoshim_entry: { keep: "version", name: "carriers" },
+  cryoshim_mqueue_entry: { inside: "queue message wait" },
+  cryoshim_mq_queue: { keep: "mode uid gid maxmsg msgsize shared", path: "name", inside: "notify files" },
+  cryoshim_mq_notify: { keep: "fd method signo sock_fd", name: "task", blank: "value cookie" },
+  cryoshim_mq_file: { keep: "id flags" },
+  cryoshim_mq_message: { keep: "priority", blank: "data" },
+  cryoshim_mq_wait: { keep: "address nanoseconds_left", name: "task" },
 };
