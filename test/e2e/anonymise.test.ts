@@ -116,4 +116,6 @@ test("CRIU's own crit decodes the copy: the same images, entries, tasks, mapping
   for (const name of Object.keys(before)) expect(entries(after, name).length, name).toBe(entries(before, name).length);
   for (const name of Object.keys(before).filter((each) => /^(pstree|pagemap|ids|fdinfo)/.test(each)))
     expect(after[name]!.plain, name).toBe(before[name]!.plain);
+  for (const name of Object.keys(before).filter((each) => /^mm-/.test(each)))
+    expect(entries(after, name)[0]!.vmas, name).toEqual(entries(before, name)[0]!.vmas);
 });
