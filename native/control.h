@@ -58,7 +58,7 @@ struct control_msg {
 	X(ROLLBACK, 15)		/* undo all swaps, newest first */                                 \
 	X(FORGET, 16)		/* the swaps stay: drop the undo record */                         \
 	X(LOG, 17)		/* flags: CRIU's log level; data: a line for CRIU's log */      \
-	X(EXTERNAL, 18)		/* data: a key of --external, before anything is collected */      \
+	X(EXTERNAL, 18)		/* data: keys of --external, each with a NUL, before anything is collected */ \
 	X(INHERIT, 19)		/* data: a key of --inherit-fd, with a descriptor, before tasks are forked */ \
 	X(NO_FS_DUMP, 20)	/* data: a file system whose contents CRIU need not look at */
 

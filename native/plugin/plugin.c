@@ -396,7 +396,9 @@ static int obey(int sk, struct command *c)
 		say(c->m.flags, "%.*s", (int)c->m.data_len, c->data);
 		break;
 	case CONTROL_EXTERNAL:
-		failed = add_external(text_of(c), &err);
+		(void)text_of(c);
+		for (size_t at = 0; !failed && at < c->m.data_len; at += strlen(c->data + at) + 1)
+			failed = add_external(c->data + at, &err);
 		break;
 	case CONTROL_INHERIT:
 		failed = add_inherit(text_of(c), c->n_fds > 0 ? c->fds[0] : -1, &err);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { addon, closeFd } from "../../native/index.js";
 import type { ControlMessage } from "./wire.js";
-import { TYPE } from "./wire.js";
+import { MAX_DATA, TYPE } from "./wire.js";
 
 /** Sends a command to the engine plugin and waits for its RESULT; `fds` are lent. */
 export type Command = (m: ControlMessage, fds?: number[]) => Promise<{ ret: number; data: Buffer; fds: number[] }>;
@@ -33,8 +33,8 @@ export interface Engine {
   rollBack(): Promise<number>;
   /** The swaps are to stay: what has been put back at a restore. */
   keep(): Promise<void>;
-  /** As `--external KEY`: CRIU takes the object as it is and asks for it at restore. Before anything is collected. */
-  external(key: string): Promise<void>;
+  /** As `--external KEY`: CRIU takes the objects as they are and asks for them at restore. Before anything is collected. */
+  external(keys: Iterable<string>): Promise<void>;
   /** As `--inherit-fd`, when a restore begins: what was external under this key is `fd`, which is lent. */
   inherit(fd: number, key: string): Promise<void>;
   /** CRIU need not look at the contents of mounts of this type: somebody else carries them. */
@@ -81,8 +81,15 @@ export const engineBy = (command: Command, undo: Undo[]): Engine => {
       await command({ type: TYPE.FORGET });
       forget();
     },
-    async external(key) {
-      await command({ type: TYPE.EXTERNAL, data: Buffer.from(key) });
+    async external(keys) {
+      let text = "";
+      for (const key of [...keys, undefined]) {
+        if (text !== "" && (key === undefined || text.length + key.length >= MAX_DATA)) {
+          await command({ type: TYPE.EXTERNAL, data: Buffer.from(text, "latin1") });
+          text = "";
+        }
+        if (key !== undefined) text += `${key}\0`;
+      }
     },
     async inherit(fd, key) {
       await command({ type: TYPE.INHERIT, data: Buffer.from(key) }, [fd]);

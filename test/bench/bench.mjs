@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const benches = ["crit", "netlock", "overhead"];
+const benches = ["carriers", "crit", "netlock", "overhead"];
 const [name = "", ...options] = process.argv.slice(2);
 if (!benches.includes(name)) {
   console.error(`bench: which one? (${benches.join(", ")}), then [--json] [--pairs N] [--case WORDS]`);

@@ -67,7 +67,7 @@ ls /run/cryoshim; cli uninstall | grep -c ^remove; ls /run/cryoshim; hash -r; co
   expect(stdout).toMatch(
     /^would link +\/usr\/local\/sbin\/criu -> .*\n\/usr\/sbin\/criu\nlink .*\n\/usr\/local\/sbin\/criu\n/,
   );
-  expect(stdout).toContain("goes on\nbin\nlaunch\nplugins\n6\n/usr/sbin/criu");
+  expect(stdout).toContain("goes on\nbin\nbtf-ids\nlaunch\nplugins\n6\n/usr/sbin/criu");
 });
 
 test("wrong use is told with the usage, and no stack", async () => {
