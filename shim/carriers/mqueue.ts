@@ -8,6 +8,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   unlinkSync,
   writeFileSync,
@@ -304,9 +305,9 @@ class Restore {
     }
   }
 
-  /** A restore that failed leaves nothing behind where others can see it. */
-  fail(): void {
-    for (const path of this.#new.splice(0)) unlinkSync(path);
+  /** A restore that failed, or whose engine died, leaves nothing behind where others can see it. */
+  settle(ok: boolean): void {
+    for (const path of this.#new.splice(0)) if (!ok) rmSync(path, { force: true });
   }
 
   #one(queue: Loaded, index: number, task: number, ns: Namespace): number {
@@ -375,6 +376,7 @@ class Restore {
   }
 
   close(): void {
+    this.settle(false);
     for (const queue of this.#queues) {
       if (queue.fd !== undefined) closeSync(queue.fd);
       delete queue.fd;
@@ -445,7 +447,7 @@ export const mqueueCarrier = (): Carrier => {
       await restore?.resume(pid, context);
     },
     restored(ok) {
-      if (!ok) restore?.fail();
+      restore?.settle(ok);
     },
     close() {
       dump?.close();

@@ -44,6 +44,14 @@ mkdir q; mount -t mqueue none q
 start $program; dump; rm q/*; cp -r i j; f=$(ls i/core-*.img | tail -1); : >"$f"
 fails "" restore; [ -z "$(ls q)" ] || no "left: $(ls q)"`));
 
+  test("an engine that is killed in a restore leaves none of its queues behind", () =>
+    holds(`${WORDS}
+mkdir q; mount -t mqueue none q
+start $program; dump; rm q/*
+printf '#!/bin/sh\\n[ "$CRTOOLS_SCRIPT_ACTION" != pre-resume ] || { ls /tmp/q >/tmp/made; kill -9 $PPID; sleep 1; }\\n' >script; chmod 755 script
+fails "" criu restore -D /tmp/i -o r.log -v4 --shell-job -d --action-script /tmp/script
+grep -q plain made; until_true test -z "$(ls q)"`));
+
   test("images cut short are refused, and say which", () =>
     holds(`${WORDS}
 start $program; dump; truncate -s 300 i/cryoshim-mqueue.img
