@@ -82,7 +82,7 @@ class Dump {
   #notify = new Map<number, Message>();
 
   /** Nothing is changed here. Throws ERR_MQUEUE where a queue cannot be carried. */
-  async find({ root, found }: Seized, reader: () => QueueReader, { engine }: CarrierContext): Promise<void> {
+  async find({ root, found }: Seized, reader: () => QueueReader, { engine, log }: CarrierContext): Promise<void> {
     const queues = found.filter(({ kind }) => kind === "mqueue");
     const pids = [root, ...new Set(queues.map(({ pid }) => pid))];
     const seen = new Map<number, number>();
@@ -97,11 +97,15 @@ class Dump {
           "checkpoint a container whose tasks share one",
         );
     }
-    this.#collect(
-      root,
-      queues,
-      once(() => isSharedNamespace("ipc", namespaceOf(root, "ipc"), new Set(treeOf(root)))),
-    );
+    const shared = once(() => isSharedNamespace("ipc", namespaceOf(root, "ipc"), new Set(treeOf(root))));
+    try {
+      this.#collect(root, queues, shared);
+    } catch (error) {
+      if (queues.length > 0) throw error;
+      // A kernel without queues, say: who has none open must not fail for them.
+      log("Warn ", `POSIX queues that nobody has open are not looked for: ${reason(error)}`);
+      this.close();
+    }
     if (this.#saved.length === 0) return;
     this.#contents = reader().read();
     const depth = depthOf(root);
