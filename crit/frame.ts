@@ -101,6 +101,14 @@ export const decodeEntries = (kind: Kind, file: Uint8Array, start: number, name:
   return entries;
 };
 
+/** Decodes an image that must be of this kind. Throws ERR_IMAGE. */
+export const decodeAs = (kind: Kind, bytes: Uint8Array, name: string): Entry[] => {
+  const { magic, outer, start } = openFrame(bytes, name);
+  if (magic !== kind.magic || outer !== kind.outer)
+    throw broken(name, 0, "its magics are those of another kind of image");
+  return decodeEntries(kind, bytes, start, name);
+};
+
 const word = (value: number): Buffer => {
   const buffer = Buffer.alloc(4);
   buffer.writeUInt32LE(value);

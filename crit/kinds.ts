@@ -2,8 +2,8 @@
 // Every kind of image of CRIU 4.2, by CRIU's name for its magic. What has no magic is in raw.ts.
 import { common, type Kind, roundUp, service } from "./kind.js";
 import type { Message } from "./message.js";
-import { cgroup } from "./schema/cgroup.js";
-import { mqueue, needs } from "./schema/cryoshim.js";
+import { cgroupKind } from "./schema/cgroup.js";
+import { mqueue, needsKind } from "./schema/cryoshim.js";
 import {
   bpfMap,
   bpfMapData,
@@ -147,7 +147,7 @@ export const KINDS = {
   NETLINK_SK: common(0x58005614, netlinkSk),
   NS_FILES: common(0x61394011, nsFile),
   TUNFILE: common(0x57143751, tunFile),
-  CGROUP: common(0x59383330, cgroup),
+  CGROUP: cgroupKind,
   TIMERFD: common(0x50493712, timerfd),
   CPUINFO: common(0x61404013, cpuinfo),
   USERNS: common(0x55474906, userns),
@@ -168,7 +168,7 @@ export const KINDS = {
   STATS: service(0x57093306, stats),
   IRMAP_CACHE: service(0x57004059, irmapCache),
   // Ours.
-  CRYOSHIM: common(0x43525930, needs),
+  CRYOSHIM: needsKind,
   CRYOSHIM_MQUEUE: common(0x43525931, mqueue),
 } as const satisfies Record<string, Kind>;
 

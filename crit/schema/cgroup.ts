@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Control groups: where each task was, and what the groups were set to.
+import { common } from "../kind.js";
 import { message } from "../message.js";
 import { run } from "./fields.js";
 
@@ -26,7 +27,10 @@ const cgMember = message("cg_member_entry", {
   cgns_prefix: [3, "uint32"],
 });
 const cgSet = message("cg_set_entry", { id: [1, "uint32", "required"], ctls: [2, () => cgMember, "repeated"] });
-export const cgroup = message("cgroup_entry", {
+const cgroup = message("cgroup_entry", {
   sets: [1, () => cgSet, "repeated"],
   controllers: [2, () => cgController, "repeated"],
 });
+
+/** Here, and not in kinds.ts alone: the shim reads it, and must not load all kinds for it. */
+export const cgroupKind = common(0x59383330, cgroup);

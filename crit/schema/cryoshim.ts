@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Our own images, beside CRIU's and framed as they are.
+import { common } from "../kind.js";
 import { message } from "../message.js";
 
 /** cryoshim.img: these images need cryoshim, and why. */
-export const needs = message("cryoshim_entry", {
+const needs = message("cryoshim_entry", {
   version: [1, "uint32", "required"],
   carriers: [2, "string", "repeated"],
 });
+/** Here, and not in kinds.ts alone: every restore reads it, and must not load all kinds for it. */
+export const needsKind = common(0x43525930, needs);
 
 const notify = message("cryoshim_mq_notify", {
   /** The process, by its numbers in the pid namespaces from the root task's on. */

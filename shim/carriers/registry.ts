@@ -2,14 +2,11 @@
 import { lstatSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { decodeImage, encodeImage } from "../../crit/image.js";
+import { decodeAs, encodeEntries } from "../../crit/frame.js";
+import { needsKind } from "../../crit/schema/cryoshim.js";
 import { CryoshimError, reason } from "../error.js";
 import type { Log } from "../session/log.js";
 import type { Carrier } from "./carrier.js";
-import { mqueueCarrier } from "./mqueue.js";
-
-/** The carriers that cryoshim brings. */
-const BUILT_IN: Record<string, () => Carrier> = { mqueue: mqueueCarrier };
 
 /** Says that images need us, and what of us. The launcher looks for it (native/launcher/launcher.c, NEEDS_US). */
 const NEEDS_US = "cryoshim.img";
@@ -18,18 +15,19 @@ const NEEDS_US = "cryoshim.img";
 export const writeNeeds = (imagesDir: string, carriers: readonly Carrier[]): void => {
   const needed = carriers.filter((carrier) => carrier.needed?.()).map(({ name }) => name);
   if (needed.length === 0) return;
-  const bytes = encodeImage({ kind: "CRYOSHIM", entries: [{ message: { version: 1, carriers: needed } }] });
+  const bytes = encodeEntries(needsKind, [{ message: { version: 1, carriers: needed } }]);
   writeFileSync(join(imagesDir, NEEDS_US), bytes, { mode: 0o600, flag: "wx" });
 };
 
 /** The carriers that images need. Throws ERR_IMAGE, or ERR_CARRIER for one that this version does not know. */
-const readNeeds = (imagesDir: string): string[] => {
+const neededBy = async (imagesDir: string): Promise<Carrier[]> => {
   const path = join(imagesDir, NEEDS_US);
   if (statSync(path, { throwIfNoEntry: false }) === undefined) return [];
-  const [entry] = decodeImage(readFileSync(path), NEEDS_US).entries;
+  const [entry] = decodeAs(needsKind, readFileSync(path), NEEDS_US);
   const { version, carriers = [] } = (entry?.message ?? {}) as { version?: number; carriers?: string[] };
+  const { BUILT_IN } = await import("./built-in.js");
   const unknown = carriers.filter((name) => !Object.hasOwn(BUILT_IN, name));
-  if (version === 1 && unknown.length === 0) return carriers;
+  if (version === 1 && unknown.length === 0) return carriers.map((name) => BUILT_IN[name]!());
   throw new CryoshimError("ERR_CARRIER", {
     what: `cannot restore \`${imagesDir}\``,
     why: `its images need ${unknown.join(", ") || `version ${version}`}, which this cryoshim does not have`,
@@ -65,24 +63,34 @@ const load = async (file: string): Promise<Carrier> => {
   }
 };
 
-/** The carriers of a session: those of ours that it may need, then those that the configuration names. */
-export const carriersFor = async (
-  settings: { carriers: { extra: readonly string[] } },
-  kind: "dump" | "restore" | "pre-dump",
-  imagesDir: string,
-): Promise<Carrier[]> => {
-  const names = {
-    dump: Object.keys(BUILT_IN),
-    "pre-dump": [],
-    restore: kind === "restore" ? readNeeds(imagesDir) : [],
-  };
+/** What the engine is asked for. */
+export type WorkKind = "dump" | "pre-dump" | "restore";
+
+/** The carriers of one request, loaded when they are first asked for: in a dump while the engine starts. */
+export type Carriers = () => Promise<readonly Carrier[]>;
+
+/** Makes the carriers that a request may need: those of ours, then those that the configuration names. */
+export type CarrierSource = (kind: WorkKind, imagesDir: string) => Carriers;
+
+/** Throws ERR_CARRIER for a carrier of the configuration that cannot be loaded. */
+export const carrierSource = async (settings: { carriers: { extra: readonly string[] } }): Promise<CarrierSource> => {
   const extra = await Promise.all(settings.carriers.extra.map(load));
-  return [...names[kind].map((name) => BUILT_IN[name]!()), ...extra];
+  const ours = async (kind: WorkKind, imagesDir: string): Promise<Carrier[]> => {
+    if (kind === "restore") return neededBy(imagesDir);
+    if (kind === "pre-dump") return [];
+    const { BUILT_IN } = await import("./built-in.js");
+    return Object.values(BUILT_IN).map((make) => make());
+  };
+  return (kind, imagesDir) => {
+    let loading: Promise<readonly Carrier[]> | undefined;
+    return () => (loading ??= ours(kind, imagesDir).then((carriers) => [...carriers, ...extra]));
+  };
 };
 
 /** Lets carriers make ready what takes long, before the freeze. One that cannot says so again when it is needed. */
-export const prepareCarriers = (carriers: readonly Carrier[], root: number, log: Log): void => {
-  for (const carrier of carriers) {
+export const prepareCarriers = async (carriers: Carriers, root: number, log: Log): Promise<void> => {
+  // What keeps them from loading is told when the engine begins.
+  for (const carrier of await carriers().catch(() => [])) {
     try {
       carrier.prepare?.(root);
     } catch (error) {

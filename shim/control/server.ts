@@ -9,7 +9,7 @@ import {
   watchReadable,
 } from "../../native/index.js";
 import type { Carrier, CarrierContext } from "../carriers/carrier.js";
-import { writeNeeds } from "../carriers/registry.js";
+import { type Carriers, writeNeeds } from "../carriers/registry.js";
 import { reason } from "../error.js";
 import type { Log } from "../session/log.js";
 import { type Found, findSpecial } from "../xray/find.js";
@@ -18,9 +18,17 @@ import { type ControlMessage, decodeControl, encodeControl, HOOK, STAGE, TYPE, V
 
 const ENOTSUP = 95;
 
-export interface ControlOptions {
-  carriers: readonly Carrier[];
+/** What the engine has been asked for. */
+export interface Asked {
+  carriers: Carriers;
   imagesDir: string;
+  /** The root of the tree that is dumped. */
+  root?: number | undefined;
+}
+
+export interface ControlOptions {
+  /** Asked each time that the engine begins: a connection may bring several requests. */
+  asked: () => Asked;
   log: Log;
   /** The engine begins: nothing is stopped yet. */
   onBegin?: (stage: Stage) => void;
@@ -28,8 +36,6 @@ export interface ControlOptions {
   onSeized?: (pid: number) => void;
   /** CRIU believes that a dump is done, and it is not: its tasks must live. */
   onUnfit?: () => void;
-  /** The root of the tree that is dumped. */
-  root?: (() => number | undefined) | undefined;
   /** The engine tells how its work ended; the tasks are still stopped. */
   onFinished?: (stage: Stage, ok: boolean) => void;
 }
@@ -104,12 +110,14 @@ const answerHook = async (
 /** Serves the control socket until the engine is gone. The descriptor becomes the server's. */
 export const serveControl = (
   fd: number,
-  { carriers, imagesDir, log, onBegin, onSeized, onFinished, onUnfit, root }: ControlOptions,
+  { asked, log, onBegin, onSeized, onFinished, onUnfit }: ControlOptions,
 ): Control => {
   const undo: Undo[] = [];
   const results = new Map<number, { resolve(m: Question & { fds: number[] }): void; reject(error: Error): void }>();
   let state: Control["state"] = "idle";
   let ended = false;
+  let carriers: Carrier[] = [];
+  let root: number | undefined;
   let seized = false;
   let seq = 0;
 
@@ -125,7 +133,17 @@ export const serveControl = (
     for (const received of r.fds) closeFd(received);
     throw Object.assign(new Error(`${r.data.toString()}: errno ${r.err} (task ${m.pid ?? 0})`), { errno: r.err });
   };
-  const context: CarrierContext = { engine: engineBy(command, undo), imagesDir, log };
+  const context: CarrierContext = { engine: engineBy(command, undo), imagesDir: "", log };
+
+  /** A request begins; what an earlier one of this connection has left is over. */
+  const begin = async (): Promise<void> => {
+    for (const carrier of carriers.splice(0)) carrier.close?.();
+    const request = asked();
+    carriers = [...(await request.carriers())];
+    context.imagesDir = request.imagesDir;
+    root = request.root;
+    seized = false;
+  };
 
   const done = (q: Question, answer: Answer, args: bigint[] = []): void => {
     if (ended) return;
@@ -159,7 +177,7 @@ export const serveControl = (
         return true;
       }
       for (const carrier of carriers) await carrier.dumped?.(ok, context);
-      if (ok && stage === "dump") writeNeeds(imagesDir, carriers);
+      if (ok && stage === "dump") writeNeeds(context.imagesDir, carriers);
     } catch (error) {
       if (ok && stage === "dump") return unfit(error);
       log("Error", `after a ${stage}: ${reason(error)}`);
@@ -191,6 +209,7 @@ export const serveControl = (
       if (q.type === TYPE.HELLO) {
         state = "working";
         onBegin?.(STAGE[q.hook]!);
+        await begin();
         const fits = q.args[0] === BigInt(VERSION);
         if (!fits)
           log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);
@@ -207,7 +226,7 @@ export const serveControl = (
         if (q.hook === HOOK.checkpointDevices && !seized) {
           seized = true;
           onSeized?.(q.pid);
-          await xray(root?.() ?? q.pid);
+          await xray(root ?? q.pid);
         }
         done(q, await answerHook(q, fds, carriers, context));
       }

@@ -2,7 +2,7 @@
 // The sockets that a restore will bring back, from its images: what must be locked where no lock of the dump holds.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { decodeEntries, openFrame } from "../../crit/frame.js";
+import { decodeAs, type Entry } from "../../crit/frame.js";
 import { common } from "../../crit/kind.js";
 import { message } from "../../crit/message.js";
 import type { Flow } from "./netlock.js";
@@ -45,12 +45,9 @@ const address = (words: readonly number[], family: number): Buffer => {
 
 /** The internet sockets in files.img; none where it cannot be read, which CRIU itself will say. */
 export const flowsOf = (imagesDir: string): Flow[] => {
-  let entries: ReturnType<typeof decodeEntries>;
+  let entries: Entry[];
   try {
-    const bytes = readFileSync(join(imagesDir, "files.img"));
-    const { magic, outer, start } = openFrame(bytes, "files.img");
-    if (magic !== FILES.magic || outer !== FILES.outer) return [];
-    entries = decodeEntries(FILES, bytes, start, "files.img");
+    entries = decodeAs(FILES, readFileSync(join(imagesDir, "files.img")), "files.img");
   } catch {
     return [];
   }

@@ -2,7 +2,7 @@
 // The session of `criu dump|pre-dump|restore ...`: CRIU keeps its command line, its output and its exit code.
 import { resolve } from "node:path";
 import { closeFd, pidfdOpen } from "../../native/index.js";
-import { carriersFor, prepareCarriers } from "../carriers/registry.js";
+import { carrierSource, prepareCarriers } from "../carriers/registry.js";
 import { serveControl } from "../control/server.js";
 import { resolveLaunch } from "../engine/launch-file.js";
 import { reason } from "../error.js";
@@ -56,7 +56,9 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   const log = sessionLog(workDir);
   const libdir = libdirOf(last(line, "libdir"), workDir);
   if (libdir === undefined) return give({ kind: "alone" });
-  const carriers = await carriersFor(settings, line.verb as Work["kind"], imagesDir);
+  const kind = line.verb as Work["kind"];
+  const carriers = (await carrierSource(settings))(kind, imagesDir);
+  if (kind === "restore") await carriers();
   const link = linkEngine(launchFd, libdir);
   const cgroup = last(line, "freeze-cgroup");
   const freezer = cgroup === undefined ? undefined : watchFreezer(cgroup);
@@ -76,8 +78,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
         })
       : undefined;
   const control = serveControl(link.control, {
-    carriers,
-    imagesDir,
+    asked: () => ({ carriers, imagesDir, root: work.pid }),
     log,
     onBegin: () => bracket.begin(),
     onSeized: (pid) => bracket.seized(pid),
@@ -88,7 +89,6 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
       guard.answer(Buffer.alloc(0));
     },
     onUnfit: () => process.kill(link.pid, "SIGKILL"),
-    root: () => work.pid,
   });
   const more = notifications === undefined ? [] : ["--action-script", notifications.script];
   // A restore takes it from the images.
@@ -109,7 +109,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   closeFd(link.fd.fd);
   await launched(launchFd);
   bracket.requested();
-  if (work.kind === "dump" && work.pid !== undefined) prepareCarriers(carriers, work.pid, log);
+  if (work.kind === "dump" && work.pid !== undefined) await prepareCarriers(carriers, work.pid, log);
   guard.arm(line.verb === "restore" ? "watch" : "dump", workDir, freezer === undefined ? [] : [freezer]);
   await engineEnd;
   await control.close();

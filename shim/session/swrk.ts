@@ -14,8 +14,8 @@ import {
   sendMessage,
   seqpacketPair,
 } from "../../native/index.js";
-import { carriersFor, prepareCarriers } from "../carriers/registry.js";
-import { serveControl } from "../control/server.js";
+import { type CarrierSource, carrierSource, prepareCarriers, type WorkKind } from "../carriers/registry.js";
+import { type Asked, serveControl } from "../control/server.js";
 import { resolveLaunch, type Settings } from "../engine/launch-file.js";
 import { type Bracket, LOCK_METHOD, type LockMethod, openBracket, type Work } from "./bracket.js";
 import { applyCgroupPolicy } from "./cgroup-policy.js";
@@ -75,6 +75,9 @@ interface Session {
   settings: Settings;
   log: Log;
   borrowed: Borrowed[];
+  carriers: CarrierSource;
+  /** The newest request, for the engine plugin. */
+  asked: Asked;
   guard: Guard;
   /** What the engine works on: its end now is a death. */
   working: "dump" | "restore" | undefined;
@@ -96,14 +99,24 @@ const netnsOf = ({ inherit_fd, join_ns }: RequestOptions, enginePid: number): st
   return join_ns?.find(({ ns }) => ns === "net")?.ns_file;
 };
 
+const kindOf = ({ type }: Request): WorkKind =>
+  type === REQ.restore ? "restore" : type === REQ.dump ? "dump" : "pre-dump";
+
+/** What the engine plugin will be told of a request. */
+const askedBy = (carriers: CarrierSource, request: Request, images: number | undefined): Asked => {
+  const [kind, imagesDir] = [kindOf(request), pathOf(images)];
+  return { carriers: carriers(kind, imagesDir), imagesDir, root: kind === "restore" ? undefined : request.opts?.pid };
+};
+
 /** Opens the bracket for a request, and tells the engine what is left to it. */
 const openWork = (session: Session, request: Request, { images }: Borrowed, freezer: Freezer | undefined): void => {
   const opts = request.opts!;
   session.bracket?.close();
   session.bracket = undefined;
-  const restore = request.type === REQ.restore;
+  const kind = kindOf(request);
+  const restore = kind === "restore";
   const work: Work = {
-    kind: restore ? "restore" : request.type === REQ.dump ? "dump" : "pre-dump",
+    kind,
     imagesDir: pathOf(images),
     lives: opts.leave_running === true || opts.leave_stopped === true,
     freezer,
@@ -117,6 +130,12 @@ const openWork = (session: Session, request: Request, { images }: Borrowed, free
   const bracket = openBracket(work, session.settings.network.lock, session.engine, session.log, session.guard);
   session.bracket = bracket;
   setImmediate(() => bracket.requested());
+  const asked = askedBy(session.carriers, request, images);
+  session.asked = asked;
+  const { root } = asked;
+  // While the engine reads its request.
+  if (kind === "dump" && root !== undefined)
+    setImmediate(() => void prepareCarriers(asked.carriers, root, session.log));
   if (bracket.method !== undefined) opts.network_lock = LOCK_METHOD[bracket.method];
   session.ownNotifications = restore && !opts.notify_scripts && !opts.orphan_pts_master;
   if (session.ownNotifications) opts.notify_scripts = true;
@@ -210,8 +229,10 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     return give({ kind: "alone" });
   }
   const log = sessionLog(pathOf(dirs.work));
-  const kind = first.type === REQ.restore ? "restore" : first.type === REQ.dump ? "dump" : "pre-dump";
-  const carriers = await carriersFor(settings, kind, pathOf(dirs.images));
+  const carriers = await carrierSource(settings);
+  const asked = askedBy(carriers, first, dirs.images);
+  // What cannot be restored is told before the engine starts.
+  if (kindOf(first) === "restore") await asked.carriers();
   const link = linkEngine(launchFd, libdir);
   const session: Session = {
     clientPid,
@@ -219,6 +240,8 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     settings,
     log,
     borrowed: [dirs],
+    carriers,
+    asked,
     guard,
     working: undefined,
     enginePid: link.pid,
@@ -230,14 +253,12 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
   const [ours, engines] = seqpacketPair();
   const engineEnd = ended(pidfdOpen(link.pid));
   const control = serveControl(link.control, {
-    carriers,
-    imagesDir: pathOf(dirs.images),
+    asked: () => session.asked,
     log,
     onBegin: () => session.bracket?.begin(),
     onSeized: (pid) => session.bracket?.seized(pid),
     onFinished: (_, ok) => session.bracket?.finished(ok),
     onUnfit: () => process.kill(link.pid, "SIGKILL"),
-    root: () => first.opts?.pid,
   });
   give({
     kind: "exec",
@@ -252,7 +273,6 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
   closeFd(engines);
   closeFd(link.fd.fd);
   await launched(launchFd);
-  const root = kind === "dump" ? first.opts?.pid : undefined;
 
   const clientIsGone = await new Promise<boolean>((resolve) => {
     const end = (gone: boolean): void => {
@@ -263,8 +283,6 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
       resolve(gone);
     };
     const toEngine = relay(client, ours, fromClient(session), () => end(true));
-    // While the engine reads its request.
-    if (root !== undefined) setImmediate(() => prepareCarriers(carriers, root, log));
     const toClient = relay(ours, client, fromEngine(session, ours), () => end(false));
     // A child that outlives the engine holds its end of the socket open: the engine's own end counts.
     void engineEnd.then(() => {
