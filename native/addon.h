@@ -14,6 +14,12 @@ napi_value throw_errno(napi_env env, int err, const char *syscall_name);
 bool get_args(napi_env env, napi_callback_info info, size_t want, napi_value *args);
 bool get_int(napi_env env, napi_value value, int32_t *out);
 
+/*
+ * Does `work` in another network or ipc namespace (`type`: CLONE_NEWNET, CLONE_NEWIPC), given as an nsfd or pidfd; this
+ * thread, and no other, is there meanwhile. Returns what `work` does, or -1 with errno when it cannot get there.
+ */
+long in_namespace(int ns, int type, long (*work)(void *), void *arg);
+
 /* The verbs of the ptrace surgeon (addon_surgeon.c). */
 napi_value surgeon_register(napi_env env, napi_value exports);
 

@@ -2,11 +2,9 @@
 /* bpf(2) for shim/netlock: the attr is made in TypeScript, pointers to buffers are put in here. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <node_api.h>
 #include <sched.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
@@ -16,25 +14,17 @@
 
 #define MAX_ATTR 256
 
-/* bpf(2) in another network namespace; this thread, and no other, is there for the time of the call. */
-static long bpf_in(int netns, int cmd, void *attr, size_t len, int *err)
-{
-	int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-	long ret = -1;
+struct bpf_arg {
+	int cmd;
+	void *attr;
+	size_t len;
+};
 
-	if (home < 0 || setns(netns, CLONE_NEWNET)) {
-		*err = errno;
-		if (home >= 0)
-			close(home);
-		return -1;
-	}
-	ret = syscall(SYS_bpf, cmd, attr, len);
-	*err = errno;
-	/* To go on in a foreign namespace would be worse than to end: the launcher or the guard takes over. */
-	if (setns(home, CLONE_NEWNET))
-		abort();
-	close(home);
-	return ret;
+static long bpf_here(void *arg)
+{
+	struct bpf_arg *call = arg;
+
+	return syscall(SYS_bpf, call->cmd, call->attr, call->len);
 }
 
 /* bpf(cmd, attr, pointers: [offset, Buffer][], netns): number */
@@ -46,7 +36,7 @@ napi_value bpf_call(napi_env env, napi_callback_info info)
 	uint32_t n_pointers;
 	size_t len, part_len;
 	void *data;
-	int err = 0;
+	struct bpf_arg call;
 	long ret;
 
 	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &cmd) || !get_int(env, args[3], &netns))
@@ -66,14 +56,10 @@ napi_value bpf_call(napi_env env, napi_callback_info info)
 		address = (uintptr_t)data;
 		memcpy(attr + offset, &address, sizeof(address));
 	}
-	if (netns >= 0) {
-		ret = bpf_in(netns, cmd, attr, len, &err);
-	} else {
-		ret = syscall(SYS_bpf, cmd, attr, len);
-		err = errno;
-	}
+	call = (struct bpf_arg){ .cmd = cmd, .attr = attr, .len = len };
+	ret = netns >= 0 ? in_namespace(netns, CLONE_NEWNET, bpf_here, &call) : bpf_here(&call);
 	if (ret < 0)
-		return throw_errno(env, err, "bpf");
+		return throw_errno(env, errno, "bpf");
 	if (napi_create_int32(env, (int32_t)ret, &result) != napi_ok)
 		return NULL;
 	return result;

@@ -6,7 +6,6 @@
 #include <mqueue.h>
 #include <node_api.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -30,30 +29,16 @@ struct ipc_call {
 	mode_t mode;
 };
 
-/* Does something in another ipc namespace; this thread, and no other, is there for the time of the call. */
+static long work_in_ipc(void *call)
+{
+	return ((struct ipc_call *)call)->work(call);
+}
+
+/* The call's own steps say what failed; before them it is setns(2). */
 static int in_ipc(int ns, struct ipc_call *call)
 {
-	int home = open("/proc/thread-self/ns/ipc", O_RDONLY | O_CLOEXEC), ret, err;
-
-	if (home < 0) {
-		call->step = "open";
-		return -1;
-	}
-	if (setns(ns, CLONE_NEWIPC)) {
-		call->step = "setns";
-		err = errno;
-		close(home);
-		errno = err;
-		return -1;
-	}
-	ret = call->work(call);
-	err = errno;
-	/* To go on in a foreign namespace would be worse than to end: the launcher or the guard takes over. */
-	if (setns(home, CLONE_NEWIPC))
-		abort();
-	close(home);
-	errno = err;
-	return ret;
+	call->step = "setns";
+	return (int)in_namespace(ns, CLONE_NEWIPC, work_in_ipc, call);
 }
 
 /* A mount of the namespace's queues that is nowhere to be seen. */

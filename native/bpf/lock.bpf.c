@@ -3,25 +3,11 @@
  * The network lock: netfilter programs (Linux 6.4) that drop what a checkpointed container would answer wrongly while
  * it cannot answer, and an iterator that finds its sockets. Loaded before the freeze, attached in it; see
  * shim/netlock/.
- *
- * Types name only what is read here; the kernel relocates them to its own (CO-RE).
  */
-#include <linux/bpf.h>
+#include "bpf.h"
 
-#define SEC(name) __attribute__((section(name), used))
-#define __core __attribute__((preserve_access_index))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
-
-typedef __u16 u16;
-typedef __u32 u32;
-typedef __u64 u64;
-typedef __u8 u8;
-
-static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) =
 	(void *)BPF_FUNC_map_update_elem;
-static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel;
 static void *(*const bpf_sock_from_file)(void *file) = (void *)BPF_FUNC_sock_from_file;
 
 /* CRIU marks its own packets with it (criu/include/net.h, SOCCR_MARK). */
@@ -71,17 +57,6 @@ struct sock {
 
 struct socket {
 	struct sock *sk;
-} __core;
-
-struct file;
-struct task_struct;
-struct bpf_iter_meta;
-
-struct bpf_iter__task_file {
-	struct bpf_iter_meta *meta;
-	struct task_struct *task;
-	u32 fd;
-	struct file *file;
 } __core;
 
 /*

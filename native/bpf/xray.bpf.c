@@ -3,25 +3,13 @@
  * X-ray: reads, while tasks stand still, what the kernel has no interface for. `find` names the open files that CRIU
  * refuses; the others read one kind of object. Nothing is changed, nothing is kept between two passes but `cursor`.
  *
- * shim/xray/ reads the records; types name only what is read here, the kernel relocates them to its own (CO-RE).
+ * shim/xray/ reads the records.
  */
-#include <linux/bpf.h>
+#include "bpf.h"
 
-#define SEC(name) __attribute__((section(name), used))
-#define __core __attribute__((preserve_access_index))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
 #define container_of(ptr, type, member) \
 	((type *)((char *)(ptr) - __builtin_preserve_field_info(((type *)0)->member, 0 /* byte offset */)))
 
-typedef __u16 u16;
-typedef __u32 u32;
-typedef __s32 s32;
-typedef __u64 u64;
-typedef __u8 u8;
-
-static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel;
 static u64 (*const bpf_get_current_task)(void) = (void *)BPF_FUNC_get_current_task;
 static long (*const bpf_seq_write)(void *seq, const void *data, u32 len) = (void *)BPF_FUNC_seq_write;
 
@@ -91,13 +79,6 @@ struct bpf_iter_meta {
 	void *seq;
 } __core;
 
-struct bpf_iter__task_file {
-	struct bpf_iter_meta *meta;
-	struct task_struct *task;
-	u32 fd;
-	struct file *file;
-} __core;
-
 #define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1 /* size */)
 
 /* A process or thread as whoever reads numbers it; 0: not seen from there. */
@@ -127,7 +108,7 @@ static __attribute__((always_inline)) s32 number_of(struct pid *pid)
 enum { S_IFMT_ = 0170000, S_IFREG_ = 0100000 };
 #define MQUEUE_MAGIC 0x19800202
 
-/* shim/xray/xray.ts has the same. */
+/* shim/xray/find.ts has the same. */
 enum kind { MQUEUE = 1, DETACHED = 2 };
 
 struct found {

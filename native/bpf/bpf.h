@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the programs here have in common, in place of libbpf's headers. Types name only what is read; the kernel
+ * relocates them to its own (CO-RE).
+ */
+#ifndef CRYOSHIM_BPF_H
+#define CRYOSHIM_BPF_H
+
+#include <linux/bpf.h>
+
+#define SEC(name) __attribute__((section(name), used))
+#define __core __attribute__((preserve_access_index))
+#define __uint(name, value) int(*name)[value]
+#define __type(name, value) typeof(value) *name
+
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __s32 s32;
+typedef __u64 u64;
+typedef __u8 u8;
+
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel;
+
+struct file;
+struct task_struct;
+struct bpf_iter_meta;
+
+/* What a program of iter/task_file is called with. */
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	u32 fd;
+	struct file *file;
+} __core;
+
+#endif
