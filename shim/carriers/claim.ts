@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What CRIU was told to be external it writes as a regular file that somebody else opens before tasks exist. Ours are
 // opened by the tasks' side, in their namespaces: in the images they become files of a plugin (FD_TYPES__EXT).
-import { readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { decodeImage, encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
+import { replaceFile } from "../session/replace-file.js";
 
 const [REG, EXT] = [1, 16];
 
@@ -16,11 +17,6 @@ export interface ClaimedFile {
 
 /** The key under which CRIU looks for an external file (criu/files-reg.c:dump_one_reg_file). */
 export const fileKey = (mntId: number, ino: bigint): string => `file[${mntId.toString(16)}:${ino.toString(16)}]`;
-
-const replace = (path: string, bytes: Uint8Array): void => {
-  writeFileSync(`${path}.new`, bytes, { mode: statSync(path).mode, flag: "wx" });
-  renameSync(`${path}.new`, path);
-};
 
 /** Makes the external files with these keys ours. Returns them by key. Throws ERR_IMAGE or what the file system says. */
 export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>): Map<string, ClaimedFile[]> => {
@@ -47,8 +43,8 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>): Map<st
     const image = decodeImage(readFileSync(join(imagesDir, name)), name);
     const ours = image.entries.filter(({ message }) => message.type === REG && ids.has(message.id as number));
     for (const { message } of ours) message.type = EXT;
-    if (ours.length > 0) replace(join(imagesDir, name), encodeImage(image));
+    if (ours.length > 0) replaceFile(join(imagesDir, name), encodeImage(image));
   }
-  replace(path, encodeImage(files));
+  replaceFile(path, encodeImage(files));
   return claimed;
 };

@@ -12,7 +12,7 @@ import {
   unlinkSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { addon, closeFd } from "../../native/index.js";
 import { stateDir } from "../session/plugin-dir.js";
 import { bpf, CMD, closeAll } from "./bpf.js";
@@ -115,9 +115,25 @@ const pinsOf = (id: string): string | undefined =>
     .map((root) => join(root, id))
     .find((dir) => lstatSync(dir, { throwIfNoEntry: false })?.isDirectory());
 
-/** Removes the launcher's program (shim/netlock/kit.ts). */
+/** Programs that stay loaded from one session to the next; the number changes with what the launcher expects of them. */
+const KIT = "kit1";
+
+/** Where a program of the kit is pinned. */
+export const kitPin = (program: string): string => join(pinRoot(), KIT, program);
+
+/** The program, if it is there. Throws what the kernel says. */
+export const fromKit = (program: string): number => bpf(CMD.objGet, { 0: cString(kitPin(program)) });
+
+/** Leaves a program loaded for the next session; `fd` stays the caller's. */
+export const pinInKit = (program: string, fd: number): void => {
+  const path = kitPin(program);
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  bpf(CMD.objPin, { 0: cString(path), 8: fd });
+};
+
+/** Removes the kit. */
 export const removeKit = (): void => {
-  for (const root of pinRoots()) removePins(join(root, "kit1"));
+  for (const root of pinRoots()) removePins(join(root, KIT));
 };
 
 /** All kept locks; a record that cannot be read is left out. */

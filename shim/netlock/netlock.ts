@@ -4,6 +4,7 @@
 // pin, so a lock cannot outlive those who hold it.
 import { closeSync, openSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { artefact } from "../../native/index.js";
+import { runIterator, TASK_FILE } from "../xray/iterator.js";
 import { bpf, CMD, closeAll } from "./bpf.js";
 import { type LoadedObject, loadObject, type ProgramKind } from "./bpf-object.js";
 
@@ -28,8 +29,7 @@ export interface Attached {
 }
 
 // enum bpf_prog_type, enum bpf_attach_type, enum nf_inet_hooks, NFPROTO_*
-const [NETFILTER, TRACING] = [32, 26];
-const [ATTACH_NETFILTER, ATTACH_ITER] = [45, 28];
+const [NETFILTER, ATTACH_NETFILTER] = [32, 45];
 const [LOCAL_IN, FORWARD, LOCAL_OUT] = [1, 2, 3];
 const FAMILIES = [2, 10];
 /** Before every filter; each lock in a namespace needs its own. */
@@ -40,7 +40,7 @@ const PROGRAMS: Record<Extent, Record<string, ProgramKind>> = {
   netns: { "netfilter/all": netfilter },
   sockets: {
     "netfilter/flows": netfilter,
-    "iter/task_file": { type: TRACING, attach: ATTACH_ITER, target: "bpf_iter_task_file" },
+    "iter/task_file": TASK_FILE,
   },
 };
 
@@ -67,24 +67,6 @@ const attach = (program: number, netns: number, hooks: readonly number[]): numbe
     }
   }
   throw new Error(`${PRIORITIES.length} network locks are in this namespace already (see \`cryoshim lock list\`)`);
-};
-
-/** Enters the sockets of a process's open files into `flows`. */
-const collect = (program: number, pid: number): void => {
-  const info = Buffer.alloc(16);
-  info.writeUInt32LE(pid, 4);
-  const link = bpf(CMD.linkCreate, { 0: program, 8: ATTACH_ITER, 16: info, 24: info.length });
-  try {
-    const iterator = bpf(CMD.iterCreate, { 0: link });
-    try {
-      // The program writes nothing: reading to the end is what runs it.
-      readFileSync(iterator);
-    } finally {
-      closeSync(iterator);
-    }
-  } finally {
-    closeSync(link);
-  }
 };
 
 /** A process and all that descend from it. */
@@ -174,7 +156,8 @@ export class NetLock {
   /** Locks. Of `sockets`, those that were named and those of the open files of `pids`. */
   arm(pids: readonly number[] = []): void {
     this.#switch(1);
-    if (this.extent === "sockets") for (const pid of pids) collect(this.#object.programs.collect!, pid);
+    // It writes nothing: running it enters the sockets of a process into `flows`.
+    if (this.extent === "sockets") for (const pid of pids) runIterator(this.#object.programs.collect!, pid);
     this.#armed = true;
   }
 

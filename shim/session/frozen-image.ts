@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // CRIU keeps the state of the freezer in cgroup.img, and restores it: a cgroup that we have frozen before CRIU looked
 // would come back frozen. The image shall say what was true before this session.
-import { readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { decodeCgroupImage, encodeCgroupImage } from "../../crit/cgroup-image.js";
 import type { Freezer } from "./freezer.js";
+import { replaceFile } from "./replace-file.js";
 
 interface Property {
   name: string;
@@ -42,7 +43,5 @@ export const forgetFreeze = (imagesDir: string, freezer: Freezer): void => {
     for (const { dirs } of (message.controllers ?? []) as unknown as { dirs?: Dir[] }[])
       for (const dir of dirs ?? []) if (mend(dir, "/", dirname(freezer.file))) mended = true;
   if (!mended) return;
-  const { mode } = statSync(path);
-  writeFileSync(`${path}.new`, encodeCgroupImage(entries), { mode, flag: "wx" });
-  renameSync(`${path}.new`, path);
+  replaceFile(path, encodeCgroupImage(entries));
 };

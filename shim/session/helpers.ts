@@ -27,5 +27,7 @@ export const helper = (name: Helper): string => {
 const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /** PATH for an engine that dumps: our ip and tar come first. */
-export const pathForDump = (): string =>
-  `${[helper("ip"), helper("tar")].map(dirname)[0]}:${process.env.PATH === undefined || process.env.PATH === "" ? DEFAULT_PATH : process.env.PATH}`;
+export const pathForDump = (): string => {
+  helper("ip");
+  return `${dirname(helper("tar"))}:${process.env.PATH || DEFAULT_PATH}`;
+};

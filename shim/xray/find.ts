@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds, in one pass over open files, what CRIU refuses.
 import { closeFd } from "../../native/index.js";
-import { bpf, CMD } from "../netlock/bpf.js";
-import { pinRoot } from "../netlock/kept.js";
+import { fromKit, pinInKit } from "../netlock/kept.js";
 import { treeOf } from "../netlock/netlock.js";
 import { loadIterator, openFiles, runIterator } from "./iterator.js";
 
@@ -53,21 +52,21 @@ const MANY_FILES = 50_000;
 let program: number | undefined;
 
 /** Where an earlier session has left the program loaded: loading it takes 20 ms. The number changes with its records. */
-const pinned = (): string => `${pinRoot()}/kit1/find1`;
+const PINNED = "find1";
 
 /** Makes the program ready, before the freeze. Throws where the kernel cannot. */
 export const prepareFind = (): number => {
   if (program !== undefined) return program;
   try {
-    program = bpf(CMD.objGet, { 0: Buffer.from(`${pinned()}\0`) });
+    program = fromKit(PINNED);
   } catch {
     const { maps, programs } = loadIterator("iter/task_file");
     for (const map of Object.values(maps)) closeFd(map);
     program = programs.find!;
     try {
-      bpf(CMD.objPin, { 0: Buffer.from(`${pinned()}\0`), 8: program });
+      pinInKit(PINNED, program);
     } catch {
-      // There is no directory for it yet; the next one loads it again.
+      // Another session was quicker, or there is no bpffs: the next one loads it again.
     }
   }
   return program;

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// BPF iterators over open files: the programs of native/bpf/xray.bpf.c, loaded before the freeze and run in it.
+// BPF iterators over open files: loaded before the freeze and run in it.
 import { closeSync, openSync, readFileSync, readSync } from "node:fs";
 import { artefact } from "../../native/index.js";
 import { bpf, CMD } from "../netlock/bpf.js";
-import { type LoadedObject, loadObject } from "../netlock/bpf-object.js";
+import { type LoadedObject, loadObject, type ProgramKind } from "../netlock/bpf-object.js";
 
 // BPF_PROG_TYPE_TRACING, BPF_TRACE_ITER
 const [TRACING, ATTACH_ITER] = [26, 28];
 
+/** A program over the files that tasks have open. */
+export const TASK_FILE: ProgramKind = { type: TRACING, attach: ATTACH_ITER, target: "bpf_iter_task_file" };
+
 /** Loads the program of one section of xray.bpf.o. Throws where the kernel cannot: iterators are of Linux 5.8. */
 export const loadIterator = (section: string): LoadedObject =>
-  loadObject(readFileSync(artefact("xray.bpf.o")), {
-    [section]: { type: TRACING, attach: ATTACH_ITER, target: "bpf_iter_task_file" },
-  });
+  loadObject(readFileSync(artefact("xray.bpf.o")), { [section]: TASK_FILE });
 
 /**
  * Runs a program over the open files of one process (Linux 6.1), or of all. Returns what it wrote. Throws EINVAL on a
