@@ -1,34 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // POSIX message queues. CRIU is told that they are external; we read them by X-ray, make them anew in the restored ipc
 // namespace and hand tasks their descriptors. No task is touched at a dump, so there is nothing to undo.
-import {
-  chownSync,
-  closeSync,
-  fstatSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  unlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { closeSync, fstatSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { decodeImage, encodeImage } from "../../crit/image.js";
+import { encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
-import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
-import { CryoshimError, reason } from "../error.js";
+import { pidfdGetfd, pidfdOpen } from "../../native/index.js";
+import { reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import { type Found, findSpecial } from "../xray/find.js";
 import { type Queue, QueueReader } from "../xray/queues.js";
 import type { Carrier, CarrierContext, Seized } from "./carrier.js";
 import { type ClaimedFile, claimFiles, fileKey } from "./claim.js";
+import { MQUEUE_IMAGE, Namespace, refuse } from "./mqueue-namespace.js";
+import { QueueRestore } from "./mqueue-restore.js";
 import { depthOf, fdOfSocket, isSharedNamespace, namespaceOf, taskName } from "./tasks.js";
-import { type Wait, waitOn, waitsOf } from "./waits.js";
+import { type Wait, waitsOf } from "./waits.js";
 
-const IMAGE = "cryoshim-mqueue.img";
-const [O_RDONLY, O_NONBLOCK, O_ACCMODE, SIGEV_SIGNAL, SIGEV_THREAD] = [0, 0o4000, 3, 0, 2];
-const SYS_MQ_NOTIFY = 244;
+const [O_RDONLY, O_NONBLOCK, SIGEV_SIGNAL, SIGEV_THREAD] = [0, 0o4000, 0, 2];
 const S_IFMT = 0o170000;
 
 /** A queue of the dump, while the tasks stand still. */
@@ -40,39 +29,11 @@ interface Saved {
   fd: number;
 }
 
-const refuse = (what: string, why: string, fix: string, cause?: unknown): CryoshimError =>
-  new CryoshimError("ERR_MQUEUE", { what, why, fix, cause });
-
 /** The kernel's dev_t as stat(2) has it (new_encode_dev). */
 const statDev = (dev: number): number => {
   const [major, minor] = [dev >>> 20, dev & 0xfffff];
   return (minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12);
 };
-
-/** The queues of an ipc namespace that have a name; `ns` is a pidfd of one of its tasks. */
-class Namespace {
-  readonly #mount: number;
-
-  constructor(ns: number) {
-    this.#mount = addon.mqueueMount(ns);
-  }
-
-  get dev(): number {
-    return statSync(`/proc/self/fd/${this.#mount}/.`).dev;
-  }
-
-  names(): Buffer[] {
-    return readdirSync(`/proc/self/fd/${this.#mount}/.`, { encoding: "buffer" }) as unknown as Buffer[];
-  }
-
-  path(name: Buffer): Buffer {
-    return Buffer.concat([Buffer.from(`/proc/self/fd/${this.#mount}/`), name]);
-  }
-
-  close(): void {
-    closeSync(this.#mount);
-  }
-}
 
 /** Finds and reads all queues that a dump must carry. */
 class Dump {
@@ -194,7 +155,10 @@ class Dump {
 
   /** Writes the image; `imagesDir` has all of CRIU's. */
   write(imagesDir: string): void {
-    writeFileSync(join(imagesDir, IMAGE), this.#encode(claimFiles(imagesDir, this.keys)), { mode: 0o600, flag: "wx" });
+    writeFileSync(join(imagesDir, MQUEUE_IMAGE), this.#encode(claimFiles(imagesDir, this.keys)), {
+      mode: 0o600,
+      flag: "wx",
+    });
   }
 
   #encode(files: ReadonlyMap<string, ClaimedFile[]>): Uint8Array {
@@ -232,168 +196,6 @@ const groupByIno = (found: readonly Found[]): Map<bigint, Found[]> => {
   return groups;
 };
 
-interface Notify {
-  task: string;
-  fd: number;
-  method: number;
-  signo: number;
-  value: bigint;
-  sock_fd?: number;
-  cookie?: Uint8Array;
-}
-
-/** A queue of the images, and once it is made a descriptor of it. */
-interface Loaded {
-  name?: Uint8Array;
-  mode: number;
-  uid: number;
-  gid: number;
-  maxmsg: bigint;
-  msgsize: bigint;
-  shared?: boolean;
-  notify?: Notify;
-  files?: { id: number; flags: number }[];
-  messages: { priority: number; data: Uint8Array }[];
-  fd?: number;
-}
-
-/** Makes the queues of the images anew. */
-class Restore {
-  readonly #queues: Loaded[] = [];
-  readonly #waits: { task: string; address: bigint; nanoseconds_left: bigint }[] = [];
-  /** Names that were not there before, in a namespace of others. */
-  readonly #new: Buffer[] = [];
-  #made = false;
-  #ns: Namespace | undefined;
-  #depth: number | undefined;
-
-  /** Throws ERR_IMAGE. */
-  constructor(imagesDir: string) {
-    for (const { message } of decodeImage(readFileSync(join(imagesDir, IMAGE)), IMAGE).entries) {
-      if (message.queue !== undefined) this.#queues.push({ ...(message.queue as unknown as Loaded), messages: [] });
-      else if (message.message !== undefined) this.#queues.at(-1)?.messages.push(message.message as never);
-      else if (message.wait !== undefined) this.#waits.push(message.wait as never);
-    }
-  }
-
-  /** A descriptor for the file with this id; `task` is a pidfd of a task in the restored ipc namespace. */
-  open(id: number, task: number): number | undefined {
-    const queue = this.#queues.find(({ files }) => files?.some((file) => file.id === id));
-    if (queue === undefined) return undefined;
-    this.make(task);
-    const { flags } = queue.files!.find((file) => file.id === id)!;
-    return openSync(`/proc/self/fd/${queue.fd}`, flags & (O_ACCMODE | O_NONBLOCK));
-  }
-
-  /** Makes what is not there yet. */
-  make(task: number): void {
-    if (this.#made) return;
-    this.#made = true;
-    const ns = new Namespace(task);
-    try {
-      for (const [index, queue] of this.#queues.entries()) {
-        try {
-          queue.fd = this.#one(queue, index, task, ns);
-        } catch (error) {
-          const name = queue.name === undefined ? "an unlinked queue" : `queue /${Buffer.from(queue.name)}`;
-          throw refuse(
-            `cannot make ${name} with ${queue.maxmsg} messages of ${queue.msgsize} bytes`,
-            reason(error),
-            "raise /proc/sys/fs/mqueue/* and the limit on the bytes of queues (ulimit -q), then restore again",
-            error,
-          );
-        }
-      }
-    } finally {
-      this.#ns = ns;
-    }
-  }
-
-  /** A restore that failed, or whose engine died, leaves nothing behind where others can see it. */
-  settle(ok: boolean): void {
-    for (const path of this.#new.splice(0)) if (!ok) rmSync(path, { force: true });
-  }
-
-  #one(queue: Loaded, index: number, task: number, ns: Namespace): number {
-    const { mode, uid, gid, maxmsg, msgsize } = queue;
-    if (queue.name !== undefined && queue.shared) {
-      // Others may have kept it: then it is theirs as much as ours, and has its messages.
-      try {
-        return openSync(ns.path(Buffer.from(queue.name)), O_RDONLY | O_NONBLOCK);
-      } catch (error) {
-        if ((error as { code?: string }).code !== "ENOENT") throw error;
-      }
-    }
-    const name = Buffer.from(queue.name ?? Buffer.from(`.cryoshim-${process.pid}-${index}`));
-    const fd = addon.mqueueCreate(task, name, mode, Number(maxmsg), Number(msgsize));
-    try {
-      if (queue.name === undefined) unlinkSync(ns.path(name));
-      else if (queue.shared) this.#new.push(ns.path(name));
-      chownSync(`/proc/self/fd/${fd}`, uid, gid);
-      for (const { priority, data } of queue.messages) addon.mqueueSend(fd, data, priority);
-      return fd;
-    } catch (error) {
-      closeSync(fd);
-      throw error;
-    }
-  }
-
-  /** What only the restored process itself can do. The first that is asked about is the root (criu/cr-restore.c). */
-  async resume(pid: number, { engine }: CarrierContext): Promise<void> {
-    if (!this.#made) {
-      const task = pidfdOpen(pid);
-      try {
-        this.make(task);
-      } finally {
-        closeSync(task);
-      }
-    }
-    this.#depth ??= depthOf(pid);
-    const name = taskName(pid, this.#depth);
-    const mine = (task: string): boolean => task === name;
-    for (const { notify } of this.#queues) if (notify && mine(notify.task)) await this.#notify(pid, notify, engine);
-    for (const { task, address, nanoseconds_left } of this.#waits) {
-      if (!mine(task)) continue;
-      await waitOn(pid, { address, left: nanoseconds_left }, engine);
-    }
-  }
-
-  async #notify(pid: number, notify: Notify, engine: CarrierContext["engine"]): Promise<void> {
-    // struct sigevent (64 bytes), and behind it the cookie; below the red zone of the stack, and put back afterwards.
-    const sp = stackPointer(pid);
-    const at = (sp - 1024n) & ~63n;
-    const before = await engine.readMemory(pid, at, 128);
-    const event = Buffer.alloc(128);
-    event.writeBigUInt64LE(notify.method === SIGEV_THREAD ? at + 64n : notify.value, 0);
-    event.writeInt32LE(notify.method === SIGEV_THREAD ? notify.sock_fd! : notify.signo, 8);
-    event.writeInt32LE(notify.method, 12);
-    if (notify.cookie !== undefined) Buffer.from(notify.cookie).copy(event, 64);
-    await engine.writeMemory(pid, at, event);
-    const ret = await engine.syscall(pid, SYS_MQ_NOTIFY, BigInt(notify.fd), at);
-    await engine.writeMemory(pid, at, before);
-    if (ret < 0)
-      throw refuse(
-        `cannot register process ${pid} with mq_notify(3) again`,
-        `errno ${-ret} for descriptor ${notify.fd}${notify.method === SIGEV_SIGNAL ? `, signal ${notify.signo}` : ""}`,
-        "report this with the images",
-      );
-  }
-
-  close(): void {
-    this.settle(false);
-    for (const queue of this.#queues) {
-      if (queue.fd !== undefined) closeSync(queue.fd);
-      delete queue.fd;
-    }
-    this.#ns?.close();
-    this.#ns = undefined;
-  }
-}
-
-/** `/proc/PID/syscall` of a stopped task ends in its stack pointer and program counter. */
-const stackPointer = (pid: number): bigint =>
-  BigInt(readFileSync(`/proc/${pid}/syscall`, "utf8").trim().split(" ").at(-2)!);
-
 /** Whether an ipc namespace has queues with names. */
 const hasNames = (root: number): boolean => {
   const pidfd = pidfdOpen(root);
@@ -413,7 +215,7 @@ const hasNames = (root: number): boolean => {
 export const mqueueCarrier = (): Carrier => {
   let reader: QueueReader | undefined;
   let dump: Dump | undefined;
-  let restore: Restore | undefined;
+  let restore: QueueRestore | undefined;
   return {
     name: "mqueue",
     prepare(root) {
@@ -442,7 +244,7 @@ export const mqueueCarrier = (): Carrier => {
       if (ok && dump !== undefined && !dump.empty) dump.write(imagesDir);
     },
     async restoring({ imagesDir }) {
-      restore = new Restore(imagesDir);
+      restore = new QueueRestore(imagesDir);
     },
     async restoreFile(id, task) {
       return restore?.open(id, task);
