@@ -118,7 +118,8 @@ export const planOf = (schema: Schema): Plan => {
   return plan;
 };
 
-const readScalar = (cursor: Cursor, type: Scalar): Value => {
+/** Reads one value, of which lists are made, too. */
+export const readScalar = (cursor: Cursor, type: Scalar): Value => {
   switch (type) {
     case "int32":
     case "enum":

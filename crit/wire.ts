@@ -30,6 +30,11 @@ export class Cursor {
   /** Reads a varint: its lower 32 bits (unsigned); the upper ones are in `high`. */
   varint(): number {
     const { bytes } = this;
+    // Most numbers are small.
+    if (this.at < this.end && bytes[this.at]! < 0x80) {
+      this.high = 0;
+      return bytes[this.at++]!;
+    }
     let low = 0;
     let high = 0;
     for (let shift = 0; shift < 70; shift += 7) {

@@ -6,6 +6,7 @@ import type { Kind } from "../kind.js";
 import { KINDS, type KindName } from "../kinds.js";
 import type { Message } from "../message.js";
 import type { ImageStream, StreamEntry } from "../stream.js";
+import { writeDirect } from "./direct.js";
 import { base64Lines, fromBase64, jsonString } from "./escape.js";
 import { isObject, messageOf, wrong } from "./message.js";
 import type { Json, JsonObject } from "./read.js";
@@ -131,10 +132,12 @@ export const writeJson = (sink: Sink, image: ImageStream, options: DecodeOptions
   for (const entry of image.entries) {
     sink.write(`${first ? "" : pretty ? "," : ", "}${between}`);
     first = false;
-    const text = messageText(entry.schema, entry.message, pretty, pretty ? "        " : "");
     // Of a deleted file without its data nothing is said, as by CRIU's crit.
     const silent = options.nopl === true && image.kind === "GHOST_FILE";
     const has = !silent && (entry.payload.size !== undefined || kind.nested !== undefined || always(kind));
+    const indent = pretty ? "        " : "";
+    if (!has && writeDirect(sink.write, entry.schema, entry.body, pretty, indent)) continue;
+    const text = messageText(entry.schema, entry.message, pretty, indent);
     if (!has) {
       sink.write(text);
       continue;
