@@ -15,8 +15,8 @@ export interface Checkpoint {
 const WANTED =
   /^((?!pages-|tmpfs-|ghost-file|amdgpu-)[\w-]+\.img|stats-(dump|restore)|(config|spec)\.dump|network\.status|cryoshim\.json)$/;
 /** A member that describes is small; all together they must fit memory whatever an archive claims. */
-const MAX_FILE = 64 << 20;
-const MAX_TOTAL = 96 << 20;
+const MAX_FILE = 32 << 20;
+const MAX_TOTAL = 64 << 20;
 const MAX_NAME = 4096;
 
 const refuse = (path: string, why: string, cause?: unknown): CryoshimError =>
@@ -47,10 +47,15 @@ export const openCheckpoint = async (path: string): Promise<Checkpoint> => {
     if (size > MAX_FILE) throw refuse(path, `${name} has ${size} bytes`);
     total += size;
     if (total > MAX_TOTAL) throw refuse(path, `its descriptions are over ${MAX_TOTAL >> 20} MiB`);
-    const pieces: Buffer[] = [];
+    const data = Buffer.alloc(size);
+    let filled = 0;
     return {
-      piece: (bytes) => pieces.push(Buffer.from(bytes)),
-      end: () => checkpoint.files.set(name, Buffer.concat(pieces)),
+      piece: (bytes, at) => {
+        data.set(bytes, at);
+        filled = at + bytes.length;
+      },
+      // A file may have become shorter meanwhile.
+      end: () => checkpoint.files.set(name, data.subarray(0, filled)),
     };
   });
   if (!checkpoint.files.has("inventory.img")) throw refuse(path, "it has no inventory.img");

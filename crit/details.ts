@@ -9,7 +9,6 @@ import { type Overview, overview } from "./overview.js";
 import { FSTYPE_NAMES, taskState } from "./schema/names.js";
 import { type Socket, socketsOf } from "./sockets.js";
 import {
-  child,
   descriptorsOf,
   filesOf,
   fileText,
@@ -87,7 +86,7 @@ const stateName = (state: number): string =>
 const mountsOf = (checkpoint: Checkpoint): Mount[] => {
   const images = [...checkpoint.files.keys()].filter((name) => /^mountpoints-\d+\.img$/.test(name));
   const found = images.flatMap((name) =>
-    messagesOf(checkpoint, name, "MNTS").map((mount: Message) => ({
+    Array.from(messagesOf(checkpoint, name, "MNTS"), (mount: Message) => ({
       destination: str(mount, "mountpoint").replace(/^\.(?=\/)/, ""),
       type: str(mount, "fsname") || (FSTYPE_NAMES[num(mount, "fstype")]?.toLowerCase() ?? "?"),
       source: str(mount, "source"),
@@ -122,7 +121,6 @@ export const details = async (checkpoint: Checkpoint, options: DetailOptions = {
     const mm = mmOf(checkpoint, pid);
     const mappings = mappingsOf(mm, files, segment);
     const kept = saved(mappings, memoryOf(checkpoint, pid).runs);
-    const creds = child(child(task.core, "thread_core"), "creds");
     const said = words?.get(pid);
     return {
       pid,
@@ -132,7 +130,7 @@ export const details = async (checkpoint: Checkpoint, options: DetailOptions = {
       comm,
       state: stateName(task.state),
       threads,
-      ...(creds && { uid: num(creds, "uid"), gid: num(creds, "gid") }),
+      ...task.user,
       ...(mm && { exe: fileText(files, "REG", num(mm, "exe_file_id")) }),
       ...placesOf(checkpoint, task, files),
       ...(said && options.commands === true && { command: said.command }),

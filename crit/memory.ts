@@ -2,7 +2,7 @@
 // The memory of tasks: which page is where in the pages images, and reading it.
 import { type Checkpoint, type Part, readParts } from "./checkpoint.js";
 import type { Message } from "./message.js";
-import { messagesOf, mmOf, num, PAGE, pagesOf } from "./tasks.js";
+import { mmOf, num, PAGE, pagemapOf, pagesOf } from "./tasks.js";
 
 /** Pages that lie one after another in memory and in the file. */
 export interface Run {
@@ -23,19 +23,19 @@ export const isHere = (entry: Message): boolean =>
   entry.flags === undefined ? entry.in_parent !== true : (num(entry, "flags") & PE_PRESENT) !== 0;
 
 export const memoryOf = (checkpoint: Checkpoint, pid: number): Memory => {
-  const [head, ...entries] = messagesOf(checkpoint, `pagemap-${pid}.img`, "PAGEMAP");
   const runs: Run[] = [];
-  let from = 0;
-  for (const entry of entries) {
-    if (!isHere(entry)) continue;
-    const start = entry.vaddr as bigint;
-    const size = pagesOf(entry) * PAGE;
+  let [id, from] = [0, 0];
+  for (const { head, run } of pagemapOf(checkpoint, pid)) {
+    if (head) id = num(run, "pages_id");
+    if (head || !isHere(run)) continue;
+    const start = (run.vaddr ?? 0n) as bigint;
+    const size = pagesOf(run) * PAGE;
     const last = runs.at(-1);
     if (last?.end === start) last.end += BigInt(size);
     else runs.push({ start, end: start + BigInt(size), from });
     from += size;
   }
-  return { pid, file: `pages-${num(head, "pages_id")}.img`, runs };
+  return { pid, file: `pages-${id}.img`, runs };
 };
 
 /** What two ranges have in common: where it starts, and how much it is. */

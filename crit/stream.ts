@@ -8,9 +8,12 @@ import { COMMON_MAGIC, type Kind, SERVICE_MAGIC } from "./kind.js";
 import { KINDS, type KindName } from "./kinds.js";
 import type { Message, Schema } from "./message.js";
 import { rawContents } from "./raw.js";
+import { newBudget } from "./wire.js";
 
-/** CRIU's largest messages are the mappings of one task, some tens of bytes each: a million of them fit. */
-export const MAX_MESSAGE = 64 << 20;
+/** CRIU's largest messages are the mappings of one task, some tens of bytes each: half a million of them fit. */
+export const MAX_MESSAGE = 32 << 20;
+/** What one message may take; its text takes as much once more. */
+const MESSAGE_MEMORY = 32 << 20;
 const PIECE = 57 * 4096;
 
 /** What follows a message: to be read or passed over before the next entry. */
@@ -115,7 +118,7 @@ class LazyEntry implements StreamEntry {
   }
 
   get message(): Message {
-    this.#message ??= decodeMessage(this.schema, this.body, this.#name, this.at);
+    this.#message ??= decodeMessage(this.schema, this.body, this.#name, this.at, newBudget(MESSAGE_MEMORY));
     return this.#message;
   }
 }

@@ -21,6 +21,12 @@ const print = (text: string): void => {
   sink.flush();
 };
 
+const printAll = (lines: Iterable<string>): void => {
+  const sink = fdSink(1);
+  for (const line of lines) sink.write(`${line}\n`);
+  sink.flush();
+};
+
 export const number = (text: string): number => {
   if (!/^\d+$/.test(text)) throw new InvalidArgumentError("a number is wanted");
   return Number(text);
@@ -179,7 +185,7 @@ export const critCommand = (version: string): Command => {
     )
     .action(async (path: string, what: (typeof WHAT)[number]) => {
       const { EXPLORERS } = await import("./explore.js");
-      print(EXPLORERS[what](await open(path)).join("\n"));
+      printAll(EXPLORERS[what](await open(path)));
     });
   whole(crit);
   anonymising(crit);

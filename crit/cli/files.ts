@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the commands read and write: a file that is named, or stdin and stdout.
-import { closeSync, fstatSync, openSync, unlinkSync } from "node:fs";
+import { closeSync, constants, openSync, unlinkSync } from "node:fs";
 import { CryoshimError, reason } from "../../shim/error.js";
 import { fdSink, fdSource, type Sink, type Source } from "../io.js";
 
 const refuse = (what: string, path: string, cause: unknown): CryoshimError =>
   new CryoshimError("ERR_FILE", { what: `cannot ${what} \`${path}\``, why: reason(cause), cause });
 
-/** Runs `work` with the input; closes it. */
-export const withSource = <T>(path: string | undefined, work: (source: Source, name: string) => T): T => {
+/** Runs `work` with the input; closes it. Of a directory from elsewhere no link is followed. */
+export const withSource = <T>(path: string | undefined, work: (source: Source, name: string) => T, links = true): T => {
   if (path === undefined) return work(fdSource(0), "stdin");
   let fd: number;
   try {
-    fd = openSync(path, "r");
+    fd = openSync(path, constants.O_RDONLY | (links ? 0 : constants.O_NOFOLLOW));
   } catch (error) {
     throw refuse("read", path, error);
   }
   try {
-    if (fstatSync(fd).isDirectory()) throw refuse("read", path, "it is a directory, one image is wanted");
     return work(fdSource(fd), path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EISDIR")
+      throw refuse("read", path, "it is a directory, one image is wanted");
+    throw error;
   } finally {
     closeSync(fd);
   }

@@ -48,7 +48,7 @@ const textOf = (plan: FieldPlan, pretty: boolean, hex: boolean): Field["text"] =
   if (scalar === "string")
     return (cursor, bytes) => {
       const start = cursor.at;
-      const from = cursor.delimited();
+      const from = cursor.text();
       if (isPlain(bytes, from, cursor.at)) return `"${bytes.toString("latin1", from, cursor.at)}"`;
       cursor.at = start;
       return scalarText(plan, readScalar(cursor, scalar), pretty, hex);

@@ -127,6 +127,7 @@ export const writeJson = (sink: Sink, image: ImageStream, options: DecodeOptions
   const [open, between, close] = pretty
     ? [`{\n    "magic": "${image.kind}",\n    "entries": [`, "\n        ", "\n    ]\n}"]
     : [`{"magic": "${image.kind}", "entries": [`, "", "]}"];
+  const write = (text: string): void => sink.write(text);
   sink.write(open);
   let first = true;
   for (const entry of image.entries) {
@@ -136,7 +137,7 @@ export const writeJson = (sink: Sink, image: ImageStream, options: DecodeOptions
     const silent = options.nopl === true && image.kind === "GHOST_FILE";
     const has = !silent && (entry.payload.size !== undefined || kind.nested !== undefined || always(kind));
     const indent = pretty ? "        " : "";
-    if (!has && writeDirect(sink.write, entry.schema, entry.body, pretty, indent)) continue;
+    if (!has && writeDirect(write, entry.schema, entry.body, pretty, indent)) continue;
     const text = messageText(entry.schema, entry.message, pretty, indent);
     if (!has) {
       sink.write(text);
