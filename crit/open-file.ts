@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is behind a descriptor or mapping: of each message of files.img, which may have a hundred thousand, what people ask.
 import { addressText } from "./json/address.js";
-import { quote } from "./json/escape.js";
+import { quote, strayString } from "./json/escape.js";
 import type { Message } from "./message.js";
 import { skFamily, skProto, skState, skType } from "./schema/names.js";
 import { child, num, str } from "./values.js";
@@ -48,16 +48,22 @@ const inet = (socket: Message): SocketFile => {
   };
 };
 
+/** A path, or an abstract name, which people write with @ for its first zero. */
+const socketName = (bytes: Uint8Array): string => {
+  const name = strayString(bytes);
+  return name.startsWith("\0") ? `@${name.slice(1)}` : name.replace(/\0+$/, "");
+};
+
 const unix = (socket: Message): OpenFile => {
-  const path = quote((socket.name ?? new Uint8Array()) as Uint8Array);
+  const bytes = (socket.name ?? new Uint8Array()) as Uint8Array;
   const [ino, peer] = [num(socket, "ino"), num(socket, "peer")];
-  const shown = path.replaceAll("=\n", "");
+  const shown = quote(bytes).replaceAll("=\n", "");
   return {
     text: { type: "UNIXSK", text: `unix[${ino} (${peer})${shown === "" ? "" : ` ${shown}`}]` },
     socket: {
       kind: `unix ${name(skType, num(socket, "type")).toLowerCase()}`,
       state: name(skState, num(socket, "state")),
-      local: path.replace(/^=00/, "@") || `[${ino}]`,
+      local: socketName(bytes) || `[${ino}]`,
       peer: peer === 0 ? "" : `[${peer}]`,
       buffers: buffers(socket),
     },

@@ -20,6 +20,7 @@ export interface Task {
   pid: number;
   ppid: number;
   comm: string;
+  state: string;
   threads: number;
   /** Bytes of its memory in the images. */
   memory: number;
@@ -41,8 +42,8 @@ export interface Overview {
     kept?: string | undefined;
     dropped: { in: number; out: number; forwarded: number };
   };
-  /** Bytes of all images together, of the pages among them, and of what the container changed in its root. */
-  bytes: { total: number; pages: number; rootfsDiff?: number };
+  /** Bytes of all images together, of the pages among them (and of a GPU's), and of what the container changed in its root. */
+  bytes: { total: number; pages: number; gpuPages?: number; rootfsDiff?: number };
 }
 
 const count = z.number().check(z.nonnegative());
@@ -78,8 +79,8 @@ const milliseconds = (message: Message, field: string): number => num(message, f
 /** Reads the overview. Throws CryoshimError ERR_IMAGE, naming image and byte, where one is damaged. */
 export const overview = (checkpoint: Checkpoint): Overview => {
   const inventory = messageOf(checkpoint, "inventory.img", "INVENTORY");
-  const tasks = tasksOf(checkpoint).map(({ pid, ppid, comm, threads }): Task => {
-    return { pid, ppid, comm, threads, memory: memoryIn(checkpoint, pid) };
+  const tasks = tasksOf(checkpoint).map(({ pid, ppid, comm, state, threads }): Task => {
+    return { pid, ppid, comm, state, threads, memory: memoryIn(checkpoint, pid) };
   });
   const files: Record<string, number> = {};
   for (const { type } of messagesOf(checkpoint, "files.img", "FILES")) {
@@ -93,6 +94,7 @@ export const overview = (checkpoint: Checkpoint): Overview => {
     if (name === "rootfs-diff.tar") bytes.rootfsDiff = size;
     else bytes.total += size;
     if (/^pages-\d+\.img$/.test(name)) bytes.pages += size;
+    if (/^amdgpu-pages-/.test(name)) bytes.gpuPages = (bytes.gpuPages ?? 0) + size;
   }
   const container = containerOf(checkpoint);
   const networkLock = recordOf(checkpoint)?.networkLock;

@@ -51,8 +51,12 @@ export interface TaskImages {
   ids: Message | undefined;
   user: { uid: number; gid: number } | undefined;
   comm: string;
-  state: number;
+  state: string;
 }
+
+/** As CRIU means them (compel's task-state.h): its crit mistakes stopped ones for zombies, and so must our JSON of images. */
+const STATES: Readonly<Record<number, string>> = { 1: "Alive", 2: "Zombie", 3: "Stopped", 6: "Zombie" };
+const stateName = (state: number): string => STATES[state] ?? String(state);
 
 /** Read once for each checkpoint: nearly every question begins with them. */
 const once = <T>(read: (checkpoint: Checkpoint) => T): ((checkpoint: Checkpoint) => T) => {
@@ -90,10 +94,22 @@ export const tasksOf = once((checkpoint): TaskImages[] => {
       ids: child(core, "ids"),
       user: creds && { uid: num(creds, "uid"), gid: num(creds, "gid") },
       comm: tc === undefined ? "?" : str(tc, "comm"),
-      state: num(tc, "task_state"),
+      state: stateName(num(tc, "task_state")),
     };
   });
 });
+
+/** Throws ERR_USAGE where there is none of that number. */
+export const taskOf = (checkpoint: Checkpoint, pid: number): TaskImages => {
+  const task = tasksOf(checkpoint).find((each) => each.pid === pid);
+  if (task === undefined)
+    throw new CryoshimError("ERR_USAGE", {
+      what: `cannot show task ${pid}`,
+      why: "there is no such task",
+      fix: "`cryoshim show` names them",
+    });
+  return task;
+};
 
 /** Tasks with their children; a task whose parent is not here, or that is its own, is a root. */
 export const treeOf = <T extends { pid: number; ppid: number }>(tasks: readonly T[]): { task: T; depth: number }[] => {
@@ -123,15 +139,15 @@ export const mmOf = (checkpoint: Checkpoint, pid: number): Message | undefined =
   messageOf(checkpoint, `mm-${pid}.img`, "MM");
 
 /**
- * The runs of pages in the images of a task: where in memory, how many, and whether they are in this checkpoint. The first
+ * The runs of pages in the images of a task (by its pid) or of shared memory ("shmem-N"): where in memory, how many, and whether they are in this checkpoint. The first
  * message tells the number of the pages image instead.
  */
 export function* pagemapOf(
   checkpoint: Checkpoint,
-  pid: number,
+  of: number | string,
 ): Generator<{ head: boolean; run: Message }, void, void> {
   let head = true;
-  for (const run of messagesOf(checkpoint, `pagemap-${pid}.img`, "PAGEMAP")) {
+  for (const run of messagesOf(checkpoint, `pagemap-${of}.img`, "PAGEMAP")) {
     yield { head, run };
     head = false;
   }

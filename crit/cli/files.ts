@@ -27,12 +27,9 @@ export const withSource = <T>(path: string | undefined, work: (source: Source, n
   }
 };
 
-/** Runs `work` with the output; closes it. A file that was made here and is not whole is removed. */
-export const withSink = (path: string | undefined, work: (sink: Sink) => void): void => {
-  if (path === undefined) {
-    work(fdSink(1));
-    return;
-  }
+/** Opens the output. A file that was made here and is not whole when it is closed is removed. */
+const openSink = (path: string | undefined): { sink: Sink; close(whole: boolean): void } => {
+  if (path === undefined) return { sink: fdSink(1), close: () => {} };
   let fresh = true;
   let fd: number;
   try {
@@ -46,13 +43,36 @@ export const withSink = (path: string | undefined, work: (sink: Sink) => void): 
   } catch (error) {
     throw refuse("write", path, error);
   }
+  return {
+    sink: fdSink(fd),
+    close(whole) {
+      if (fresh && !whole) unlinkSync(path);
+      closeSync(fd);
+    },
+  };
+};
+
+/** Runs `work` with the output; closes it. */
+export const withSink = (path: string | undefined, work: (sink: Sink) => void): void => {
+  const { sink, close } = openSink(path);
+  let whole = false;
   try {
-    work(fdSink(fd));
-  } catch (error) {
-    if (fresh) unlinkSync(path);
-    throw error;
+    work(sink);
+    whole = true;
   } finally {
-    closeSync(fd);
+    close(whole);
+  }
+};
+
+/** The same for work that waits. */
+export const withSinkAsync = async (path: string | undefined, work: (sink: Sink) => Promise<void>): Promise<void> => {
+  const { sink, close } = openSink(path);
+  let whole = false;
+  try {
+    await work(sink);
+    whole = true;
+  } finally {
+    close(whole);
   }
 };
 
