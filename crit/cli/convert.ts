@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // crit decode, encode, show, info: one image as JSON and back.
 import { mkdirSync, readdirSync, statSync, unlinkSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { CryoshimError } from "../../shim/error.js";
 import { type DecodeOptions, writeImage, writeJson } from "../json/image.js";
+import { RAW, writeRaw } from "../json/raw.js";
 import { parseJson } from "../json/read.js";
 import { rawContents } from "../raw.js";
 import { type ImageStream, streamImage } from "../stream.js";
@@ -50,9 +51,39 @@ const decodeAll = (from: string, options: InOut & DecodeOptions): void => {
   }
 };
 
-export const decode = (options: InOut & DecodeOptions): void => {
+/** The files in an archive that is an image; none where it cannot be read as one. */
+const membersOf = async (path: string): Promise<{ name: string; size: number }[]> => {
+  const found: { name: string; size: number }[] = [];
+  const { eachMember } = await import("../members.js");
+  try {
+    await eachMember(path, (name, size) => {
+      found.push({ name, size });
+      return undefined;
+    });
+  } catch {
+    // It is damaged: its bytes can be told all the same.
+  }
+  return found;
+};
+
+/** A file without CRIU's framing. */
+const decodeRaw = async (path: string, contents: string, options: InOut & DecodeOptions): Promise<void> => {
+  const members = contents.includes("(tar") ? await membersOf(path) : undefined;
+  withSource(path, (source) =>
+    withSink(options.out, (sink) => {
+      writeRaw(sink, source, contents, members, options);
+      if (options.out === undefined) sink.write("\n");
+      sink.flush();
+    }),
+  );
+};
+
+export const decode = async (options: InOut & DecodeOptions): Promise<void> => {
   const { in: from } = options;
-  if (from !== undefined && statSync(from, { throwIfNoEntry: false })?.isDirectory() === true) decodeAll(from, options);
+  const contents = from === undefined ? undefined : rawContents(basename(from));
+  if (from !== undefined && contents !== undefined) await decodeRaw(from, contents, options);
+  else if (from !== undefined && statSync(from, { throwIfNoEntry: false })?.isDirectory() === true)
+    decodeAll(from, options);
   else decodeOne(options, true);
 };
 
@@ -73,4 +104,9 @@ export const count = (image: ImageStream): { magic: string; count: number } => {
 };
 
 export const info = (path: string): string =>
-  withSource(path, (source, name) => JSON.stringify(count(streamImage(source, name)), null, 4));
+  withSource(path, (source, name) => {
+    const contents = rawContents(basename(name));
+    if (contents === undefined) return JSON.stringify(count(streamImage(source, name)), null, 4);
+    while (source.take(64 << 10).length > 0);
+    return JSON.stringify({ magic: RAW, contents, size: source.at }, null, 4);
+  });
