@@ -15,8 +15,8 @@ export interface Checkpoint {
 const WANTED =
   /^((?!pages-|tmpfs-|ghost-file|amdgpu-)[\w-]+\.img|stats-(dump|restore)|(config|spec)\.dump|network\.status|cryoshim\.json)$/;
 /** A member that describes is small; all together they must fit memory whatever an archive claims. */
-const MAX_FILE = 64 << 20;
-const MAX_TOTAL = 96 << 20;
+const MAX_FILE = 32 << 20;
+const MAX_TOTAL = 64 << 20;
 const MAX_NAME = 4096;
 
 const refuse = (path: string, why: string, cause?: unknown): CryoshimError =>
@@ -32,27 +32,40 @@ export const visitCheckpoint = async (path: string, visit: Visit): Promise<void>
   try {
     await eachMember(path, visit);
   } catch (error) {
+    // Who reads what comes of it has enough: nothing is wrong with the checkpoint.
+    if ((error as NodeJS.ErrnoException).code === "EPIPE") throw error;
     throw error instanceof CryoshimError ? error : refuse(path, reason(error) || "it ends too early", error);
   }
 };
 
-/** Opens a checkpoint for reading. Throws CryoshimError ERR_CHECKPOINT. */
-export const openCheckpoint = async (path: string): Promise<Checkpoint> => {
+/** Reads the files that are wanted of a checkpoint, and the sizes of all. Throws CryoshimError ERR_CHECKPOINT. */
+export const readFiles = async (path: string, wanted: (name: string) => boolean): Promise<Checkpoint> => {
   const checkpoint: Checkpoint = { sizes: new Map(), files: new Map(), path };
   let total = 0;
   await visitCheckpoint(path, (name, size) => {
     if (name.length > MAX_NAME) throw refuse(path, `a name has ${name.length} characters`);
     checkpoint.sizes.set(name, size);
-    if (!WANTED.test(name)) return undefined;
+    if (!wanted(name)) return undefined;
     if (size > MAX_FILE) throw refuse(path, `${name} has ${size} bytes`);
     total += size;
     if (total > MAX_TOTAL) throw refuse(path, `its descriptions are over ${MAX_TOTAL >> 20} MiB`);
-    const pieces: Buffer[] = [];
+    const data = Buffer.alloc(size);
+    let filled = 0;
     return {
-      piece: (bytes) => pieces.push(Buffer.from(bytes)),
-      end: () => checkpoint.files.set(name, Buffer.concat(pieces)),
+      piece: (bytes, at) => {
+        data.set(bytes, at);
+        filled = at + bytes.length;
+      },
+      // A file may have become shorter meanwhile.
+      end: () => checkpoint.files.set(name, data.subarray(0, filled)),
     };
   });
+  return checkpoint;
+};
+
+/** Opens a checkpoint for reading. Throws CryoshimError ERR_CHECKPOINT. */
+export const openCheckpoint = async (path: string): Promise<Checkpoint> => {
+  const checkpoint = await readFiles(path, (name) => WANTED.test(name));
   if (!checkpoint.files.has("inventory.img")) throw refuse(path, "it has no inventory.img");
   return checkpoint;
 };

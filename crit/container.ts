@@ -98,6 +98,13 @@ export const containerOf = (checkpoint: Checkpoint): Container | undefined => {
   return told.length === 0 ? undefined : (Object.fromEntries(told) as Container);
 };
 
+/** What runtime and Kubernetes noted of the container; some values are JSON. */
+export const annotationsOf = (checkpoint: Checkpoint): Record<string, string> => {
+  const { annotations } = json(checkpoint, "spec.dump");
+  const told = Object.entries(isTree(annotations) ? annotations : {}).filter(([, value]) => typeof value === "string");
+  return Object.fromEntries(told.sort(([a], [b]) => (a < b ? -1 : 1))) as Record<string, string>;
+};
+
 /** The mounts that the runtime was asked for. */
 export const specMountsOf = (checkpoint: Checkpoint): SpecMount[] => {
   const { mounts } = json(checkpoint, "spec.dump");

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Everything that people ask of a checkpoint, as one tree: what `crit export` prints, and `show --all` and `--html` draw.
 import type { Checkpoint } from "./checkpoint.js";
-import { specMountsOf } from "./container.js";
+import { annotationsOf, specMountsOf } from "./container.js";
 import { mappingName, mappingsOf, segmentNumbers } from "./mappings.js";
 import { memoryOf, wordsOf } from "./memory.js";
 import type { Message } from "./message.js";
 import { type Overview, overview } from "./overview.js";
-import { FSTYPE_NAMES, taskState } from "./schema/names.js";
+import { FSTYPE_NAMES } from "./schema/names.js";
 import { type Socket, socketsOf } from "./sockets.js";
 import {
-  child,
   descriptorsOf,
   filesOf,
   fileText,
@@ -20,6 +19,7 @@ import {
   placesOf,
   str,
   type TaskImages,
+  taskOf,
   tasksOf,
 } from "./tasks.js";
 
@@ -58,6 +58,7 @@ export interface Details extends Omit<Overview, "tasks"> {
   tasks: TaskDetail[];
   sockets: Socket[];
   mounts: Mount[];
+  annotations: Record<string, string>;
   images: { name: string; size: number }[];
 }
 
@@ -81,13 +82,10 @@ const saved = (
   return mappings.map(({ start, end }) => Math.max(0, below(end) - below(start)));
 };
 
-const stateName = (state: number): string =>
-  (typeof taskState === "object" && "names" in taskState && taskState.names[state]) || String(state);
-
 const mountsOf = (checkpoint: Checkpoint): Mount[] => {
   const images = [...checkpoint.files.keys()].filter((name) => /^mountpoints-\d+\.img$/.test(name));
   const found = images.flatMap((name) =>
-    messagesOf(checkpoint, name, "MNTS").map((mount: Message) => ({
+    Array.from(messagesOf(checkpoint, name, "MNTS"), (mount: Message) => ({
       destination: str(mount, "mountpoint").replace(/^\.(?=\/)/, ""),
       type: str(mount, "fsname") || (FSTYPE_NAMES[num(mount, "fstype")]?.toLowerCase() ?? "?"),
       source: str(mount, "source"),
@@ -109,7 +107,7 @@ export const details = async (checkpoint: Checkpoint, options: DetailOptions = {
   const { tasks: _, ...rest } = overview(checkpoint);
   const files = filesOf(checkpoint);
   const segment = segmentNumbers();
-  const tasks = tasksOf(checkpoint).filter(({ pid }) => options.pid === undefined || options.pid === pid);
+  const tasks = options.pid === undefined ? tasksOf(checkpoint) : [taskOf(checkpoint, options.pid)];
   const words =
     options.commands === true || options.environment === true
       ? await wordsOf(
@@ -122,7 +120,6 @@ export const details = async (checkpoint: Checkpoint, options: DetailOptions = {
     const mm = mmOf(checkpoint, pid);
     const mappings = mappingsOf(mm, files, segment);
     const kept = saved(mappings, memoryOf(checkpoint, pid).runs);
-    const creds = child(child(task.core, "thread_core"), "creds");
     const said = words?.get(pid);
     return {
       pid,
@@ -130,9 +127,9 @@ export const details = async (checkpoint: Checkpoint, options: DetailOptions = {
       pgid,
       sid,
       comm,
-      state: stateName(task.state),
+      state: task.state,
       threads,
-      ...(creds && { uid: num(creds, "uid"), gid: num(creds, "gid") }),
+      ...task.user,
       ...(mm && { exe: fileText(files, "REG", num(mm, "exe_file_id")) }),
       ...placesOf(checkpoint, task, files),
       ...(said && options.commands === true && { command: said.command }),
@@ -156,6 +153,7 @@ export const details = async (checkpoint: Checkpoint, options: DetailOptions = {
     tasks: tasks.map(detail),
     sockets: socketsOf(checkpoint).filter((socket) => options.pid === undefined || socket.tasks.includes(options.pid)),
     mounts: mountsOf(checkpoint),
+    annotations: annotationsOf(checkpoint),
     images: [...checkpoint.sizes].map(([name, size]) => ({ name, size })).sort((a, b) => (a.name < b.name ? -1 : 1)),
   };
 };

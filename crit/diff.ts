@@ -38,13 +38,13 @@ const compare = (what: string, before: ReadonlyMap<string, string>, after: Reado
   return changes;
 };
 
-const facts = (task: TaskDetail): Map<string, string> =>
-  new Map(
-    (["comm", "state", "threads", "ppid", "uid", "exe", "cwd", "root"] as const).map((key) => [
-      key,
-      String(task[key] ?? ""),
-    ]),
+const facts = (task: TaskDetail): Map<string, string> => {
+  const told = (["comm", "state", "threads", "ppid", "uid", "exe", "cwd", "root"] as const).map(
+    (key): [string, string] => [key, String(task[key] ?? "")],
   );
+  const memory = task.mappings.reduce((sum, { saved }) => sum + saved, 0);
+  return new Map([...told, ["command", (task.command ?? []).join(" ")], ["memory", `${memory} bytes`]]);
+};
 
 const taskChanges = (before: Details, after: Details): Change[] => {
   const [old, now] = [before, after].map(({ tasks }) => new Map(tasks.map((task) => [task.pid, task]))) as [
@@ -145,9 +145,14 @@ const pageChanges = async (before: Checkpoint, after: Checkpoint, pids: readonly
   });
 };
 
-/** Compares two checkpoints; `pages` compares the contents of memory, too. */
-export const diff = async (before: Checkpoint, after: Checkpoint, pages: boolean): Promise<Difference> => {
-  const [old, now] = [await details(before), await details(after)];
+/** Compares two checkpoints; `pages` compares the contents of memory, `commands` the command lines in it, too. */
+export const diff = async (
+  before: Checkpoint,
+  after: Checkpoint,
+  pages: boolean,
+  commands = false,
+): Promise<Difference> => {
+  const [old, now] = [await details(before, { commands }), await details(after, { commands })];
   const changes = [
     ...taskChanges(old, now),
     ...compare("socket", sockets(old), sockets(now)),

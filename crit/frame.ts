@@ -4,6 +4,7 @@
 import { CryoshimError, reason } from "../shim/error.js";
 import { COMMON_MAGIC, type Kind, SERVICE_MAGIC } from "./kind.js";
 import { decode, encode, type Message, type Schema } from "./message.js";
+import { type Budget, newBudget } from "./wire.js";
 
 export interface Entry {
   message: Message;
@@ -41,9 +42,9 @@ export const openFrame = (bytes: Uint8Array, name: string): Frame => {
 export const schemaOf = (kind: Kind, index: number): Schema =>
   index === 0 && kind.head !== undefined ? kind.head : kind.entry;
 
-export const decodeMessage = (schema: Schema, body: Uint8Array, name: string, at: number): Message => {
+export const decodeMessage = (schema: Schema, body: Uint8Array, name: string, at: number, budget?: Budget): Message => {
   try {
-    return decode(schema, body);
+    return decode(schema, body, budget);
   } catch (error) {
     throw broken(name, at, reason(error), error);
   }
@@ -68,8 +69,8 @@ const nestedEnd = (kind: Kind, entry: Message, bytes: Uint8Array, from: number, 
   return at;
 };
 
-/** What is kept in memory; streams have no such bound. */
-const MAX_ENTRIES = 1 << 20;
+/** Bytes of memory that an entry takes beside its fields, about. */
+const ENTRY = 160;
 
 /** Decodes the entries of an image of a known kind, from `start`. Throws ERR_IMAGE naming file and offset. */
 export const decodeEntries = (kind: Kind, file: Uint8Array, start: number, name: string): Entry[] => {
@@ -77,14 +78,16 @@ export const decodeEntries = (kind: Kind, file: Uint8Array, start: number, name:
   const bytes = new Uint8Array(file.buffer, file.byteOffset, file.byteLength);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const entries: Entry[] = [];
+  // One for all, because all are kept; streams have one for each message.
+  const budget = newBudget();
   for (let at = start; at < bytes.length; ) {
     if (bytes.length - at < 4) throw broken(name, at, "it ends within the length of an entry");
     const size = view.getUint32(at, true);
     if (size > bytes.length - at - 4)
       throw broken(name, at, `an entry claims ${size} bytes, ${bytes.length - at - 4} are left`);
     const index = entries.length;
-    if (index >= MAX_ENTRIES) throw broken(name, at, `it has more than ${MAX_ENTRIES} entries; stream it`);
-    const message = decodeMessage(schemaOf(kind, index), bytes.subarray(at + 4, at + 4 + size), name, at);
+    budget.left -= ENTRY;
+    const message = decodeMessage(schemaOf(kind, index), bytes.subarray(at + 4, at + 4 + size), name, at, budget);
     const end = at + 4 + size;
     at = end;
     if (kind.nested !== undefined) at = nestedEnd(kind, message, bytes, end, name);

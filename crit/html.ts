@@ -94,6 +94,7 @@ export const htmlPage = (d: Details, path: string): string => {
       true,
     ),
   );
+  const notes = Object.entries(d.annotations).map(([key, value]) => row([esc(key), esc(value)], new Set(), true));
   const mounts = d.mounts.map(({ destination, type, source }) =>
     row([esc(destination), esc(type), esc(source)], new Set(), true),
   );
@@ -124,5 +125,6 @@ ${section("Time", timeline(d))}${section(
 )}
 ${section("Sockets", grid(["tasks", "kind", "state", "local", "peer", "queued"], sockets))}
 ${section("Mounts", grid(["mounted on", "type", "source"], mounts))}
+${section("Annotations", grid(["name", "value"], notes))}
 ${section("Images", grid(["name", "size"], images))}</body></html>`;
 };

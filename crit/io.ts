@@ -93,10 +93,17 @@ export interface Sink {
   flush(): void;
 }
 
+/** Where text becomes bytes, for all sinks; three bytes for a character are the most. */
+let scratch: Buffer | undefined;
+const bytesOf = (text: string): Buffer => {
+  if (3 * text.length > 4 * WINDOW) return Buffer.from(text);
+  scratch ??= Buffer.allocUnsafeSlow(4 * WINDOW);
+  return scratch.subarray(0, scratch.write(text));
+};
+
 /** Writes to a descriptor in large pieces. */
 export const fdSink = (fd: number): Sink => {
-  let pending: string[] = [];
-  let size = 0;
+  let pending = "";
   const all = (data: Uint8Array): void => {
     try {
       for (let done = 0; done < data.length; ) done += patiently(() => writeSync(fd, data, done, data.length - done));
@@ -107,11 +114,10 @@ export const fdSink = (fd: number): Sink => {
     }
   };
   const flush = (): void => {
-    if (pending.length === 0) return;
-    const text = pending.join("");
-    pending = [];
-    size = 0;
-    all(Buffer.from(text));
+    if (pending === "") return;
+    const text = pending;
+    pending = "";
+    all(bytesOf(text));
   };
   return {
     write(data) {
@@ -120,9 +126,8 @@ export const fdSink = (fd: number): Sink => {
         all(data);
         return;
       }
-      pending.push(data);
-      size += data.length;
-      if (size > WINDOW) flush();
+      pending += data;
+      if (pending.length > WINDOW) flush();
     },
     flush,
   };

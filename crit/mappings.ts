@@ -4,7 +4,8 @@ import type { Message } from "./message.js";
 import { type Files, fileText, list, num } from "./tasks.js";
 
 const [REGULAR, STACK, VSYSCALL, VDSO, HEAP] = [1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 5];
-const [FILE_PRIVATE, FILE_SHARED, ANON_SHARED] = [1 << 6, 1 << 7, 1 << 8];
+const [FILE_PRIVATE, FILE_SHARED] = [1 << 6, 1 << 7];
+export const ANON_SHARED = 1 << 8;
 const [SYSVIPC, SOCKET, VVAR] = [1 << 10, 1 << 11, 1 << 12];
 const GROWSDOWN = 0x100;
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The memory of tasks: which page is where in the pages images, and reading it.
 import { type Checkpoint, type Part, readParts } from "./checkpoint.js";
+import { ANON_SHARED } from "./mappings.js";
 import type { Message } from "./message.js";
-import { messagesOf, mmOf, num, PAGE, pagesOf } from "./tasks.js";
+import { list, mmOf, num, PAGE, pagemapOf, pagesOf, tasksOf } from "./tasks.js";
 
 /** Pages that lie one after another in memory and in the file. */
 export interface Run {
@@ -22,20 +23,27 @@ const PE_PRESENT = 4;
 export const isHere = (entry: Message): boolean =>
   entry.flags === undefined ? entry.in_parent !== true : (num(entry, "flags") & PE_PRESENT) !== 0;
 
+/** Bytes that a page map has in this checkpoint. */
+const savedIn = (checkpoint: Checkpoint, of: number | string): number => {
+  let pages = 0;
+  for (const { head, run } of pagemapOf(checkpoint, of)) if (!head && isHere(run)) pages += pagesOf(run);
+  return pages * PAGE;
+};
+
 export const memoryOf = (checkpoint: Checkpoint, pid: number): Memory => {
-  const [head, ...entries] = messagesOf(checkpoint, `pagemap-${pid}.img`, "PAGEMAP");
   const runs: Run[] = [];
-  let from = 0;
-  for (const entry of entries) {
-    if (!isHere(entry)) continue;
-    const start = entry.vaddr as bigint;
-    const size = pagesOf(entry) * PAGE;
+  let [id, from] = [0, 0];
+  for (const { head, run } of pagemapOf(checkpoint, pid)) {
+    if (head) id = num(run, "pages_id");
+    if (head || !isHere(run)) continue;
+    const start = (run.vaddr ?? 0n) as bigint;
+    const size = pagesOf(run) * PAGE;
     const last = runs.at(-1);
     if (last?.end === start) last.end += BigInt(size);
     else runs.push({ start, end: start + BigInt(size), from });
     from += size;
   }
-  return { pid, file: `pages-${num(head, "pages_id")}.img`, runs };
+  return { pid, file: `pages-${id}.img`, runs };
 };
 
 /** What two ranges have in common: where it starts, and how much it is. */
@@ -56,6 +64,19 @@ export const locate = (memory: Memory, start: bigint, end: bigint): (Part & { in
   }
   return parts;
 };
+
+/** How much of each task's memory is in the images, its own and what it shares. */
+export const memorySizes = (checkpoint: Checkpoint): { pid: number; comm: string; own: number; shared: number }[] =>
+  tasksOf(checkpoint).map(({ pid, comm }) => {
+    const segments = new Set(
+      list(mmOf(checkpoint, pid), "vmas")
+        .filter((vma) => (num(vma, "status") & ANON_SHARED) !== 0)
+        .map((vma) => vma.shmid as bigint),
+    );
+    let shared = 0;
+    for (const segment of segments) shared += savedIn(checkpoint, `shmem-${segment}`);
+    return { pid, comm, own: savedIn(checkpoint, pid), shared };
+  });
 
 const MAX_TEXT = 256 << 10;
 const MAX_TEXTS = 32 << 20;

@@ -3,7 +3,7 @@
 // bytes and written back, so a message of a newer CRIU passes through unharmed.
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { CryoshimError, reason } from "../shim/error.js";
-import { Cursor } from "./wire.js";
+import { type Budget, Cursor } from "./wire.js";
 
 /** Scalar types of proto2 that CRIU uses. 64-bit ones are bigint, enums are numbers. */
 export type Scalar =
@@ -60,6 +60,9 @@ export interface Message {
 export const message = (name: string, fields: Record<string, Field>): Schema => ({ name, fields });
 
 const MAX_DEPTH = 64;
+
+/** Bytes of memory, about: a message, a value in it, more for one of 64 bits, and strings, bytes, unknown fields beside their length. */
+const COST = { message: 80, value: 12, wide: 24, bytes: 112, unknown: 256 };
 
 const WIRE: Readonly<Record<Scalar, WireType>> = {
   int32: WireType.Varint,
@@ -118,7 +121,8 @@ export const planOf = (schema: Schema): Plan => {
   return plan;
 };
 
-const readScalar = (cursor: Cursor, type: Scalar): Value => {
+/** Reads one value, of which lists are made, too. */
+export const readScalar = (cursor: Cursor, type: Scalar): Value => {
   switch (type) {
     case "int32":
     case "enum":
@@ -132,22 +136,28 @@ const readScalar = (cursor: Cursor, type: Scalar): Value => {
     case "fixed32":
       return cursor.fixed32();
     case "int64":
+      cursor.spend(COST.wide);
       return cursor.int64();
     case "uint64":
+      cursor.spend(COST.wide);
       return cursor.uint64();
     case "sint64":
+      cursor.spend(COST.wide);
       return cursor.sint64();
     case "fixed64":
+      cursor.spend(COST.wide);
       return cursor.fixed64();
     case "bool":
       return cursor.varint() !== 0 || cursor.high !== 0;
     case "string": {
       // protobuf-c does not check UTF-8, and file names need not be any: keep such bytes as they are.
-      const from = cursor.delimited();
+      const from = cursor.text();
+      cursor.spend(COST.bytes + cursor.at - from);
       return text(cursor.bytes, from, cursor.at);
     }
     case "bytes": {
       const from = cursor.delimited();
+      cursor.spend(COST.bytes + cursor.at - from);
       return cursor.bytes.slice(from, cursor.at);
     }
   }
@@ -170,7 +180,6 @@ const text = (bytes: Uint8Array, from: number, to: number): string | Uint8Array 
 };
 
 const readNested = (cursor: Cursor, schema: Schema, depth: number): Message => {
-  cursor.make("messages");
   const from = cursor.delimited();
   const { end, at: after } = cursor;
   cursor.at = from;
@@ -182,6 +191,7 @@ const readNested = (cursor: Cursor, schema: Schema, depth: number): Message => {
 
 const decodeAt = (schema: Schema, cursor: Cursor, depth: number): Message => {
   if (depth > MAX_DEPTH) throw new RangeError("messages nested too deep");
+  cursor.spend(COST.message);
   const { byNumber } = planOf(schema);
   const out: Message = {};
   while (cursor.at < cursor.end) {
@@ -196,7 +206,7 @@ const decodeAt = (schema: Schema, cursor: Cursor, depth: number): Message => {
     if (field === undefined || (wire !== field.wire && !packed)) {
       const from = cursor.at;
       cursor.skipField(wire);
-      cursor.make("unknown");
+      cursor.spend(COST.unknown + cursor.at - from);
       out[UNKNOWN] ??= [];
       out[UNKNOWN].push([number, wire, cursor.bytes.slice(from, cursor.at)]);
       continue;
@@ -204,6 +214,7 @@ const decodeAt = (schema: Schema, cursor: Cursor, depth: number): Message => {
     const { name, scalar, nested } = field;
     try {
       if (!field.repeated) {
+        cursor.spend(COST.value);
         out[name] = scalar === undefined ? readNested(cursor, nested!(), depth) : readScalar(cursor, scalar);
         continue;
       }
@@ -218,12 +229,12 @@ const decodeAt = (schema: Schema, cursor: Cursor, depth: number): Message => {
         const { at: after } = cursor;
         cursor.at = from;
         while (cursor.at < after) {
-          cursor.make("numbers");
+          cursor.spend(COST.value);
           list.push(readScalar(cursor, scalar));
         }
         if (cursor.at !== after) throw new RangeError("its numbers do not end where it ends");
       } else {
-        cursor.make("numbers");
+        cursor.spend(COST.value);
         list.push(readScalar(cursor, scalar));
       }
     } catch (error) {
@@ -233,10 +244,10 @@ const decodeAt = (schema: Schema, cursor: Cursor, depth: number): Message => {
   return out;
 };
 
-/** Reads one message. Throws CryoshimError ERR_MESSAGE on bytes that are none. */
-export const decode = (schema: Schema, bytes: Uint8Array): Message => {
+/** Reads one message. Throws CryoshimError ERR_MESSAGE on bytes that are none, or would take more memory than there is for it. */
+export const decode = (schema: Schema, bytes: Uint8Array, budget?: Budget): Message => {
   try {
-    return decodeAt(schema, new Cursor(bytes), 0);
+    return decodeAt(schema, new Cursor(bytes, budget), 0);
   } catch (error) {
     throw new CryoshimError("ERR_MESSAGE", {
       what: `cannot decode a ${schema.name}`,

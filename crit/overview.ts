@@ -3,11 +3,9 @@
 import * as z from "zod/mini";
 import type { Checkpoint } from "./checkpoint.js";
 import { type Container, containerOf } from "./container.js";
-import { bytesSource } from "./io.js";
 import type { Message } from "./message.js";
 import { FILE_TYPES } from "./schema/files.js";
-import { streamImage } from "./stream.js";
-import { child, messagesOf, num, PAGE, pagesOf, tasksOf } from "./tasks.js";
+import { child, messageOf, messagesOf, num, PAGE, pagemapOf, pagesOf, tasksOf } from "./tasks.js";
 
 /** For people; the others are called as CRIU calls them. */
 const FILE_NAMES: Readonly<Record<string, string>> = {
@@ -22,6 +20,7 @@ export interface Task {
   pid: number;
   ppid: number;
   comm: string;
+  state: string;
   threads: number;
   /** Bytes of its memory in the images. */
   memory: number;
@@ -43,8 +42,8 @@ export interface Overview {
     kept?: string | undefined;
     dropped: { in: number; out: number; forwarded: number };
   };
-  /** Bytes of all images together, of the pages among them, and of what the container changed in its root. */
-  bytes: { total: number; pages: number; rootfsDiff?: number };
+  /** Bytes of all images together, of the pages among them (and of a GPU's), and of what the container changed in its root. */
+  bytes: { total: number; pages: number; gpuPages?: number; rootfsDiff?: number };
 }
 
 const count = z.number().check(z.nonnegative());
@@ -68,25 +67,20 @@ const recordOf = (checkpoint: Checkpoint): z.infer<typeof record> | undefined =>
   }
 };
 
-/** Pages in the page map of a task, which may have millions of entries: one at a time. */
-const pageCount = (checkpoint: Checkpoint, pid: number): number => {
-  const name = `pagemap-${pid}.img`;
-  const data = checkpoint.files.get(name);
-  if (data === undefined) return 0;
-  const image = streamImage(bytesSource(data), name);
-  if (image.kind !== "PAGEMAP") return messagesOf(checkpoint, name, "PAGEMAP").length;
+/** Bytes of a task's memory by its page map. */
+export const memoryIn = (checkpoint: Checkpoint, pid: number): number => {
   let pages = 0;
-  for (const { index, message } of image.entries) if (index > 0) pages += pagesOf(message);
-  return pages;
+  for (const { head, run } of pagemapOf(checkpoint, pid)) if (!head) pages += pagesOf(run);
+  return pages * PAGE;
 };
 
 const milliseconds = (message: Message, field: string): number => num(message, field) / 1000;
 
 /** Reads the overview. Throws CryoshimError ERR_IMAGE, naming image and byte, where one is damaged. */
 export const overview = (checkpoint: Checkpoint): Overview => {
-  const [inventory] = messagesOf(checkpoint, "inventory.img", "INVENTORY");
-  const tasks = tasksOf(checkpoint).map(({ pid, ppid, comm, threads }): Task => {
-    return { pid, ppid, comm, threads, memory: pageCount(checkpoint, pid) * PAGE };
+  const inventory = messageOf(checkpoint, "inventory.img", "INVENTORY");
+  const tasks = tasksOf(checkpoint).map(({ pid, ppid, comm, state, threads }): Task => {
+    return { pid, ppid, comm, state, threads, memory: memoryIn(checkpoint, pid) };
   });
   const files: Record<string, number> = {};
   for (const { type } of messagesOf(checkpoint, "files.img", "FILES")) {
@@ -94,12 +88,13 @@ export const overview = (checkpoint: Checkpoint): Overview => {
     const name = FILE_NAMES[kind] ?? kind;
     files[name] = (files[name] ?? 0) + 1;
   }
-  const dump = child(messagesOf(checkpoint, "stats-dump", "STATS")[0], "dump");
+  const dump = child(messageOf(checkpoint, "stats-dump", "STATS"), "dump");
   const bytes: Overview["bytes"] = { total: 0, pages: 0 };
   for (const [name, size] of checkpoint.sizes) {
     if (name === "rootfs-diff.tar") bytes.rootfsDiff = size;
     else bytes.total += size;
     if (/^pages-\d+\.img$/.test(name)) bytes.pages += size;
+    if (/^amdgpu-pages-/.test(name)) bytes.gpuPages = (bytes.gpuPages ?? 0) + size;
   }
   const container = containerOf(checkpoint);
   const networkLock = recordOf(checkpoint)?.networkLock;

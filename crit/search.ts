@@ -4,7 +4,7 @@ import { CryoshimError } from "../shim/error.js";
 import { type Checkpoint, visitCheckpoint } from "./checkpoint.js";
 import { mappingName, mappingsOf, segmentNumbers } from "./mappings.js";
 import { type Memory, memoryOf } from "./memory.js";
-import { filesOf, list, mmOf, tasksOf } from "./tasks.js";
+import { filesOf, list, mmOf, taskOf, tasksOf } from "./tasks.js";
 
 export interface Hit {
   pid: number;
@@ -22,11 +22,14 @@ export interface SearchOptions {
   hex?: boolean;
   pid?: number;
   limit?: number;
+  /** How many bytes are told before and after what is found. */
+  context?: number;
 }
 
 /** What a pattern matches is at most this long, so that matches across pieces are found. */
 const MAX_MATCH = 4096;
 const CONTEXT = 24;
+export const MAX_CONTEXT = 1024;
 
 type Find = (bytes: Buffer, from: number) => { at: number; length: number } | undefined;
 
@@ -90,8 +93,9 @@ export const search = async (
 ): Promise<number> => {
   const find = finder(pattern, options);
   const limit = options.limit ?? 1000;
+  const around = Math.min(MAX_CONTEXT, options.context ?? CONTEXT);
   const files = filesOf(checkpoint);
-  const tasks = tasksOf(checkpoint).filter(({ pid }) => options.pid === undefined || options.pid === pid);
+  const tasks = options.pid === undefined ? tasksOf(checkpoint) : [taskOf(checkpoint, options.pid)];
   const byFile = new Map(
     tasks.map((task) => {
       const memory = memoryOf(checkpoint, task.pid);
@@ -139,7 +143,7 @@ export const search = async (
             file,
             offset,
             context: printable(
-              window.subarray(Math.max(0, found.at - CONTEXT), found.at + Math.min(found.length, 64) + CONTEXT),
+              window.subarray(Math.max(0, found.at - around), found.at + Math.min(found.length, 64) + around),
             ),
           });
         }

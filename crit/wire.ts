@@ -2,9 +2,17 @@
 // Reading protobuf's wire format. A page map has millions of numbers: this is where decoding spends its time, so it has
 // one cursor and makes no objects.
 
-/** As many mappings as a task can have on any distribution, and more numbers than anything of CRIU's has. */
-const LIMITS = { messages: 1 << 20, numbers: 1 << 22, unknown: 1 << 18 };
-const NAMES = { messages: "messages in one", numbers: "numbers in lists", unknown: "fields that nobody knows" };
+/**
+ * How much memory decoding may take, in bytes, about: a message of two bytes costs a hundred, whoever sends forty millions of
+ * them. It is enough for the mappings of a task with four times as many as kernels allow by default.
+ */
+export interface Budget {
+  left: number;
+}
+export const newBudget = (bytes = 64 << 20): Budget => ({ left: bytes });
+
+/** Longer than any name, and what no string of CRIU's can be. */
+const MAX_TEXT = 1 << 20;
 
 /** A place in bytes; `end` is where the innermost message ends. */
 export class Cursor {
@@ -13,23 +21,29 @@ export class Cursor {
   end: number;
   /** The upper half of the varint last read. */
   high = 0;
-  /** What decoding has made so far. */
-  readonly made = { messages: 0, numbers: 0, unknown: 0 };
+  readonly #budget: Budget;
 
-  constructor(bytes: Uint8Array) {
+  constructor(bytes: Uint8Array, budget = newBudget()) {
     this.bytes = bytes;
+    this.#budget = budget;
     this.at = 0;
     this.end = bytes.length;
   }
 
-  /** Counts what decoding makes: a message of two bytes costs a hundred in memory, whoever sends forty millions of them. */
-  make(what: keyof typeof LIMITS): void {
-    if (++this.made[what] > LIMITS[what]) throw new RangeError(`it has more than ${LIMITS[what]} ${NAMES[what]}`);
+  /** Counts what decoding makes. */
+  spend(bytes: number): void {
+    this.#budget.left -= bytes;
+    if (this.#budget.left < 0) throw new RangeError("what it holds would take too much memory");
   }
 
   /** Reads a varint: its lower 32 bits (unsigned); the upper ones are in `high`. */
   varint(): number {
     const { bytes } = this;
+    // Most numbers are small.
+    if (this.at < this.end && bytes[this.at]! < 0x80) {
+      this.high = 0;
+      return bytes[this.at++]!;
+    }
     let low = 0;
     let high = 0;
     for (let shift = 0; shift < 70; shift += 7) {
@@ -79,6 +93,13 @@ export class Cursor {
     const size = this.varint();
     if (this.high !== 0) throw new RangeError("a length of 4 GiB or more");
     return this.skip(size);
+  }
+
+  /** The same for a string. */
+  text(): number {
+    const from = this.delimited();
+    if (this.at - from > MAX_TEXT) throw new RangeError(`a text of ${this.at - from} bytes`);
+    return from;
   }
 
   /** Goes over bytes; returns where they start. */

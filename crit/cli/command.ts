@@ -5,9 +5,9 @@ import { Argument, Command, InvalidArgumentError, Option } from "commander";
 import type { Difference, PageChange } from "../diff.js";
 import { fdSink } from "../io.js";
 import type { SearchOptions } from "../search.js";
-import { plain } from "../text.js";
+import { plain, size, table } from "../text.js";
 import { decode, encode, info } from "./convert.js";
-import { withSink } from "./files.js";
+import { withSink, withSinkAsync } from "./files.js";
 
 // What a command about a whole checkpoint needs is loaded when it is called: most calls are about one image.
 const open = async (path: string): Promise<import("../checkpoint.js").Checkpoint> =>
@@ -18,6 +18,12 @@ const WHAT = ["ps", "fds", "mems", "rss", "sk", "tree"] as const;
 const print = (text: string): void => {
   const sink = fdSink(1);
   sink.write(text.endsWith("\n") ? text : `${text}\n`);
+  sink.flush();
+};
+
+const printAll = (lines: Iterable<string>): void => {
+  const sink = fdSink(1);
+  for (const line of lines) sink.write(`${line}\n`);
   sink.flush();
 };
 
@@ -36,6 +42,7 @@ const whole = (crit: Command): void => {
     .option("--regex", "the pattern is a regular expression, over bytes; matches up to 4096 bytes")
     .option("--hex", "the pattern is bytes in hexadecimal")
     .option("--pid <pid>", "in this task alone", number)
+    .option("--context <n>", "how many bytes to show before and after a match", number)
     .option("--limit <n>", "stop after so many", number, 1000)
     .option("--json", "one JSON object per line")
     .action(async (path: string, pattern: string, options: SearchOptions & { json?: boolean }) => {
@@ -51,14 +58,32 @@ const whole = (crit: Command): void => {
     });
   crit
     .command("mem")
-    .description("a region of a task's memory: a dump, or its bytes in a file")
+    .description("how much memory of each task there is; of one task a dump of it, or a region's bytes in a file")
     .argument("<dir>", "the images' directory, or an archive of them")
-    .argument("<pid>", "the task", number)
-    .argument("<range>", "START-END, or one address of a mapping, in hexadecimal")
-    .option("-o, --out <file>", "write the bytes to this file")
-    .action(async (path: string, pid: number, range: string, { out }: { out?: string }) => {
-      const { dumpRegion, regionOf, writeRegion } = await import("../region.js");
+    .argument("[pid]", "the task", number)
+    .argument("[range]", "START-END, or one address of a mapping, in hexadecimal; all of its pages by default")
+    .option("-o, --out <file>", "write the bytes (of all pages: the dump) to this file")
+    .action(async (path: string, pid: number | undefined, range: string | undefined, { out }: { out?: string }) => {
       const checkpoint = await open(path);
+      if (pid === undefined) {
+        const { memorySizes } = await import("../memory.js");
+        const rows = memorySizes(checkpoint).map((of) => [
+          String(of.pid),
+          plain(of.comm),
+          size(of.own),
+          size(of.shared),
+        ]);
+        printAll(table(["PID", "NAME", "MEMORY", "SHARED"], rows));
+        return;
+      }
+      const { dumpRegion, dumpTask, regionOf, writeRegion } = await import("../region.js");
+      if (range === undefined) {
+        await withSinkAsync(out, async (sink) => {
+          await dumpTask(checkpoint, pid, (line) => sink.write(`${line}\n`));
+          sink.flush();
+        });
+        return;
+      }
       const region = regionOf(checkpoint, pid, range);
       if (out === undefined) print((await dumpRegion(checkpoint, region)).join("\n"));
       else await writeRegion(checkpoint, region, out);
@@ -69,10 +94,11 @@ const whole = (crit: Command): void => {
     .argument("<before>", "directory or archive")
     .argument("<after>", "directory or archive")
     .option("--pages", "compare the contents of memory, too")
+    .option("--commands", "compare command lines, too")
     .option("--json", "print it as JSON")
-    .action(async (before: string, after: string, options: { pages?: boolean; json?: boolean }) => {
+    .action(async (before: string, after: string, options: { pages?: boolean; commands?: boolean; json?: boolean }) => {
       const { diff } = await import("../diff.js");
-      const found = await diff(await open(before), await open(after), options.pages === true);
+      const found = await diff(await open(before), await open(after), options.pages === true, options.commands);
       if (options.json === true) print(JSON.stringify(found, null, 2));
       else for (const line of diffText(found)) print(line);
       if (found.changes.length > 0 || found.pages?.some(({ same, ...rest }) => changed(rest))) process.exitCode = 1;
@@ -105,6 +131,21 @@ const diffText = ({ changes, pages = [] }: Difference): string[] => [
         `~ task ${pid} pages: ${others} changed, ${onlyAfter} new, ${onlyBefore} gone, ${same} the same`,
     ),
 ];
+
+/** crit list. */
+const listing = (crit: Command): void => {
+  crit
+    .command("list")
+    .description("the checkpoints of containers in directories, as Kubernetes leaves them there")
+    .argument("[dir...]", "directories", ["/var/lib/kubelet/checkpoints"])
+    .option("--json", "print them as JSON")
+    .action(async (dirs: string[], { json }: { json?: boolean }) => {
+      const { listCheckpoints, listText } = await import("../list.js");
+      const found = await listCheckpoints(dirs);
+      printAll(json === true ? [JSON.stringify(found, null, 2)] : listText(found));
+      if (found.some(({ error }) => error !== undefined)) process.exitCode = 1;
+    });
+};
 
 /** crit anonymise. */
 const anonymising = (crit: Command): void => {
@@ -179,9 +220,10 @@ export const critCommand = (version: string): Command => {
     )
     .action(async (path: string, what: (typeof WHAT)[number]) => {
       const { EXPLORERS } = await import("./explore.js");
-      print(EXPLORERS[what](await open(path)).join("\n"));
+      printAll(EXPLORERS[what](await open(path)));
     });
   whole(crit);
+  listing(crit);
   anonymising(crit);
   return crit;
 };

@@ -3,6 +3,7 @@
 // (sk, tree).
 import type { Checkpoint } from "../checkpoint.js";
 import { isFile, mappingsOf, segmentNumbers } from "../mappings.js";
+import { memoryIn } from "../overview.js";
 import { socketsOf } from "../sockets.js";
 import {
   descriptorsOf,
@@ -19,60 +20,55 @@ import {
 } from "../tasks.js";
 import { plain, size, table } from "../text.js";
 
-type Explorer = (checkpoint: Checkpoint) => string[];
+/** Line by line, because a checkpoint may have millions. */
+type Explorer = (checkpoint: Checkpoint) => Iterable<string>;
 
 const hex = (value: bigint | number, width = 0): string => value.toString(16).padStart(width, "0");
 const right = (value: number, width: number): string => String(value).padStart(width);
 
-const ps: Explorer = (checkpoint) => {
+const ps: Explorer = function* (checkpoint) {
   const row = (pid: number | string, pgid: number | string, sid: number | string, comm: string): string =>
     `${String(pid).padStart(7)}${String(pgid).padStart(7)}${String(sid).padStart(7)}   ${comm}`;
-  const rows = treeOf(tasksOf(checkpoint)).map(({ task, depth }) =>
-    row(task.pid, task.pgid, task.sid, `${" ".repeat(4 * depth)}${plain(task.comm)}`),
-  );
-  return [row("PID", "PGID", "SID", "COMM"), ...rows];
+  yield row("PID", "PGID", "SID", "COMM");
+  for (const { task, depth } of treeOf(tasksOf(checkpoint)))
+    yield row(task.pid, task.pgid, task.sid, `${" ".repeat(4 * depth)}${plain(task.comm)}`);
 };
 
-const fds: Explorer = (checkpoint) => {
+const fds: Explorer = function* (checkpoint) {
   const files = filesOf(checkpoint);
-  return tasksOf(checkpoint).flatMap((task) => {
-    const places = Object.entries(placesOf(checkpoint, task, files) ?? {});
-    return [
-      String(task.pid),
-      ...descriptorsOf(checkpoint, task).map(
-        ({ fd, type, id }) => `\t${right(fd, 7)}: ${plain(fileText(files, type, id))}`,
-      ),
-      ...places.map(([what, path]) => `\t${what.padStart(7)}: ${plain(path)}`),
-    ];
-  });
+  for (const task of tasksOf(checkpoint)) {
+    yield String(task.pid);
+    for (const { fd, type, id } of descriptorsOf(checkpoint, task))
+      yield `\t${right(fd, 7)}: ${plain(fileText(files, type, id))}`;
+    for (const [what, path] of Object.entries(placesOf(checkpoint, task, files) ?? {}))
+      yield `\t${what.padStart(7)}: ${plain(path)}`;
+  }
 };
 
-const mems: Explorer = (checkpoint) => {
+const mems: Explorer = function* (checkpoint) {
   const files = filesOf(checkpoint);
   const segment = segmentNumbers();
-  return tasksOf(checkpoint).flatMap(({ pid }) => {
+  for (const { pid } of tasksOf(checkpoint)) {
+    yield String(pid);
     const mm = mmOf(checkpoint, pid);
-    if (mm === undefined) return [String(pid)];
-    const exe = fileText(files, "REG", num(mm, "exe_file_id"));
-    return [
-      String(pid),
-      `\t${"exe".padEnd(36)}    ${plain(exe)}`,
-      ...mappingsOf(mm, files, segment).map(({ start, end, prot, what, regular }) => {
-        const range = `${hex(start, 8)}-${hex(end, 8)}`.padEnd(36);
-        return `\t${range}${prot}${what === "" ? "" : ` ${plain(what)}`}${regular ? "" : " *"}`;
-      }),
-    ];
-  });
+    if (mm === undefined) continue;
+    yield `\t${"exe".padEnd(36)}    ${plain(fileText(files, "REG", num(mm, "exe_file_id")))}`;
+    for (const { start, end, prot, what, regular } of mappingsOf(mm, files, segment)) {
+      const range = `${hex(start, 8)}-${hex(end, 8)}`.padEnd(36);
+      yield `\t${range}${prot}${what === "" ? "" : ` ${plain(what)}`}${regular ? "" : " *"}`;
+    }
+  }
 };
 
-const rss: Explorer = (checkpoint) => {
+const rss: Explorer = function* (checkpoint) {
   const files = filesOf(checkpoint);
-  return tasksOf(checkpoint).flatMap(({ pid }) => {
+  for (const { pid } of tasksOf(checkpoint)) {
+    yield String(pid);
     const vmas = list(mmOf(checkpoint, pid), "vmas");
-    const lines = [String(pid)];
     let at = 0;
     let shown = -1;
-    for (const run of pagemapOf(checkpoint, pid)) {
+    for (const { head, run } of pagemapOf(checkpoint, pid)) {
+      if (head) continue;
       const start = run.vaddr as bigint;
       const end = start + (BigInt(pagesOf(run)) << 12n);
       while (at < vmas.length && (vmas[at]!.end as bigint) <= start) at++;
@@ -89,10 +85,9 @@ const rss: Explorer = (checkpoint) => {
         text += `\n\t${" ".repeat(23)}`;
       }
       at = Math.max(0, at - 1);
-      lines.push(`${`\t${hex(start)} / ${String(pagesOf(run)).padEnd(8)}`.padEnd(24)}${text}`);
+      yield `${`\t${hex(start)} / ${String(pagesOf(run)).padEnd(8)}`.padEnd(24)}${text}`;
     }
-    return lines;
-  });
+  }
 };
 
 const sk: Explorer = (checkpoint) =>
@@ -110,10 +105,8 @@ const sk: Explorer = (checkpoint) =>
 
 const tree: Explorer = (checkpoint) =>
   treeOf(tasksOf(checkpoint)).map(({ task, depth }) => {
-    let pages = 0;
-    for (const run of pagemapOf(checkpoint, task.pid)) pages += pagesOf(run);
     const threads = task.threads > 1 ? `, ${task.threads} threads` : "";
-    return `${"  ".repeat(depth)}${task.pid} ${plain(task.comm)} (${size(pages * 4096)}${threads})`;
+    return `${"  ".repeat(depth)}${task.pid} ${plain(task.comm)} (${size(memoryIn(checkpoint, task.pid))}${threads})`;
   });
 
 export const EXPLORERS = { ps, fds, mems, rss, sk, tree } satisfies Record<string, Explorer>;

@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the commands read and write: a file that is named, or stdin and stdout.
-import { closeSync, fstatSync, openSync, unlinkSync } from "node:fs";
+import { closeSync, constants, openSync, unlinkSync } from "node:fs";
 import { CryoshimError, reason } from "../../shim/error.js";
 import { fdSink, fdSource, type Sink, type Source } from "../io.js";
 
 const refuse = (what: string, path: string, cause: unknown): CryoshimError =>
   new CryoshimError("ERR_FILE", { what: `cannot ${what} \`${path}\``, why: reason(cause), cause });
 
-/** Runs `work` with the input; closes it. */
-export const withSource = <T>(path: string | undefined, work: (source: Source, name: string) => T): T => {
+/** Runs `work` with the input; closes it. Of a directory from elsewhere no link is followed. */
+export const withSource = <T>(path: string | undefined, work: (source: Source, name: string) => T, links = true): T => {
   if (path === undefined) return work(fdSource(0), "stdin");
   let fd: number;
   try {
-    fd = openSync(path, "r");
+    fd = openSync(path, constants.O_RDONLY | (links ? 0 : constants.O_NOFOLLOW));
   } catch (error) {
     throw refuse("read", path, error);
   }
   try {
-    if (fstatSync(fd).isDirectory()) throw refuse("read", path, "it is a directory, one image is wanted");
     return work(fdSource(fd), path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EISDIR")
+      throw refuse("read", path, "it is a directory, one image is wanted");
+    throw error;
   } finally {
     closeSync(fd);
   }
 };
 
-/** Runs `work` with the output; closes it. A file that was made here and is not whole is removed. */
-export const withSink = (path: string | undefined, work: (sink: Sink) => void): void => {
-  if (path === undefined) {
-    work(fdSink(1));
-    return;
-  }
+/** Opens the output. A file that was made here and is not whole when it is closed is removed. */
+const openSink = (path: string | undefined): { sink: Sink; close(whole: boolean): void } => {
+  if (path === undefined) return { sink: fdSink(1), close: () => {} };
   let fresh = true;
   let fd: number;
   try {
@@ -43,13 +43,36 @@ export const withSink = (path: string | undefined, work: (sink: Sink) => void): 
   } catch (error) {
     throw refuse("write", path, error);
   }
+  return {
+    sink: fdSink(fd),
+    close(whole) {
+      if (fresh && !whole) unlinkSync(path);
+      closeSync(fd);
+    },
+  };
+};
+
+/** Runs `work` with the output; closes it. */
+export const withSink = (path: string | undefined, work: (sink: Sink) => void): void => {
+  const { sink, close } = openSink(path);
+  let whole = false;
   try {
-    work(fdSink(fd));
-  } catch (error) {
-    if (fresh) unlinkSync(path);
-    throw error;
+    work(sink);
+    whole = true;
   } finally {
-    closeSync(fd);
+    close(whole);
+  }
+};
+
+/** The same for work that waits. */
+export const withSinkAsync = async (path: string | undefined, work: (sink: Sink) => Promise<void>): Promise<void> => {
+  const { sink, close } = openSink(path);
+  let whole = false;
+  try {
+    await work(sink);
+    whole = true;
+  } finally {
+    close(whole);
   }
 };
 

@@ -6,8 +6,10 @@ import type { Kind } from "../kind.js";
 import { KINDS, type KindName } from "../kinds.js";
 import type { Message } from "../message.js";
 import type { ImageStream, StreamEntry } from "../stream.js";
+import { writeDirect } from "./direct.js";
 import { base64Lines, fromBase64, jsonString } from "./escape.js";
 import { isObject, messageOf, wrong } from "./message.js";
+import { RAW, rawBytes } from "./raw.js";
 import type { Json, JsonObject } from "./read.js";
 import { messageText, objectText } from "./write.js";
 
@@ -27,7 +29,7 @@ const tenths = (n: number): string => {
   return ((up ? tens + 1 : tens) / 10).toFixed(1);
 };
 
-const humanSize = (bytes: number): string => {
+export const humanSize = (bytes: number): string => {
   let size = bytes;
   for (const unit of ["", "K", "M", "G", "T", "P", "E", "Z"]) {
     if (size < 1024) return Number.isInteger(size) ? `${size}${unit}B` : `${tenths(size)}${unit}B`;
@@ -43,7 +45,7 @@ const num = (message: Message, field: string): number => Number(message[field] ?
 const always = (kind: Kind): boolean => kind.extra !== undefined && kind.head === undefined;
 
 /** Writes `"extra": "..."` piece by piece, so that what follows can be of any size. */
-const writeBytes = (sink: Sink, pieces: Iterable<Uint8Array>, limit = Number.POSITIVE_INFINITY): Uint8Array => {
+export const writeBytes = (sink: Sink, pieces: Iterable<Uint8Array>, limit = Number.POSITIVE_INFINITY): Uint8Array => {
   sink.write('"extra": "');
   let left = limit;
   let rest: Uint8Array = new Uint8Array(0);
@@ -126,15 +128,18 @@ export const writeJson = (sink: Sink, image: ImageStream, options: DecodeOptions
   const [open, between, close] = pretty
     ? [`{\n    "magic": "${image.kind}",\n    "entries": [`, "\n        ", "\n    ]\n}"]
     : [`{"magic": "${image.kind}", "entries": [`, "", "]}"];
+  const write = (text: string): void => sink.write(text);
   sink.write(open);
   let first = true;
   for (const entry of image.entries) {
     sink.write(`${first ? "" : pretty ? "," : ", "}${between}`);
     first = false;
-    const text = messageText(entry.schema, entry.message, pretty, pretty ? "        " : "");
     // Of a deleted file without its data nothing is said, as by CRIU's crit.
     const silent = options.nopl === true && image.kind === "GHOST_FILE";
     const has = !silent && (entry.payload.size !== undefined || kind.nested !== undefined || always(kind));
+    const indent = pretty ? "        " : "";
+    if (!has && writeDirect(write, entry.schema, entry.body, pretty, indent)) continue;
+    const text = messageText(entry.schema, entry.message, pretty, indent);
     if (!has) {
       sink.write(text);
       continue;
@@ -208,6 +213,11 @@ const extraBytes = (
 
 /** Encodes an image from JSON. Throws ERR_JSON naming the path of what is wrong. */
 export const writeImage = (sink: Sink, json: Json): void => {
+  if (isObject(json) && json.magic === RAW) {
+    sink.write(rawBytes(json));
+    sink.flush();
+    return;
+  }
   if (!isObject(json) || typeof json.magic !== "string" || !Array.isArray(json.entries))
     throw wrong("image", "an object of magic and entries is wanted");
   if (!Object.hasOwn(KINDS, json.magic)) throw wrong("magic", `there is no image \`${json.magic}\``);

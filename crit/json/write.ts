@@ -29,7 +29,8 @@ const deviceText = (value: number, old: boolean): string => {
   return `${(value >>> 8) & 0xfff}:${(value & 0xff) | ((value >>> 12) & 0xfff00)}`;
 };
 
-const scalarText = (field: FieldPlan, value: Value, pretty: boolean, hex: boolean): string => {
+/** One value as JSON. */
+export const scalarText = (field: FieldPlan, value: Value, pretty: boolean, hex: boolean): string => {
   const { show } = field;
   if (typeof value === "boolean") return value ? "true" : "false";
   if (typeof value === "string") return jsonString(value);

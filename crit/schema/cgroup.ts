@@ -6,8 +6,7 @@ import { run } from "./fields.js";
 
 const cgroupPerms = message("cgroup_perms", run("uint32", 1, "mode uid gid"));
 const cgroupProp = message("cgroup_prop_entry", {
-  name: [1, "string", "required"],
-  value: [2, "string", "required"],
+  ...run("string", 1, "name value"),
   perms: [3, () => cgroupPerms],
 });
 const cgroupDir: ReturnType<typeof message> = message("cgroup_dir_entry", {
@@ -22,8 +21,7 @@ const cgController = message("cg_controller_entry", {
   is_threaded: [3, "bool"],
 });
 const cgMember = message("cg_member_entry", {
-  name: [1, "string", "required"],
-  path: [2, "string", "required"],
+  ...run("string", 1, "name path"),
   cgns_prefix: [3, "uint32"],
 });
 const cgSet = message("cg_set_entry", { id: [1, "uint32", "required"], ctls: [2, () => cgMember, "repeated"] });

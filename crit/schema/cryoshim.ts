@@ -2,6 +2,7 @@
 // Our own images, beside CRIU's and framed as they are.
 import { common } from "../kind.js";
 import { message } from "../message.js";
+import { run } from "./fields.js";
 
 /** cryoshim.img: these images need cryoshim, and why. */
 const needs = message("cryoshim_entry", {
@@ -14,27 +15,21 @@ export const needsKind = common(0x43525930, needs);
 const notify = message("cryoshim_mq_notify", {
   /** The process, by its numbers in the pid namespaces from the root task's on. */
   task: [1, "string", "required"],
-  fd: [2, "uint32", "required"],
-  method: [3, "uint32", "required"],
-  signo: [4, "uint32", "required"],
+  ...run("uint32", 2, "fd method signo"),
   value: [5, "uint64", "required"],
   sock_fd: [6, "uint32"],
   cookie: [7, "bytes"],
 });
 
 const file = message("cryoshim_mq_file", {
-  id: [1, "uint32", "required"],
-  flags: [2, "uint32", "required"],
+  ...run("uint32", 1, "id flags"),
 });
 
 const queue = message("cryoshim_mq_queue", {
   /** Not there: it was unlinked. */
   name: [1, "bytes"],
-  mode: [2, "uint32", "required"],
-  uid: [3, "uint32", "required"],
-  gid: [4, "uint32", "required"],
-  maxmsg: [5, "uint64", "required"],
-  msgsize: [6, "uint64", "required"],
+  ...run("uint32", 2, "mode uid gid"),
+  ...run("uint64", 5, "maxmsg msgsize"),
   /** Others than the checkpointed tasks use its namespace. */
   shared: [7, "bool"],
   notify: [8, () => notify],

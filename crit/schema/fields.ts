@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // What many messages are made of.
-import { type Field, message } from "../message.js";
+import { type Field, type Label, message } from "../message.js";
 
-/** Required fields of one type numbered from `first`, for the many CRIU messages that are plain lists of numbers. */
-export const run = (type: Field[1], first: number, names: string, show?: Field[3]): Record<string, Field> =>
-  Object.fromEntries(
-    names
-      .split(" ")
-      .map((name, index): [string, Field] => [
-        name,
-        show === undefined ? [first + index, type, "required"] : [first + index, type, "required", show],
-      ]),
-  );
+const labelled =
+  (label: Label) =>
+  (type: Field[1], first: number, names: string, show?: Field[3]): Record<string, Field> =>
+    Object.fromEntries(
+      names
+        .split(" ")
+        .map((name, index): [string, Field] => [
+          name,
+          show === undefined ? [first + index, type, label] : [first + index, type, label, show],
+        ]),
+    );
+
+/** Fields of one type numbered from `first`, for the many CRIU messages that are plain lists of them: all required, */
+export const run = labelled("required");
+/** all optional, */
+export const optional = labelled("optional");
+/** each a list. */
+export const lists = labelled("repeated");
 
 export const id: Field = [1, "uint32", "required"];
 

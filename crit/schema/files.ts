@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What CRIU keeps per open file: descriptors and the files behind them.
-import { message } from "../message.js";
-import { hex32, id, owned, run } from "./fields.js";
+import { type Field, message } from "../message.js";
+import { hex32, id, optional, owned, run } from "./fields.js";
 import { fdTypes, openFlags, remapType, seals, ttyType } from "./names.js";
 import { epoll, eventfd, fanotify, inotify, pidfd, signalfd, timerfd } from "./notify.js";
 import { inetSk, netlinkSk, packetSk, unixSk } from "./sockets.js";
@@ -14,10 +14,14 @@ export const fdinfo = message("fdinfo_entry", {
   xattr_security_selinux: [5, "string"],
 });
 
-export const regFile = message("reg_file_entry", {
+/** What every file has that open(2) gave. */
+const opened: Record<string, Field> = {
   id,
   flags: [2, "uint32", "required", openFlags],
   pos: [3, "uint64", "required"],
+};
+export const regFile = message("reg_file_entry", {
+  ...opened,
   fown: owned(5),
   name: [6, "string", "required"],
   mnt_id: [7, "sint32"],
@@ -25,9 +29,7 @@ export const regFile = message("reg_file_entry", {
   ext: [9, "bool"],
   mode: [10, "uint32"],
   build_id: [11, "uint32", "repeated"],
-  checksum: [12, "uint32"],
-  checksum_config: [13, "uint32"],
-  checksum_parameter: [14, "uint32"],
+  ...optional("uint32", 12, "checksum checksum_config checksum_parameter"),
 });
 export const extFile = message("ext_file_entry", { id, fown: owned(5) });
 export const nsFile = message("ns_file_entry", run("uint32", 1, "id ns_id ns_cflag flags"));
@@ -58,9 +60,7 @@ export const ttyInfo = message("tty_info_entry", {
   termios_locked: [10, () => termios],
   winsize: [11, () => winsize],
   pty: [12, () => pty],
-  dev: [13, "uint32"],
-  uid: [14, "uint32"],
-  gid: [15, "uint32"],
+  ...optional("uint32", 13, "dev uid gid"),
 });
 export const ttyData = message("tty_data_entry", { ...run("uint32", 1, "tty_id"), data: [2, "bytes", "required"] });
 
@@ -72,9 +72,7 @@ export const tunFile = message("tunfile_entry", {
 });
 
 const memfd = message("memfd_file_entry", {
-  id,
-  flags: [2, "uint32", "required", openFlags],
-  pos: [3, "uint64", "required"],
+  ...opened,
   fown: owned(4),
   inode_id: [5, "uint32", "required"],
 });
@@ -85,14 +83,11 @@ export const memfdInode = message("memfd_inode_entry", {
   shmid: [5, "uint32", "required"],
   seals: [6, "uint32", "required", seals],
   inode_id: [7, "uint64", "required"],
-  hugetlb_flag: [8, "uint32"],
-  mode: [9, "uint32"],
+  ...optional("uint32", 8, "hugetlb_flag mode"),
 });
 
 export const bpfMap = message("bpfmap_file_entry", {
-  id,
-  flags: [2, "uint32", "required", openFlags],
-  pos: [3, "uint64", "required"],
+  ...opened,
   fown: owned(4),
   ...run("uint32", 5, "map_type key_size value_size map_id max_entries map_flags"),
   memlock: [11, "uint64", "required"],

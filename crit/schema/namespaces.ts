@@ -1,23 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // What CRIU keeps per namespace: mounts, network devices, System V IPC, names, clocks, identities.
 import { message } from "../message.js";
-import { hex32, run } from "./fields.js";
+import { hex32, lists, optional, run } from "./fields.js";
 import { ndType, sysctlType } from "./names.js";
 
 export const mnt = message("mnt_entry", {
-  fstype: [1, "uint32", "required"],
-  mnt_id: [2, "uint32", "required"],
+  ...run("uint32", 1, "fstype mnt_id"),
   root_dev: [3, "uint32", "required", "dev"],
   parent_mnt_id: [4, "uint32", "required"],
   flags: hex32(5),
   ...run("string", 6, "root mountpoint source options"),
-  shared_id: [10, "uint32"],
-  master_id: [11, "uint32"],
-  with_plugin: [12, "bool"],
-  ext_mount: [13, "bool"],
+  ...optional("uint32", 10, "shared_id master_id"),
+  ...optional("bool", 12, "with_plugin ext_mount"),
   fsname: [14, "string"],
-  internal_sharing: [15, "bool"],
-  deleted: [16, "bool"],
+  ...optional("bool", 15, "internal_sharing deleted"),
   sb_flags: [17, "uint32", "optional", "hex"],
   ext_key: [18, "string"],
 });
@@ -26,17 +22,12 @@ export const binfmtMisc = message("binfmt_misc_entry", {
   name: [1, "string", "required"],
   enabled: [2, "bool", "required"],
   interpreter: [3, "string", "required"],
-  flags: [4, "string"],
-  extension: [5, "string"],
-  magic: [6, "string"],
-  mask: [7, "string"],
+  ...optional("string", 4, "flags extension magic mask"),
   offset: [8, "int32"],
 });
 export const autofs = message("autofs_entry", {
   ...run("int32", 1, "fd pgrp timeout minproto maxproto mode"),
-  uid: [7, "int32"],
-  gid: [8, "int32"],
-  read_fd: [9, "int32"],
+  ...optional("int32", 7, "uid gid read_fd"),
 });
 
 const sysctl = message("sysctl_entry", {
@@ -54,16 +45,9 @@ const sit = message("sit_entry", {
   link: [1, "uint32"],
   local: [2, "uint32", "repeated", "ip"],
   remote: [3, "uint32", "repeated", "ip"],
-  ttl: [4, "uint32"],
-  tos: [5, "uint32"],
+  ...optional("uint32", 4, "ttl tos"),
   pmtudisc: [6, "bool"],
-  proto: [7, "uint32"],
-  flags: [8, "uint32"],
-  encap_type: [9, "uint32"],
-  encap_flags: [10, "uint32"],
-  encap_sport: [11, "uint32"],
-  encap_dport: [12, "uint32"],
-  rd_prefixlen: [13, "uint32"],
+  ...optional("uint32", 7, "proto flags encap_type encap_flags encap_sport encap_dport rd_prefixlen"),
   rd_prefix: [14, "uint32", "repeated", "ip"],
   relay_prefixlen: [15, "uint32"],
   relay_prefix: [16, "uint32", "repeated", "ip"],
@@ -79,9 +63,7 @@ export const netDevice = message("net_device_entry", {
   conf4: [9, () => sysctl, "repeated"],
   conf6: [10, () => sysctl, "repeated"],
   macvlan: [11, () => macvlan],
-  peer_ifindex: [12, "uint32"],
-  peer_nsid: [13, "uint32"],
-  master: [14, "uint32"],
+  ...optional("uint32", 12, "peer_ifindex peer_nsid master"),
   sit: [15, () => sit],
 });
 const netnsId = message("netns_id", {
@@ -89,8 +71,7 @@ const netnsId = message("netns_id", {
   netnsid_value: [2, "int32", "required"],
 });
 export const netns = message("netns_entry", {
-  def_conf: [1, "int32", "repeated"],
-  all_conf: [2, "int32", "repeated"],
+  ...lists("int32", 1, "def_conf all_conf"),
   def_conf4: [3, () => sysctl, "repeated"],
   all_conf4: [4, () => sysctl, "repeated"],
   def_conf6: [5, () => sysctl, "repeated"],
@@ -126,11 +107,7 @@ export const ipcVar = message("ipc_var_entry", {
   ...run("uint32", 2, "msg_ctlmax msg_ctlmnb msg_ctlmni auto_msgmni"),
   ...run("uint64", 6, "shm_ctlmax shm_ctlall"),
   ...run("uint32", 8, "shm_ctlmni shm_rmid_forced mq_queues_max mq_msg_max mq_msgsize_max"),
-  mq_msg_default: [13, "uint32"],
-  mq_msgsize_default: [14, "uint32"],
-  msg_next_id: [15, "uint32"],
-  sem_next_id: [16, "uint32"],
-  shm_next_id: [17, "uint32"],
+  ...optional("uint32", 13, "mq_msg_default mq_msgsize_default msg_next_id sem_next_id shm_next_id"),
 });
 
 export const utsns = message("utsns_entry", run("string", 1, "nodename domainname"));

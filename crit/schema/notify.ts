@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files that tell of events: eventfd, epoll, signalfd, timerfd, inotify, fanotify, pidfd.
 import { message } from "../message.js";
-import { hex32, hex64, id, owned, run } from "./fields.js";
+import { hex32, hex64, id, optional, owned, run } from "./fields.js";
 import { markType } from "./names.js";
 
 export const eventfd = message("eventfd_file_entry", {
@@ -15,8 +15,7 @@ export const epollTarget = message("eventpoll_tfd_entry", {
   ...run("uint32", 1, "id tfd events"),
   data: [4, "uint64", "required"],
   dev: [5, "uint32"],
-  inode: [6, "uint64"],
-  pos: [7, "uint64"],
+  ...optional("uint64", 6, "inode pos"),
 });
 export const epoll = message("eventpoll_file_entry", {
   id,

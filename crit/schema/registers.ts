@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The registers of a thread, on each kind of machine that CRIU runs on.
-import { message } from "../message.js";
-import { hex64, run } from "./fields.js";
+import { message, type Schema } from "../message.js";
+import { hex64, lists, optional, run } from "./fields.js";
 import { regsMode } from "./names.js";
+
+/** What the registers of most machines come with. */
+const threadInfo = (name: string, tls: "uint32" | "uint64", regs: Schema, more: Schema["fields"]): Schema =>
+  message(name, {
+    clear_tid_addr: hex64(1),
+    tls: [2, tls, "required"],
+    gpregs: [3, () => regs, "required", "hex"],
+    ...more,
+  });
 
 /** "r0 r1 ... rN" */
 const numbered = (prefix: string, first: number, last: number): string =>
@@ -20,11 +29,7 @@ const cet = message("user_x86_cet_entry", run("uint64", 1, "cet ssp", "hex"));
 const xsave = message("user_x86_xsave_entry", {
   xstate_bv: [1, "uint64", "required"],
   ymmh_space: [2, "uint32", "repeated"],
-  bndreg_state: [3, "uint64", "repeated"],
-  bndcsr_state: [4, "uint64", "repeated"],
-  opmask_reg: [5, "uint64", "repeated"],
-  zmm_upper: [6, "uint64", "repeated"],
-  hi16_zmm: [7, "uint64", "repeated"],
+  ...lists("uint64", 3, "bndreg_state bndcsr_state opmask_reg zmm_upper hi16_zmm"),
   pkru: [8, "uint32", "repeated"],
   cet: [9, () => cet],
 });
@@ -32,9 +37,7 @@ const x86Fpregs = message("user_x86_fpregs_entry", {
   ...run("uint32", 1, "cwd swd twd fop"),
   ...run("uint64", 5, "rip rdp"),
   ...run("uint32", 7, "mxcsr mxcsr_mask"),
-  st_space: [9, "uint32", "repeated"],
-  xmm_space: [10, "uint32", "repeated"],
-  padding: [11, "uint32", "repeated"],
+  ...lists("uint32", 9, "st_space xmm_space padding"),
   xsave: [13, () => xsave],
 });
 const userDesc = message("user_desc_t", {
@@ -53,10 +56,7 @@ const vfp = message("user_arm_vfpstate_entry", {
   vfp_regs: [1, "uint64", "repeated"],
   ...run("uint32", 2, "fpscr fpexc fpinst fpinst2"),
 });
-export const arm = message("thread_info_arm", {
-  clear_tid_addr: hex64(1),
-  tls: [2, "uint32", "required"],
-  gpregs: [3, () => armRegs, "required", "hex"],
+export const arm = threadInfo("thread_info_arm", "uint32", armRegs, {
   fpstate: [4, () => vfp, "required"],
 });
 
@@ -81,10 +81,7 @@ const pac = message("pac_keys", {
   pac_address_keys: [6, () => pacAddress],
   pac_generic_keys: [7, () => pacGeneric],
 });
-export const aarch64 = message("thread_info_aarch64", {
-  clear_tid_addr: hex64(1),
-  tls: [2, "uint64", "required"],
-  gpregs: [3, () => aarch64Regs, "required", "hex"],
+export const aarch64 = threadInfo("thread_info_aarch64", "uint64", aarch64Regs, {
   fpsimd: [4, () => fpsimd, "required"],
   pac_keys: [5, () => pac],
 });
@@ -92,9 +89,7 @@ export const aarch64 = message("thread_info_aarch64", {
 const ppcRegs = message("user_ppc64_regs_entry", {
   gpr: [1, "uint64", "repeated"],
   ...run("uint64", 2, "nip msr orig_gpr3 ctr link xer ccr trap"),
-  texasr: [10, "uint64"],
-  tfhar: [11, "uint64"],
-  tfiar: [12, "uint64"],
+  ...optional("uint64", 10, "texasr tfhar tfiar"),
 });
 const ppcFp = message("user_ppc64_fpstate_entry", { fpregs: [1, "uint64", "repeated"] });
 const ppcVr = message("user_ppc64_vrstate_entry", {
@@ -152,10 +147,7 @@ const mipsFp = message("user_mips_fpregs_entry", {
   ...run("uint64", 1, mipsList),
   ...run("uint32", 35, "fpu_fcr31 fpu_id"),
 });
-export const mips = message("thread_info_mips", {
-  clear_tid_addr: hex64(1),
-  tls: [2, "uint64", "required"],
-  gpregs: [3, () => mipsRegs, "required", "hex"],
+export const mips = threadInfo("thread_info_mips", "uint64", mipsRegs, {
   fpregs: [4, () => mipsFp, "required", "hex"],
 });
 
@@ -168,10 +160,7 @@ const loongFp = message("user_loongarch64_fpregs_entry", {
   fcc: [2, "uint64", "required"],
   fcsr: [3, "uint32", "required"],
 });
-export const loongarch64 = message("thread_info_loongarch64", {
-  clear_tid_addr: hex64(1),
-  tls: [2, "uint64", "required"],
-  gpregs: [3, () => loongRegs, "required", "hex"],
+export const loongarch64 = threadInfo("thread_info_loongarch64", "uint64", loongRegs, {
   fpregs: [4, () => loongFp, "required", "hex"],
 });
 
@@ -187,9 +176,6 @@ const riscvFp = message("user_riscv64_d_ext_entry", {
   f: [1, "uint64", "repeated"],
   fcsr: [2, "uint32", "required"],
 });
-export const riscv64 = message("thread_info_riscv64", {
-  clear_tid_addr: hex64(1),
-  tls: [2, "uint64", "required"],
-  gpregs: [3, () => riscvRegs, "required", "hex"],
+export const riscv64 = threadInfo("thread_info_riscv64", "uint64", riscvRegs, {
   fpsimd: [4, () => riscvFp, "required"],
 });

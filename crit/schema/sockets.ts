@@ -1,52 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sockets and what waits in them.
 import { message } from "../message.js";
-import { hex32, id, owned, run } from "./fields.js";
+import { hex32, id, optional, owned, run } from "./fields.js";
 import { shutdown, skFamily, skProto, skState, skType } from "./names.js";
 
 export const skOpts = message("sk_opts_entry", {
   ...run("uint32", 1, "so_sndbuf so_rcvbuf"),
   ...run("uint64", 3, "so_snd_tmo_sec so_snd_tmo_usec so_rcv_tmo_sec so_rcv_tmo_usec"),
   reuseaddr: [7, "bool"],
-  so_priority: [8, "uint32"],
-  so_rcvlowat: [9, "uint32"],
-  so_mark: [10, "uint32"],
-  so_passcred: [11, "bool"],
-  so_passsec: [12, "bool"],
-  so_dontroute: [13, "bool"],
-  so_no_check: [14, "bool"],
+  ...optional("uint32", 8, "so_priority so_rcvlowat so_mark"),
+  ...optional("bool", 11, "so_passcred so_passsec so_dontroute so_no_check"),
   so_bound_dev: [15, "string"],
   so_filter: [16, "fixed64", "repeated"],
-  so_reuseport: [17, "bool"],
-  so_broadcast: [18, "bool"],
-  so_keepalive: [19, "bool"],
-  tcp_keepcnt: [20, "uint32"],
-  tcp_keepidle: [21, "uint32"],
-  tcp_keepintvl: [22, "uint32"],
-  so_oobinline: [23, "uint32"],
-  so_linger: [24, "uint32"],
-  so_buf_lock: [25, "uint32"],
+  ...optional("bool", 17, "so_reuseport so_broadcast so_keepalive"),
+  ...optional("uint32", 20, "tcp_keepcnt tcp_keepidle tcp_keepintvl so_oobinline so_linger so_buf_lock"),
 });
 
 const rawOpts = message("ip_opts_raw_entry", {
-  hdrincl: [1, "bool"],
-  nodefrag: [2, "bool"],
-  checksum: [3, "bool"],
+  ...optional("bool", 1, "hdrincl nodefrag checksum"),
   icmpv_filter: [4, "uint32", "repeated"],
 });
 const ipOpts = message("ip_opts_entry", {
   freebind: [1, "bool"],
   raw: [4, () => rawOpts],
   pktinfo: [5, "bool"],
-  tos: [6, "uint32"],
-  ttl: [7, "uint32"],
+  ...optional("uint32", 6, "tos ttl"),
 });
 const tcpOpts = message("tcp_opts_entry", {
-  cork: [1, "bool"],
-  nodelay: [2, "bool"],
-  keepcnt: [3, "uint32"],
-  keepidle: [4, "uint32"],
-  keepintvl: [5, "uint32"],
+  ...optional("bool", 1, "cork nodelay"),
+  ...optional("uint32", 3, "keepcnt keepidle keepintvl"),
 });
 export const inetSk = message("inet_sk_entry", {
   id,
@@ -55,8 +37,7 @@ export const inetSk = message("inet_sk_entry", {
   type: [4, "uint32", "required", skType],
   proto: [5, "uint32", "required", skProto],
   state: [6, "uint32", "required", skState],
-  src_port: [7, "uint32", "required"],
-  dst_port: [8, "uint32", "required"],
+  ...run("uint32", 7, "src_port dst_port"),
   flags: hex32(9),
   backlog: [10, "uint32", "required"],
   src_addr: [11, "uint32", "repeated", "ip"],
@@ -79,8 +60,7 @@ export const unixSk = message("unix_sk_entry", {
   state: [4, "uint32", "required", skState],
   flags: hex32(5),
   uflags: hex32(6),
-  backlog: [7, "uint32", "required"],
-  peer: [8, "uint32", "required"],
+  ...run("uint32", 7, "backlog peer"),
   fown: owned(9),
   opts: [10, () => skOpts, "required"],
   name: [11, "bytes", "required", "unix_name"],
@@ -99,8 +79,7 @@ const ring = message(
 );
 export const packetSk = message("packet_sock_entry", {
   id,
-  type: [2, "uint32", "required"],
-  protocol: [3, "uint32", "required"],
+  ...run("uint32", 2, "type protocol"),
   flags: hex32(4),
   ifindex: [5, "uint32", "required"],
   fown: owned(6),
@@ -139,14 +118,7 @@ export const tcpStream = message("tcp_stream_entry", {
   ...run("uint32", 1, "inq_len inq_seq outq_len outq_seq"),
   opt_mask: hex32(5),
   ...run("uint32", 6, "snd_wscale mss_clamp"),
-  rcv_wscale: [8, "uint32"],
-  timestamp: [9, "uint32"],
-  cork: [10, "bool"],
-  nodelay: [11, "bool"],
-  unsq_len: [12, "uint32"],
-  snd_wl1: [13, "uint32"],
-  snd_wnd: [14, "uint32"],
-  max_window: [15, "uint32"],
-  rcv_wnd: [16, "uint32"],
-  rcv_wup: [17, "uint32"],
+  ...optional("uint32", 8, "rcv_wscale timestamp"),
+  ...optional("bool", 10, "cork nodelay"),
+  ...optional("uint32", 12, "unsq_len snd_wl1 snd_wnd max_window rcv_wnd rcv_wup"),
 });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What CRIU keeps per checkpoint: inventory, statistics, page maps, the machine, security policies.
 import { message, type Schema } from "../message.js";
-import { hex64, run } from "./fields.js";
+import { hex64, optional, run } from "./fields.js";
 import { endianness, lsmtype, pagemapFlags, vendor } from "./names.js";
 import { kobjIds } from "./task.js";
 
@@ -23,26 +23,15 @@ export const inventory = message("inventory_entry", {
 });
 
 const dumpStats = message("dump_stats_entry", {
-  freezing_time: [1, "uint32", "required"],
-  frozen_time: [2, "uint32", "required"],
-  memdump_time: [3, "uint32", "required"],
-  memwrite_time: [4, "uint32", "required"],
-  pages_scanned: [5, "uint64", "required"],
-  pages_skipped_parent: [6, "uint64", "required"],
-  pages_written: [7, "uint64", "required"],
+  ...run("uint32", 1, "freezing_time frozen_time memdump_time memwrite_time"),
+  ...run("uint64", 5, "pages_scanned pages_skipped_parent pages_written"),
   irmap_resolve: [8, "uint32"],
   pages_lazy: [9, "uint64", "required"],
-  page_pipes: [10, "uint64"],
-  page_pipe_bufs: [11, "uint64"],
-  shpages_scanned: [12, "uint64"],
-  shpages_skipped_parent: [13, "uint64"],
-  shpages_written: [14, "uint64"],
+  ...optional("uint64", 10, "page_pipes page_pipe_bufs shpages_scanned shpages_skipped_parent shpages_written"),
 });
 const restoreStats = message("restore_stats_entry", {
-  pages_compared: [1, "uint64", "required"],
-  pages_skipped_cow: [2, "uint64", "required"],
-  forking_time: [3, "uint32", "required"],
-  restore_time: [4, "uint32", "required"],
+  ...run("uint64", 1, "pages_compared pages_skipped_cow"),
+  ...run("uint32", 3, "forking_time restore_time"),
   pages_restored: [5, "uint64"],
 });
 export const stats = message("stats_entry", { dump: [1, () => dumpStats], restore: [2, () => restoreStats] });
@@ -62,8 +51,7 @@ const x86Cpu = message("cpuinfo_x86_entry", {
   capability: [6, "uint32", "repeated"],
   model_id: [7, "string"],
   xfeatures_mask: [8, "uint64"],
-  xsave_size: [9, "uint32"],
-  xsave_size_max: [10, "uint32"],
+  ...optional("uint32", 9, "xsave_size xsave_size_max"),
 });
 const ppc64Cpu = message("cpuinfo_ppc64_entry", {
   endian: [1, "enum", "required", endianness],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What CRIU keeps per task: its identity, limits, timers, signals and memory areas.
 import { message } from "../message.js";
-import { hex64, run } from "./fields.js";
+import { hex64, lists, optional, run } from "./fields.js";
 import { march, mmapFlags, mmapProt, mmapStatus, seccompMode, taskState } from "./names.js";
 import { aarch64, arm, loongarch64, mips, ppc64, riscv64, s390, x86 } from "./registers.js";
 
@@ -12,14 +12,7 @@ export const pstree = message("pstree_entry", {
 
 export const kobjIds = message("task_kobj_ids_entry", {
   ...run("uint32", 1, "vm_id files_id fs_id sighand_id"),
-  pid_ns_id: [5, "uint32"],
-  net_ns_id: [6, "uint32"],
-  ipc_ns_id: [7, "uint32"],
-  uts_ns_id: [8, "uint32"],
-  mnt_ns_id: [9, "uint32"],
-  user_ns_id: [10, "uint32"],
-  cgroup_ns_id: [11, "uint32"],
-  time_ns_id: [12, "uint32"],
+  ...optional("uint32", 5, "pid_ns_id net_ns_id ipc_ns_id uts_ns_id mnt_ns_id user_ns_id cgroup_ns_id time_ns_id"),
 });
 
 export const itimer = message("itimer_entry", run("uint64", 1, "isec iusec vsec vusec"));
@@ -46,14 +39,10 @@ export const sigaction = message("sa_entry", {
 
 export const creds = message("creds_entry", {
   ...run("uint32", 1, "uid gid euid egid suid sgid fsuid fsgid"),
-  cap_inh: [9, "uint32", "repeated"],
-  cap_prm: [10, "uint32", "repeated"],
-  cap_eff: [11, "uint32", "repeated"],
-  cap_bnd: [12, "uint32", "repeated"],
+  ...lists("uint32", 9, "cap_inh cap_prm cap_eff cap_bnd"),
   secbits: [13, "uint32", "required"],
   groups: [14, "uint32", "repeated"],
-  lsm_profile: [15, "string"],
-  lsm_sockcreate: [16, "string"],
+  ...optional("string", 15, "lsm_profile lsm_sockcreate"),
   apparmor_data: [17, "bytes"],
   no_new_privs: [18, "uint32"],
   cap_amb: [19, "uint32", "repeated"],
@@ -69,8 +58,7 @@ const taskCore = message("task_core_entry", {
   cg_set: [9, "uint32"],
   signals_s: [10, () => signalQueue],
   old_seccomp_mode: [11, "enum", "optional", seccompMode],
-  old_seccomp_filter: [12, "uint32"],
-  loginuid: [13, "uint32"],
+  ...optional("uint32", 12, "old_seccomp_filter loginuid"),
   oom_score_adj: [14, "int32"],
   sigactions: [15, () => sigaction, "repeated"],
   child_subreaper: [18, "bool"],
@@ -91,8 +79,7 @@ const threadCore = message("thread_core_entry", {
   futex_rla: [1, "uint64", "required"],
   futex_rla_len: [2, "uint32", "required"],
   sched_nice: [3, "sint32"],
-  sched_policy: [4, "uint32"],
-  sched_prio: [5, "uint32"],
+  ...optional("uint32", 4, "sched_policy sched_prio"),
   blk_sigset: [6, "uint64"],
   sas: [7, () => sas],
   pdeath_sig: [8, "uint32"],
@@ -153,7 +140,6 @@ export const fs = message("fs_entry", { ...run("uint32", 1, "cwd_id root_id"), u
 
 const seccompFilter = message("seccomp_filter", {
   filter: [1, "bytes", "required"],
-  prev: [2, "uint32"],
-  flags: [3, "uint32"],
+  ...optional("uint32", 2, "prev flags"),
 });
 export const seccomp = message("seccomp_entry", { seccomp_filters: [1, () => seccompFilter, "repeated"] });

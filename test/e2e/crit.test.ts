@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { decode, encode } from "../../crit/cli/convert.js";
 import { decodeImage, encodeImage } from "../../crit/image.js";
 import { bytesSource, type Sink } from "../../crit/io.js";
 import { type DecodeOptions, writeImage, writeJson } from "../../crit/json/image.js";
@@ -85,6 +86,19 @@ test("every image is written back byte by byte, from messages and from JSON of e
     expect(encoded(decoded(name, {})).equals(bytes), `${name} through JSON`).toBe(true);
     expect(encoded(decoded(name, { pretty: true })).equals(bytes), `${name} through pretty JSON`).toBe(true);
   }
+});
+
+test("addresses and rules of a network namespace are told, and their dumps are written back byte by byte", async () => {
+  const told = async (kind: string): Promise<unknown[]> => {
+    const name = readdirSync(join(scratch, "images")).find((each) => new RegExp(`^${kind}-\\d+\\.img$`).test(each))!;
+    await decode({ in: join(scratch, "images", name), out: join(scratch, "raw.json") });
+    encode({ in: join(scratch, "raw.json"), out: join(scratch, "raw.img") });
+    expect(readFileSync(join(scratch, "raw.img")).equals(image(name)), name).toBe(true);
+    return (JSON.parse(readFileSync(join(scratch, "raw.json"), "utf8")) as { entries: unknown[] }).entries;
+  };
+  const loopback = { interface: 1, family: "inet", address: "127.0.0.1/8", scope: "host", label: "lo" };
+  expect(await told("ifaddr")).toContainEqual(loopback);
+  expect(await told("rule")).toContainEqual({ family: "inet", priority: 32766, table: 254 });
 });
 
 test("JSON is letter for letter what CRIU's crit prints, but for names that are no UTF-8, which it cannot tell", () => {

@@ -4,10 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openCheckpoint } from "../../crit/checkpoint.js";
+import { decode, encode } from "../../crit/cli/convert.js";
 import { decodeImage, encodeImage, identify, KINDS } from "../../crit/image.js";
 import { COMMON_MAGIC, type Kind, SERVICE_MAGIC } from "../../crit/kind.js";
 import type { Schema, Show } from "../../crit/message.js";
 import { overview } from "../../crit/overview.js";
+import { rawContents } from "../../crit/raw.js";
 import { criuReq, criuResp } from "../../crit/schema/rpc.js";
 import { flowsOf } from "../../shim/netlock/images.js";
 import { OPTIONS } from "../../shim/session/command-line.js";
@@ -61,6 +63,19 @@ describe("a real checkpoint of podman", () => {
     }
     for (const kind of ["INVENTORY", "PSTREE", "CORE", "MM", "FDINFO", "FILES", "PAGEMAP", "CGROUP", "MNTS", "STATS"])
       expect([...kinds]).toContain(kind);
+  });
+
+  test("what has no framing of CRIU's becomes JSON and the same bytes again", async () => {
+    const dir = join(scratch, "images");
+    const kinds = new Set<string>();
+    for (const name of readdirSync(dir).filter((each) => rawContents(each) !== undefined)) {
+      const out = join(scratch, "raw");
+      await decode({ in: join(dir, name), out: `${out}.json`, pretty: true });
+      encode({ in: `${out}.json`, out: `${out}.img` });
+      expect(readFileSync(`${out}.img`).equals(readFileSync(join(dir, name))), name).toBe(true);
+      kinds.add(name.replace(/-[\d.].*/, ""));
+    }
+    expect([...kinds]).toEqual(expect.arrayContaining(["pages", "tmpfs-dev"]));
   });
 
   test("its tasks, files and times are read, from the directory and from each archive", async () => {

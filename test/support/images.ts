@@ -18,7 +18,7 @@ const scalar = (type: string): fc.Arbitrary<Value> => {
 };
 
 /** Any message of a schema; at depth 0 its optional submessages are left out. */
-const anyMessage = (schema: Schema, depth = 3): fc.Arbitrary<Message> => {
+export const anyMessage = (schema: Schema, depth = 3): fc.Arbitrary<Message> => {
   const required: Record<string, fc.Arbitrary<Value>> = {};
   const optional: Record<string, fc.Arbitrary<Value>> = {};
   for (const [name, [, type, label]] of Object.entries(schema.fields)) {

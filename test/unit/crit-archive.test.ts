@@ -20,6 +20,7 @@ import fc from "fast-check";
 import { type Header, pack } from "tar-stream";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { openCheckpoint, readParts } from "../../crit/checkpoint.js";
+import { decode, encode } from "../../crit/cli/convert.js";
 import { details } from "../../crit/details.js";
 import { diff } from "../../crit/diff.js";
 import { htmlPage } from "../../crit/html.js";
@@ -27,6 +28,7 @@ import { encodeImage, type KindName } from "../../crit/image.js";
 import { fdSource, type Sink } from "../../crit/io.js";
 import { writeJson } from "../../crit/json/image.js";
 import type { Message } from "../../crit/message.js";
+import { netlinkEntries } from "../../crit/netlink.js";
 import { overview } from "../../crit/overview.js";
 import { dumpRegion, regionOf, writeRegion } from "../../crit/region.js";
 import { type Hit, search } from "../../crit/search.js";
@@ -136,6 +138,36 @@ test("a region is written with zeros where no image has pages, and dumped", asyn
     expect((await dumpRegion(checkpoint, region))[0]).toMatch(/^000000010000 {2}00 07 01 08/);
     expect(() => regionOf(checkpoint, 2, "10000-16000")).toThrow("there is no such task");
   }
+});
+
+test("an image that is an archive names its files; its bytes come back, damaged or not", async () => {
+  const path = join(dir, "tmpfs-dev-7.tar.gz.img");
+  const whole = gzipSync(await tar([[{ name: "./run/\u00fc.pid" }, Buffer.from("17")]]));
+  for (const bytes of [whole, whole.subarray(0, 20), Buffer.alloc(0)]) {
+    writeFileSync(path, bytes);
+    await decode({ in: path, out: join(dir, "json"), pretty: true });
+    const { entries } = JSON.parse(readFileSync(join(dir, "json"), "utf8")) as { entries: unknown[] };
+    expect(entries).toEqual(bytes === whole ? [{ name: "run/\u00fc.pid", size: 2 }] : []);
+    encode({ in: join(dir, "json"), out: join(dir, "again") });
+    expect(readFileSync(join(dir, "again")).equals(bytes)).toBe(true);
+  }
+});
+
+test("any bytes are a dump of ip's, or none, and never an error", () => {
+  const magic = fc.constantFrom(0x47361222, 0x45311224, 0x71706986);
+  fc.assert(
+    fc.property(magic, fc.constantFrom(20, 24, 32, 99), fc.uint8Array({ maxLength: 60 }), (word, type, body) => {
+      const head = Buffer.alloc(20);
+      head.writeUInt32LE(word);
+      head.writeUInt32LE(16 + body.length, 4);
+      head.writeUInt16LE(type, 8);
+      expect(netlinkEntries(Buffer.concat([head, body]))).toHaveLength(1);
+      expect(netlinkEntries(Buffer.concat([head, body.subarray(1)]))).toEqual(
+        body.length === 0 ? [expect.anything()] : undefined,
+      );
+    }),
+    { numRuns: RUNS },
+  );
 });
 
 test("a difference names what has changed, page by page", async () => {

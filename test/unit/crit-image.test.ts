@@ -86,12 +86,12 @@ test("a cut or a flipped bit gives an image or ERR_IMAGE, never another error", 
 });
 
 test.each([
-  ["messages in one", KINDS.MM, [0x72, 0x00]],
-  ["numbers in lists", KINDS.PSTREE, [0x28, 0x01]],
+  ["messages", KINDS.MM, [0x72, 0x00]],
+  ["numbers", KINDS.PSTREE, [0x28, 0x01]],
   ["fields that nobody knows", KINDS.PSTREE, [0x78, 0x01]],
-])("an image of nothing but %s is refused before it fills the memory", (what, { magic }, unit) => {
-  const body = Buffer.alloc(16 << 20, Buffer.from(unit));
+])("an image of nothing but %s is refused before it fills the memory", (_, { magic }, unit) => {
+  const body = Buffer.alloc(32 << 20, Buffer.from(unit));
   const head = Buffer.alloc(12);
   for (const [i, word] of [0x54564319, magic, body.length].entries()) head.writeUInt32LE(word, 4 * i);
-  expect(() => decodeImage(Buffer.concat([head, body]), "bomb.img")).toThrow(what);
+  expect(() => decodeImage(Buffer.concat([head, body]), "bomb.img")).toThrow("would take too much memory");
 });

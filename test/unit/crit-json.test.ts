@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { decodeImage, encodeImage, type Image } from "../../crit/image.js";
+import { decodeImage, encodeImage, type Image, KINDS } from "../../crit/image.js";
 import { bytesSource, type Sink } from "../../crit/io.js";
 import { addressText, addressWords } from "../../crit/json/address.js";
+import { writeDirect } from "../../crit/json/direct.js";
 import { fromStrayString, jsonString, quote, strayString, unquote } from "../../crit/json/escape.js";
 import { type DecodeOptions, writeImage, writeJson } from "../../crit/json/image.js";
 import { parseJson } from "../../crit/json/read.js";
-import { UNKNOWN } from "../../crit/message.js";
+import { messageText } from "../../crit/json/write.js";
+import { decode, encode, type Message, type Schema, UNKNOWN } from "../../crit/message.js";
 import { streamImage } from "../../crit/stream.js";
-import { anyImage, kinds } from "../support/images.js";
+import { anyImage, anyMessage, kinds } from "../support/images.js";
 
 /** More of them: FUZZ_RUNS=100000 npx vitest run --project unit test/unit/crit-json.test.ts */
 const RUNS = Number(process.env.FUZZ_RUNS ?? 300);
@@ -43,6 +45,47 @@ test.each(kinds)(
     );
   },
 );
+
+const SCHEMAS = kinds.map((kind): [string, Schema] => [kind, KINDS[kind].entry]);
+test.each(SCHEMAS)(
+  "JSON straight from the bytes of %s is that of its message, and any message of CRIU's is written so",
+  (_, schema) => {
+    fc.assert(
+      fc.property(anyMessage(schema), fc.boolean(), fc.boolean(), (value, pretty, unknown) => {
+        if (unknown) value[UNKNOWN] = [[536_870_911, 0, Uint8Array.of(1)]];
+        const bytes = encode(schema, value);
+        const parts: string[] = [];
+        const direct = writeDirect((text) => parts.push(text), schema, bytes, pretty, "  ");
+        // Addresses that are none, and lists of nothing, go the long way as well.
+        if (unknown) expect(direct).toBe(false);
+        if (direct) expect(parts.join("")).toBe(messageText(schema, decode(schema, bytes), pretty, "  "));
+        else expect(parts).toEqual([]);
+        if (!unknown && !pretty) expect(direct).toBe(true);
+      }),
+      { numRuns: 25 },
+    );
+  },
+);
+
+test("a message too long for one piece becomes the same JSON in pieces; a damaged one nothing", () => {
+  const schema = KINDS.MM.entry;
+  const vma = { start: 4096n, end: 1n << 62n, pgoff: 0n, shmid: 3n, prot: 7, flags: 34, status: 513, fd: -1n };
+  const value = { exe_file_id: 1, mm_saved_auxv: [1n, (1n << 64n) - 1n], vmas: new Array(9000).fill(vma) as Message[] };
+  const bytes = encode(schema, value);
+  for (const pretty of [false, true]) {
+    const parts: string[] = [];
+    expect(writeDirect((text) => parts.push(text), schema, bytes, pretty, "")).toBe(true);
+    expect(parts.length).toBeGreaterThan(5);
+    expect(parts.join("")).toBe(messageText(schema, decode(schema, bytes), pretty, ""));
+    expect(writeDirect(expect.unreachable, schema, bytes.subarray(0, -1), pretty, "")).toBe(false);
+  }
+  const blob = { tty_id: 1, data: Buffer.alloc(200_000, "x") };
+  const parts: string[] = [];
+  expect(
+    writeDirect((text) => parts.push(text), KINDS.TTY_DATA.entry, encode(KINDS.TTY_DATA.entry, blob), false, ""),
+  ).toBe(true);
+  expect(parts.join("")).toBe(messageText(KINDS.TTY_DATA.entry, blob, false, ""));
+});
 
 test("what is left out is told, and cannot be encoded", () => {
   const image: Image = {

@@ -59,8 +59,8 @@ test("a directory's tasks, memory, threads and files are shown", async () => {
   writeAll(images());
   const o = overview(await openCheckpoint(dir));
   expect(o.tasks).toEqual([
-    { pid: 1, ppid: 0, comm: "init", threads: 2, memory: 8 * 4096 },
-    { pid: 9, ppid: 1, comm: "a\x1b[31mb", threads: 1, memory: 0 },
+    { pid: 1, ppid: 0, comm: "init", state: "Alive", threads: 2, memory: 8 * 4096 },
+    { pid: 9, ppid: 1, comm: "a\x1b[31mb", state: "Alive", threads: 1, memory: 0 },
   ]);
   expect(o.files).toEqual({ "regular file": 2, "inet socket": 1 });
   expect(o.bytes.pages).toBe(8 * 4096);
