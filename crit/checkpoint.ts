@@ -44,11 +44,13 @@ export const readFiles = async (path: string, wanted: (name: string) => boolean)
   let total = 0;
   await visitCheckpoint(path, (name, size) => {
     if (name.length > MAX_NAME) throw refuse(path, `a name has ${name.length} characters`);
-    checkpoint.sizes.set(name, size);
-    if (!wanted(name)) return undefined;
-    if (size > MAX_FILE) throw refuse(path, `${name} has ${size} bytes`);
-    total += size;
+    const keep = wanted(name);
+    if (keep && size > MAX_FILE) throw refuse(path, `${name} has ${size} bytes`);
+    // Names, too, are kept, and there may be many long ones.
+    total += 2 * name.length + (keep ? size : 0);
     if (total > MAX_TOTAL) throw refuse(path, `its descriptions are over ${MAX_TOTAL >> 20} MiB`);
+    checkpoint.sizes.set(name, size);
+    if (!keep) return undefined;
     const data = Buffer.alloc(size);
     let filled = 0;
     return {

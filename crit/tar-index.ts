@@ -19,7 +19,7 @@ const text = (bytes: Buffer): string => {
   return bytes.toString("utf8", 0, end < 0 ? bytes.length : end);
 };
 
-/** An octal number, or a binary one as GNU tar writes sizes of 8 GiB and more. */
+/** An octal number, or a binary one as GNU tar writes sizes of 8 GiB and more; NaN for what is none. */
 const number = (bytes: Buffer): number => {
   if (bytes[0]! & 0x80) {
     let value = bytes[0]! & 0x7f;
@@ -27,7 +27,7 @@ const number = (bytes: Buffer): number => {
     return value;
   }
   const digits = text(bytes).trim();
-  if (!/^[0-7]*$/.test(digits)) throw new RangeError("a number in a header is none");
+  if (!/^[0-7]*$/.test(digits)) return Number.NaN;
   return digits === "" ? 0 : Number.parseInt(digits, 8);
 };
 
@@ -64,7 +64,7 @@ export function* tarMembers(fd: number): Generator<Member, void, void> {
     const type = String.fromCharCode(header[156]!);
     const size = next.size ?? number(header.subarray(124, 136));
     const from = at + BLOCK;
-    if (!Number.isSafeInteger(size) || size > end - from)
+    if (!Number.isSafeInteger(size) || size < 0 || size > end - from)
       throw new RangeError(`a member at byte ${at} claims ${size} bytes, ${end - from} are left`);
     at = from + Math.ceil(size / BLOCK) * BLOCK;
     if (type === "L" || type === "x" || type === "g" || type === "K") {

@@ -3,17 +3,7 @@
 // npm run bench -- crit [--json] [--runs N] [--case WORDS]: reading checkpoints against CRIU's crit (python3-pycriu) and checkpointctl.
 // Runs in the lab, with bare CRIU. One JSON object per line, or a table.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeSync,
-} from "node:fs";
+import * as fs from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -21,7 +11,7 @@ const options = process.argv.slice(2);
 const json = options.includes("--json");
 const runs = options.includes("--runs") ? options[options.indexOf("--runs") + 1] : "5";
 const CLI = "/cryoshim/dist/cli.js";
-const dir = mkdtempSync("/scratch/bench-crit-");
+const dir = fs.mkdtempSync("/scratch/bench-crit-");
 const sh = (script) => execFileSync("bash", ["-ec", script], { cwd: dir, stdio: ["ignore", "ignore", "inherit"] });
 
 const measure = (command, times = runs) => {
@@ -33,9 +23,11 @@ const measure = (command, times = runs) => {
   return JSON.parse(stdout);
 };
 const wanted = options.includes("--case") ? options[options.indexOf("--case") + 1] : "";
+const isWanted = (name, peer) => `${name} ${peer}`.includes(wanted);
 const compare = (name, ours, peer, theirs, peerRuns = runs) => {
-  if (!`${name} ${peer}`.includes(wanted)) return;
-  const [a, b] = [measure(ours), measure(theirs, peerRuns)];
+  if (isWanted(name, peer)) tell(name, measure(ours), peer, measure(theirs, peerRuns));
+};
+const tell = (name, a, peer, b) => {
   const row = {
     bench: "crit",
     case: name,
@@ -43,14 +35,17 @@ const compare = (name, ours, peer, theirs, peerRuns = runs) => {
     peer,
     peer_ms: Math.round(b.ms),
     speedup: Number((b.ms / a.ms).toFixed(1)),
-    max_rss_mib: Math.round(a.mib),
+    ...(a.mib !== undefined && { max_rss_mib: Math.round(a.mib) }),
   };
   console.log(
     json
       ? JSON.stringify(row)
-      : `${name.padEnd(28)} ${row.ours_ms} ms, ${peer} ${row.peer_ms} ms: ${row.speedup} times as fast, ${row.max_rss_mib} MiB`,
+      : `${name.padEnd(28)} ${row.ours_ms} ms, ${peer} ${row.peer_ms} ms: ${row.speedup} times as fast${a.mib === undefined ? "" : `, ${row.max_rss_mib} MiB`}`,
   );
 };
+
+/** What a program says of itself: its first pass over all images, and the median of six more. */
+const inProcess = (command) => JSON.parse(execFileSync(command[0], command.slice(1), { cwd: dir, encoding: "utf8" }));
 
 /** 500 processes, checkpointed by CRIU. */
 const many = async () => {
@@ -63,8 +58,8 @@ const many = async () => {
     ],
     { cwd: dir, stdio: "ignore" },
   );
-  while (!existsSync(join(dir, "ready"))) await sleep(50);
-  mkdirSync(join(dir, "many"));
+  while (!fs.existsSync(join(dir, "ready"))) await sleep(50);
+  fs.mkdirSync(join(dir, "many"));
   sh(`criu dump -t ${tree.pid} -D many -o dump.log --shell-job && rm many/dump.log`);
 };
 
@@ -73,31 +68,40 @@ const large = () => {
   sh(`lab-podman-image >/dev/null; podman run -d --name bench localhost/busybox >/dev/null
     podman container checkpoint --export small.tar --compress none bench >/dev/null
     mkdir large; tar -C large -xf small.tar`);
-  const fd = openSync(join(dir, "large/checkpoint/pages-9999.img"), "w");
-  const noise = readFileSync("/proc/self/exe").subarray(0, 512 << 10);
+  const fd = fs.openSync(join(dir, "large/checkpoint/pages-9999.img"), "w");
+  const noise = fs.readFileSync("/proc/self/exe").subarray(0, 512 << 10);
   const random = execFileSync("head", ["-c", String(512 << 10), "/dev/urandom"], { maxBuffer: 1 << 20 });
   for (let i = 0; i < 1024; i++) {
     random.writeUInt32LE(i);
-    writeSync(fd, noise);
-    writeSync(fd, random);
+    fs.writeSync(fd, noise);
+    fs.writeSync(fd, random);
   }
-  closeSync(fd);
+  fs.closeSync(fd);
   sh("tar -C large -cf large.tar . && rm -r large; gzip -1 -k large.tar; zstd -q -1 large.tar");
 };
 
 try {
   await many();
-  mkdirSync(join(dir, "json"));
-  const all = readdirSync(join(dir, "many")).length;
-  compare(
-    `decode-500 (${all} files)`,
-    ["node", CLI, "crit", "decode", "-i", "many", "-o", "json"],
-    "pycriu, one process",
-    ["python3", "/cryoshim/test/bench/pycriu-all.py", "many", "json"],
-  );
+  const library = "pycriu, in process";
+  if (isWanted("decode-500", library)) {
+    const [a, b] = [
+      inProcess(["node", "/cryoshim/test/bench/in-process.mjs", "many"]),
+      inProcess(["python3", "/cryoshim/test/bench/in-process.py", "many"]),
+    ];
+    tell("decode-500 in memory", { ms: a.again }, library, { ms: b.again });
+    tell("decode-500 in memory, first time", { ms: a.first }, library, { ms: b.first });
+  }
+  // Into a directory of its own each time: to empty a file and write it anew is slower than the decoding.
+  const decode = ["sh", "-c", `mkdir json.$$ && exec node ${CLI} crit decode -i many -o json.$$`];
+  compare(`decode-500 (${fs.readdirSync(join(dir, "many")).length} files)`, decode, "pycriu, one process", [
+    "sh",
+    "-c",
+    "mkdir json.$$ && exec python3 /cryoshim/test/bench/pycriu-all.py many json.$$",
+  ]);
+  fs.mkdirSync(join(dir, "json"));
   compare(
     "decode-500",
-    ["node", CLI, "crit", "decode", "-i", "many", "-o", "json"],
+    decode,
     "crit, once per image",
     ["bash", "-c", "for i in many/*; do case $i in *pages-[0-9]*) ;; *) crit decode -i $i -o json/x;; esac; done"],
     "1",
@@ -116,5 +120,5 @@ try {
     compare(`inspect ${file}`, ["node", CLI, "show", "--all", file], "checkpointctl", inspect);
   }
 } finally {
-  rmSync(dir, { recursive: true, force: true });
+  fs.rmSync(dir, { recursive: true, force: true });
 }

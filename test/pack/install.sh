@@ -39,6 +39,20 @@ podman container checkpoint --keep counter >&2
 told checkpointed "$(podman inspect counter --format '{{.State.Status}}')"
 told plugin "$(grep -hs 'Plugin "cryoshim"' /var/lib/containers/storage/overlay-containers/*/userdata/dump.log)"
 told record "$(cat /var/lib/containers/storage/overlay-containers/*/userdata/checkpoint/cryoshim.json)"
+# As a library, and under the name of CRIU's crit.
+mkdir -p /tmp/user/node_modules && ln -s "$package" /tmp/user/node_modules/cryoshim
+cat >/tmp/user/tasks.mjs <<'END'
+import { decodeImage, encodeImage, openCheckpoint, overview } from "cryoshim/crit";
+import { readFileSync } from "node:fs";
+const [dir] = process.argv.slice(2);
+const bytes = readFileSync(`${dir}/pstree.img`);
+const same = Buffer.from(encodeImage(decodeImage(bytes, "pstree.img"))).equals(bytes);
+console.log(overview(await openCheckpoint(dir)).tasks[0].comm, same);
+END
+images=$(echo /var/lib/containers/storage/overlay-containers/*/userdata/checkpoint)
+told library "$(node /tmp/user/tasks.mjs "$images")"
+ln -s "$(command -v cryoshim)" /tmp/user/crit
+told crit "$(/tmp/user/crit info "$images/pstree.img" | tr -d ' \n')"
 podman container restore --keep counter >&2
 sleep 0.5
 told restored "$(podman inspect counter --format '{{.State.Status}}')"

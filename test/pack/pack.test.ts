@@ -54,6 +54,12 @@ test("the system it is installed in has no compiler, no headers, no make and no 
   expect(installed.tree).toBe("");
 });
 
+test("cryoshim/crit can be imported and has types, and a link called crit is the command of that name", () => {
+  expect(installed.library).toBe("sh true");
+  expect(installed.crit).toMatch(/^\{"magic":"PSTREE","count":\d+\}$/);
+  expect(installed.files?.split("\n")).toEqual(expect.arrayContaining(["dist/crit.js", "dist/types/crit/index.d.ts"]));
+});
+
 test("npm installs it offline and nothing else beside it", () => {
   expect(installed.packages?.split("\n")).toEqual(["cryoshim"]);
 });
