@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { critCommand, number } from "../crit/cli/command.js";
 import { packageRoot } from "../native/index.js";
 import { completion } from "./commands/completion.js";
@@ -38,9 +38,15 @@ export const program = (): Command => {
     .command("doctor")
     .description("say what works here, what does not, and why; exit code 1 when a checkpoint would fail")
     .option("--json", "print the findings as JSON")
-    .action(async ({ json }: { json?: boolean }) => {
+    .addOption(new Option("--pid <pid>", "of this process and its children, instead").argParser(number))
+    .addOption(new Option("--container <name>", "of this running container, whatever its runtime").conflicts("pid"))
+    .action(async ({ json, pid, container }: { json?: boolean; pid?: number; container?: string }) => {
       const { examine, table } = await import("./commands/doctor.js");
-      const findings = await examine();
+      const findings = await (async () => {
+        if (pid === undefined && container === undefined) return examine();
+        const { examineTree, pidOfContainer } = await import("./commands/doctor-tree.js");
+        return examineTree(pid ?? (await pidOfContainer(container!)));
+      })();
       print(json === true ? JSON.stringify(findings, null, 2) : table(findings));
       if (findings.some(({ verdict }) => verdict === "fail")) process.exitCode = 1;
     });

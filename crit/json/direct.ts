@@ -11,6 +11,8 @@ import { scalarText } from "./write.js";
 /** Gone through in one go, and for longer ones once more before, to see that they are regular. */
 const SHORT = 64 << 10;
 const PIECE = 57 << 10;
+/** A text of this length goes away: the parts that it was joined of, an object each, die while they are young. */
+const ENOUGH = 8 << 10;
 const MAX_DEPTH = 64;
 const IRREGULAR = new RangeError("not as CRIU writes it");
 
@@ -112,7 +114,7 @@ class Writer {
   }
 
   #lighten(): void {
-    if (this.#spill === undefined || this.out.length < SHORT) return;
+    if (this.#spill === undefined || this.out.length < ENOUGH) return;
     this.#spill(this.out);
     this.out = "";
   }
