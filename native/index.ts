@@ -18,6 +18,7 @@ interface Addon {
   sendMessage(fd: number, data: Buffer, fds: number[]): number;
   receiveMessage(fd: number, max: number, peek: boolean): SocketMessage | undefined;
   peerPid(fd: number): number;
+  socketProtocol(path: string): string;
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, fd: number): number;
   memfd(name: string): number;
@@ -78,6 +79,10 @@ export const pidfdGetfd = (pidfd: number, fd: number): number => addon.pidfdGetf
 
 /** The process that made the peer's end of a unix socket; 0 when it is in a pid namespace that is not seen from here. */
 export const peerPid = (fd: number): number => addon.peerPid(fd);
+
+/** The protocol of a socket of any process, in the kernel's words (/proc/protocols: TCP, MPTCP, UNIX-STREAM, XDP...), by its
+ * link in /proc/PID/fd. Throws ENODATA for what is no socket. */
+export const socketProtocol = (link: string): string => addon.socketProtocol(link);
 
 /** Closes a descriptor of ours; one that is closed already is a defect, and throws EBADF. */
 export const closeFd = (fd: number): void => closeSync(fd);

@@ -6,7 +6,7 @@ _cryoshim() {
 		return
 	fi
 	case $verb in
-	doctor) mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur") ;;
+	doctor) mapfile -t COMPREPLY < <(compgen -W "--json --pid --container --help" -- "$cur") ;;
 	install | uninstall) mapfile -t COMPREPLY < <(compgen -W "--prefix --dry-run --help" -- "$cur") ;;
 	lock)
 		if [ "$COMP_CWORD" -eq 2 ]; then

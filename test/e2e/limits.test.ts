@@ -45,6 +45,7 @@ for name in $cases; do
   rm -f o e; setsid /cryoshim/build/workloads/refused $name /tmp/o </dev/null >/dev/null 2>e & pid=$!
   for try in $(seq 200); do [ ! -s o ] && [ ! -s e ] || break; sleep 0.02; done
   [ ! -s e ] || { echo "$name cannot $(cat e)"; continue; }
+  echo "$name doctor $(cryoshim doctor --json --pid $pid | tr -d '\\n')"
   attempt $name bare /usr/sbin/criu
   attempt $name ours criu
   kill -9 -- -$pid; wait $pid || true
@@ -67,6 +68,9 @@ test("every row of the table was tried", () => {
   expect(attempts.filter((line) => / cannot /.test(line))).toEqual([]);
 });
 
+/** What can be seen only with the process stopped. */
+const UNSEEN = ["udp-cork"];
+
 describe.each(rows)("$name", ({ name, says, here }) => {
   test(says === undefined ? "CRIU dumps it" : "CRIU alone refuses it in these words", () => {
     const { code, state, said } = attempt(name, "bare");
@@ -79,5 +83,14 @@ describe.each(rows)("$name", ({ name, says, here }) => {
     const dumped = says === undefined || here === "carried";
     expect({ code, state }).toEqual({ code: dumped ? "0" : "1", state: "S" });
     if (!dumped) expect(said).toMatch(pattern(says!));
+  });
+
+  test("doctor foretells it", () => {
+    const line = attempts.find((text) => text.startsWith(`${name} doctor `));
+    const findings = JSON.parse(line?.replace(/^\S+ \S+ /, "") ?? "") as { verdict: string; finding: string }[];
+    const foretold = findings.filter(({ verdict }) => verdict === "fail").map(({ finding }) => finding);
+    if (here === "carried") expect(findings.map(({ finding }) => finding).join()).toMatch(/carried by cryoshim/);
+    const fails = /^(refused|planned)$/.test(here) && !UNSEEN.includes(name);
+    expect(foretold.length > 0, foretold.join()).toBe(fails);
   });
 });
