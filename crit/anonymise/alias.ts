@@ -12,6 +12,8 @@ export class Alias {
   readonly #key: Buffer;
   readonly #names = new Map<string, string>();
   readonly #taken = new Set<string>();
+  readonly #ids = new Map<number, number>();
+  readonly #takenIds = new Set<number>();
   readonly #flips = new Map<string, number>();
 
   constructor(seed?: string) {
@@ -72,6 +74,21 @@ export class Alias {
       prefix += (bytes[bit >> 3]! >> shift) & 1;
     }
     return out;
+  }
+
+  /** The number of a user or group. That of root, of nobody, and the one that means none, stay. */
+  id(id: number): number {
+    if (id === 0 || id === 65534 || id >>> 0 === 0xffffffff) return id;
+    let alias = this.#ids.get(id);
+    for (let again = 0; alias === undefined; again++) {
+      // What fits the seven octal digits of tar.
+      const one = 100_000 + (this.#hash("id", `${again} ${id}`).readUInt32LE(0) >>> 12);
+      if (this.#takenIds.has(one)) continue;
+      alias = one;
+      this.#takenIds.add(one);
+      this.#ids.set(id, one);
+    }
+    return alias;
   }
 
   /** A hardware address; whether it is of a group and whether it is local stays. */

@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // A checkpoint without what was in it: the same structure, no contents and no names.
-import { gzipSync } from "node:zlib";
+import { writeSync } from "node:fs";
 import { CryoshimError } from "../../shim/error.js";
 import { visitCheckpoint } from "../checkpoint.js";
 import { packingOf } from "../members.js";
 import { Alias } from "./alias.js";
+import { anonymiseArchive } from "./archive.js";
 import { anonymiseDump } from "./dumps.js";
 import { type Fate, fateOf, nameable } from "./files.js";
 import { anonymiseImage } from "./image.js";
-import type { Counts } from "./message.js";
+import type { Counts, Work } from "./message.js";
+import { anonymiseNetlink } from "./netlink.js";
 import { withOutput } from "./output.js";
+import { anonymiseText, textInPieces } from "./text.js";
+import { IPTABLES, LOG, NFTABLES } from "./vocabulary.js";
 
 export interface AnonymiseOptions {
   /** The same seed gives the same replacements. Without one nobody can tell them again. */
   seed?: string;
   /** What to keep though it could tell: kinds of names. */
   keep?: readonly string[];
+  /** Replace the numbers of users and groups, too. */
+  ids?: boolean;
 }
 export interface FileReport {
   /** None for a dropped file whose name could tell something. */
@@ -34,8 +40,23 @@ export interface Report {
 
 /** Images are put together in memory. */
 const MAX_IMAGE = 256 << 20;
-/** Two blocks of zeros: what tar makes of nothing. */
-const EMPTY_TAR = gzipSync(Buffer.alloc(1024));
+
+/** Files that are rewritten as a whole. */
+const WHOLE: Record<"netlink" | "iptables" | "nftables" | "json", (bytes: Buffer, name: string, work: Work) => Buffer> =
+  {
+    netlink: anonymiseNetlink,
+    // A comment of iptables-save tells its version and the time.
+    iptables: (bytes, _, work) => anonymiseText(withoutComments(bytes), IPTABLES, work),
+    nftables: (bytes, _, work) => anonymiseText(bytes, NFTABLES, work),
+    json: (bytes, name, work) => anonymiseDump(name, bytes, work),
+  };
+
+const withoutComments = (bytes: Buffer): Buffer =>
+  Buffer.from(bytes.toString("latin1").replace(/^#.*\n?/gm, ""), "latin1");
+
+const writeAll = (fd: number, bytes: Uint8Array): void => {
+  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
+};
 
 const tooLarge = (name: string, size: number): CryoshimError =>
   new CryoshimError("ERR_CHECKPOINT", {
@@ -56,6 +77,7 @@ export const anonymise = async (from: string, to: string, options: AnonymiseOpti
   }
   await withOutput(to, packing, async (output) => {
     const seen = new Set<string>();
+    const archives: (() => Promise<void>)[] = [];
     await visitCheckpoint(from, (name, size) => {
       const fate = fateOf(name);
       const report: FileReport = { fate, size, fields: {}, ...(nameable(name) ? { name } : {}) };
@@ -67,9 +89,37 @@ export const anonymise = async (from: string, to: string, options: AnonymiseOpti
           why: `${name} is in it twice`,
         });
       seen.add(name);
-      if (fate === "zeros" || fate === "empty") {
-        output.file(name, (out) => (fate === "zeros" ? out.zeros(size) : out.write(EMPTY_TAR)));
+      const counts: Counts = new Map();
+      const work = { alias, keep, counts, ids: options.ids === true };
+      const told = (): void => {
+        report.fields = Object.fromEntries(counts);
+      };
+      if (fate === "zeros") {
+        const out = output.file(name);
+        out.zeros(size);
+        out.end();
         return undefined;
+      }
+      if (fate === "archive") {
+        // Read at the end: an archive in an archive cannot be unpacked piece by piece where pieces are handed out.
+        const fd = output.secret();
+        archives.push(async () => {
+          await anonymiseArchive(fd, name, output.stream(name), work);
+          told();
+        });
+        return { piece: (bytes) => writeAll(fd, bytes) };
+      }
+      if (fate === "log") {
+        const out = output.file(name);
+        const text = textInPieces((lines) => anonymiseText(lines, LOG, work), out.write);
+        return {
+          piece: text.piece,
+          end: () => {
+            text.end();
+            out.end();
+            told();
+          },
+        };
       }
       if (size > MAX_IMAGE) throw tooLarge(name, size);
       const pieces: Buffer[] = [];
@@ -77,15 +127,15 @@ export const anonymise = async (from: string, to: string, options: AnonymiseOpti
         piece: (bytes) => pieces.push(Buffer.from(bytes)),
         end: () => {
           const bytes = Buffer.concat(pieces);
-          const counts: Counts = new Map();
-          output.file(name, (out) => {
-            if (fate === "json") out.write(anonymiseDump(name, bytes, alias, keep));
-            else anonymiseImage(bytes, name, out, { alias, keep, counts });
-          });
-          report.fields = Object.fromEntries(counts);
+          const out = output.file(name);
+          if (fate === "rules") anonymiseImage(bytes, name, out, work);
+          else out.write(WHOLE[fate](bytes, name, work));
+          out.end();
+          told();
         },
       };
     });
+    for (const archive of archives) await archive();
     if (!seen.has("inventory.img"))
       throw new CryoshimError("ERR_CHECKPOINT", {
         what: `cannot anonymise \`${from}\``,
@@ -98,7 +148,11 @@ export const anonymise = async (from: string, to: string, options: AnonymiseOpti
 const FATES: Record<Fate, string> = {
   rules: "rewritten",
   zeros: "zeros of the same length",
-  empty: "an empty archive",
+  archive: "the same tree under other names, of zeros",
+  netlink: "rewritten: what is known of it",
+  log: "rewritten: numbers, and words that CRIU uses",
+  iptables: "rewritten: numbers, and words that iptables uses",
+  nftables: "rewritten: numbers, and words that nft uses",
   json: "rewritten: what is known of it",
   drop: "dropped",
 };

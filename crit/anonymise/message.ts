@@ -17,6 +17,8 @@ export type Counts = Map<string, { rule: string; count: number }>;
 export interface Work {
   alias: Alias;
   keep: ReadonlySet<string>;
+  /** Whether numbers of users and groups are replaced. */
+  ids: boolean;
   counts: Counts;
 }
 
@@ -54,6 +56,11 @@ const replace = (alias: Alias, rule: Replaced, value: Value): Value => {
   return bytes ? Uint8Array.from(Buffer.from(alike, "latin1")) : alike;
 };
 
+const newId = (alias: Alias, value: Value): Value => {
+  if (Array.isArray(value)) return value.map((each) => newId(alias, each));
+  return typeof value === "number" ? alias.id(value) : value;
+};
+
 export const anonymiseMessage = (schema: Schema, message: Message, work: Work): Message => {
   const out: Message = {};
   for (const { name, scalar, nested, label } of planOf(schema).fields) {
@@ -61,7 +68,7 @@ export const anonymiseMessage = (schema: Schema, message: Message, work: Work): 
     if (value === undefined) continue;
     const what = `${schema.name}.${name}`;
     let rule = ruleOf(schema.name, name) ?? "drop";
-    if (work.keep.has(rule)) rule = "keep";
+    if (work.keep.has(rule) || (rule === "id" && !work.ids)) rule = "keep";
     if (rule === "drop" && label === "required") rule = "blank";
     if (rule === "inside" && nested !== undefined) {
       const inner = (each: Value): Message => anonymiseMessage(nested(), each as Message, work);
@@ -71,6 +78,7 @@ export const anonymiseMessage = (schema: Schema, message: Message, work: Work): 
     if (rule !== "keep" || isReplaced(ruleOf(schema.name, name) ?? "")) count(work, what, rule);
     if (rule === "keep") out[name] = value;
     else if (scalar === undefined || rule === "drop") continue;
+    else if (rule === "id") out[name] = newId(work.alias, value);
     else if (rule === "one") out[name] = typeof value === "bigint" ? 1n : 1;
     else if (isReplaced(rule)) out[name] = replace(work.alias, rule, value);
     else out[name] = blank(value, scalar);

@@ -12,6 +12,7 @@ import {
   readdirSync,
   renameSync,
   rmSync,
+  unlinkSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -27,23 +28,35 @@ const refuse = (path: string, why: string, cause?: unknown): CryoshimError =>
   new CryoshimError("ERR_FILE", { what: `cannot write \`${path}\``, why, cause });
 
 /** A file, mode 0600, whose zeros are holes. */
-const writeFile = (path: string, work: (out: Out) => void): void => {
+const openFile = (path: string): OutFile => {
   const fd = openSync(path, "wx", 0o600);
   let at = 0;
-  try {
-    work({
-      write: (bytes) => {
-        for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done);
-        at += bytes.length;
-      },
-      zeros: (size) => {
-        at += size;
-      },
-    });
-    ftruncateSync(fd, at);
-  } finally {
-    closeSync(fd);
-  }
+  let open = true;
+  return {
+    write: (bytes) => {
+      for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done);
+      at += bytes.length;
+    },
+    zeros: (size) => {
+      at += size;
+    },
+    end: () => {
+      if (!open) return;
+      open = false;
+      try {
+        ftruncateSync(fd, at);
+      } finally {
+        closeSync(fd);
+      }
+    },
+  };
+};
+
+/** A file that nobody else can open, and that is gone when it is closed. */
+const openSecret = (path: string): number => {
+  const fd = openSync(path, "wx+", 0o600);
+  unlinkSync(path);
+  return fd;
 };
 
 /** By the program, as reading does before Node 22.15. `ended`: it has packed all. */
@@ -70,7 +83,8 @@ const packAll = async (from: string, names: readonly string[], packing: Packing,
     for (const name of names) {
       const path = join(from, name);
       // As podman and Kubernetes have it: images in a directory of their own, what runtimes add beside it.
-      const inside = /\.dump$|^stats-/.test(name) || !names.includes("spec.dump") ? name : `checkpoint/${name}`;
+      const inside =
+        /\.(img|json)$|^cryoshim\.log$/.test(name) && names.includes("spec.dump") ? `checkpoint/${name}` : name;
       const header = { name: inside, size: lstatSync(path).size, mode: 0o600, mtime: new Date(0) };
       await pipeline(createReadStream(path), tar.entry(header));
     }
@@ -79,8 +93,16 @@ const packAll = async (from: string, names: readonly string[], packing: Packing,
   await Promise.all([program?.ended, ends, add().catch((error: Error) => tar.destroy(error))]);
 };
 
+interface OutFile extends Out {
+  end(): void;
+}
 export interface Output {
-  file(name: string, work: (out: Out) => void): void;
+  /** A file of the copy; its end() is called at last for those that nobody has ended. */
+  file(name: string): OutFile;
+  /** The same as a stream. */
+  stream(name: string): Writable;
+  /** A descriptor for what must not be seen: of a file without a name, closed at the end. */
+  secret(): number;
 }
 
 const isThere = (path: string): boolean => lstatSync(path, { throwIfNoEntry: false }) !== undefined;
@@ -98,8 +120,22 @@ export const withOutput = async (
   } catch (error) {
     throw refuse(path, reason(error), error);
   }
+  const ends: (() => void)[] = [];
   try {
-    await work({ file: (name, write) => writeFile(join(scratch, name), write) });
+    await work({
+      file(name) {
+        const file = openFile(join(scratch, name));
+        ends.push(file.end);
+        return file;
+      },
+      stream: (name) => createWriteStream(join(scratch, name), { flags: "wx", mode: 0o600 }),
+      secret() {
+        const fd = openSecret(join(scratch, ".secret"));
+        ends.push(() => closeSync(fd));
+        return fd;
+      },
+    });
+    for (const end of ends.splice(0)) end();
     let made = scratch;
     if (packing !== "directory") {
       made = `${scratch}.archive`;
@@ -111,6 +147,7 @@ export const withOutput = async (
   } catch (error) {
     throw error instanceof CryoshimError ? error : refuse(path, reason(error), error);
   } finally {
+    for (const end of ends) end();
     rmSync(scratch, { recursive: true, force: true });
     rmSync(`${scratch}.archive`, { force: true });
   }

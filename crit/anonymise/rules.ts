@@ -3,9 +3,10 @@
 
 /**
  * keep: as it is. inside: by the rules of its message. blank: zeros, as many as there were; text becomes empty.
- * one: the number 1. drop: left out. All others: replaced one to one, the same by the same.
+ * one: the number 1. drop: left out. id: users and groups, replaced if that is asked for. All others: replaced one to one, the
+ * same by the same.
  */
-export type Rule = "keep" | "inside" | "blank" | "one" | "drop" | Replaced;
+export type Rule = "keep" | "inside" | "blank" | "one" | "drop" | "id" | Replaced;
 export const REPLACED = ["path", "name", "comm", "host", "device", "ip", "mac"] as const;
 export type Replaced = (typeof REPLACED)[number];
 
@@ -47,7 +48,8 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
       "entry_number base_addr limit seg_32bit contents_h contents_l read_exec_only limit_in_pages seg_not_present usable",
   },
   task_core_entry: {
-    keep: "task_state exit_code personality flags blk_sigset cg_set old_seccomp_mode old_seccomp_filter loginuid oom_score_adj child_subreaper blk_sigset_extended stop_signo membarrier_registration_mask",
+    keep: "task_state exit_code personality flags blk_sigset cg_set old_seccomp_mode old_seccomp_filter oom_score_adj child_subreaper blk_sigset_extended stop_signo membarrier_registration_mask",
+    id: "loginuid",
     comm: "comm",
     inside: "timers rlimits signals_s sigactions",
   },
@@ -69,7 +71,8 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   },
   thread_sas_entry: { keep: "ss_sp ss_size ss_flags" },
   creds_entry: {
-    keep: "uid gid euid egid suid sgid fsuid fsgid cap_inh cap_prm cap_eff cap_bnd secbits groups no_new_privs cap_amb",
+    keep: "cap_inh cap_prm cap_eff cap_bnd secbits no_new_privs cap_amb",
+    id: "uid gid euid egid suid sgid fsuid fsgid groups",
     drop: "lsm_profile lsm_sockcreate apparmor_data",
   },
   rseq_entry: { keep: "rseq_abi_pointer rseq_abi_size signature rseq_cs_pointer" },
@@ -116,7 +119,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   user_riscv64_d_ext_entry: { blank: "f fcsr" },
   vma_entry: { keep: "start end pgoff shmid prot flags status fd madv fdflags" },
   pipe_entry: { keep: "id pipe_id flags", inside: "fown" },
-  fown_entry: { keep: "uid euid signum pid_type pid" },
+  fown_entry: { keep: "signum pid_type pid", id: "uid euid" },
   pipe_data_entry: { keep: "pipe_id bytes size" },
   fifo_entry: { keep: "id pipe_id regf_id" },
   unix_sk_entry: {
@@ -129,7 +132,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
     device: "so_bound_dev",
     blank: "so_filter",
   },
-  file_perms_entry: { keep: "mode uid gid" },
+  file_perms_entry: { keep: "mode", id: "uid gid" },
   inet_sk_entry: {
     keep: "id ino family type proto state src_port dst_port flags backlog v6only ns_id shutdown",
     ip: "src_addr dst_addr",
@@ -152,7 +155,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
     keep: "sem_ctls msg_ctlmax msg_ctlmnb msg_ctlmni auto_msgmni shm_ctlmax shm_ctlall shm_ctlmni shm_rmid_forced mq_queues_max mq_msg_max mq_msgsize_max mq_msg_default mq_msgsize_default msg_next_id sem_next_id shm_next_id",
   },
   ipc_shm_entry: { inside: "desc", keep: "size in_pagemaps hugetlb_flag" },
-  ipc_desc_entry: { blank: "key", keep: "uid gid cuid cgid mode id" },
+  ipc_desc_entry: { blank: "key", keep: "mode id", id: "uid gid cuid cgid" },
   ipc_msg_entry: { inside: "desc", keep: "qbytes qnum" },
   ipc_msg: { one: "mtype", keep: "msize" },
   ipc_sem_entry: { inside: "desc", keep: "nsems" },
@@ -172,7 +175,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   aio_ring_entry: { keep: "id nr_req ring_len" },
   remap_file_path_entry: { keep: "orig_id remap_id remap_type" },
   ghost_chunk_entry: { keep: "len off" },
-  ghost_file_entry: { keep: "uid gid mode dev ino rdev chunks size", drop: "atim mtim", path: "symlnk_target" },
+  ghost_file_entry: { keep: "mode dev ino rdev chunks size", id: "uid gid", drop: "atim mtim", path: "symlnk_target" },
   timeval: { keep: "tv_sec tv_usec" },
   tcp_stream_entry: {
     keep: "inq_len outq_len opt_mask snd_wscale mss_clamp rcv_wscale cork nodelay unsq_len snd_wnd max_window rcv_wnd",
@@ -197,7 +200,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
     inside: "tun conf4 conf6 macvlan sit",
     mac: "address",
   },
-  tun_link_entry: { keep: "flags owner group vnethdr sndbuf" },
+  tun_link_entry: { keep: "flags vnethdr sndbuf", id: "owner group" },
   sysctl_entry: { keep: "type iarg", drop: "sarg" },
   macvlan_link_entry: { keep: "mode flags" },
   sit_entry: {
@@ -212,7 +215,8 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   netns_id: { keep: "target_ns_id netnsid_value" },
   tty_file_entry: { keep: "id tty_info_id flags regf_id", inside: "fown" },
   tty_info_entry: {
-    keep: "id type locked exclusive packet_mode sid pgrp rdev dev uid gid",
+    keep: "id type locked exclusive packet_mode sid pgrp rdev dev",
+    id: "uid gid",
     inside: "termios termios_locked winsize pty",
   },
   termios_entry: { keep: "c_iflag c_oflag c_cflag c_lflag c_line c_ispeed c_ospeed c_cc" },
@@ -236,7 +240,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   cg_controller_entry: { name: "cnames", inside: "dirs", keep: "is_threaded" },
   cgroup_dir_entry: { path: "dir_name", inside: "children properties dir_perms" },
   cgroup_prop_entry: { name: "name", blank: "value", inside: "perms" },
-  cgroup_perms: { keep: "mode uid gid" },
+  cgroup_perms: { keep: "mode", id: "uid gid" },
   timerfd_entry: { keep: "id flags clockid ticks settime_flags vsec vnsec isec insec", inside: "fown" },
   cpuinfo_entry: { inside: "x86_entry ppc64_entry s390_entry" },
   cpuinfo_x86_entry: {
@@ -246,11 +250,11 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   cpuinfo_ppc64_entry: { keep: "endian hwcap" },
   cpuinfo_s390_entry: { keep: "hwcap" },
   userns_entry: { inside: "uid_map gid_map" },
-  uid_gid_extent: { keep: "first lower_first count" },
+  uid_gid_extent: { keep: "first count", id: "lower_first" },
   seccomp_entry: { inside: "seccomp_filters" },
   seccomp_filter: { blank: "filter", keep: "prev flags" },
   binfmt_misc_entry: { name: "name", keep: "enabled offset", path: "interpreter", drop: "flags extension magic mask" },
-  autofs_entry: { keep: "fd pgrp timeout minproto maxproto mode uid gid read_fd" },
+  autofs_entry: { keep: "fd pgrp timeout minproto maxproto mode read_fd", id: "uid gid" },
   file_entry: {
     keep: "type id",
     inside: "reg isk nsf psk nlsk efd epfd sgfd tunf tfd ify ffy ext usk fifo pipe tty memfd bpf pidfd",
@@ -262,7 +266,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
     name: "map_name",
   },
   pidfd_entry: { keep: "id ino flags nspid", inside: "fown" },
-  memfd_inode_entry: { name: "name", keep: "uid gid size shmid seals inode_id hugetlb_flag mode" },
+  memfd_inode_entry: { name: "name", keep: "size shmid seals inode_id hugetlb_flag mode", id: "uid gid" },
   timens_entry: { inside: "monotonic boottime" },
   timespec: { keep: "tv_sec tv_nsec" },
   pidns_entry: { path: "ext_key" },
@@ -278,7 +282,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   irmap_cache_entry: { keep: "dev inode", path: "path" },
   cryoshim_entry: { keep: "version", name: "carriers" },
   cryoshim_mqueue_entry: { inside: "queue message wait" },
-  cryoshim_mq_queue: { keep: "mode uid gid maxmsg msgsize shared", path: "name", inside: "notify files" },
+  cryoshim_mq_queue: { keep: "mode maxmsg msgsize shared", id: "uid gid", path: "name", inside: "notify files" },
   cryoshim_mq_notify: { keep: "fd method signo sock_fd", name: "task", blank: "value cookie" },
   cryoshim_mq_file: { keep: "id flags" },
   cryoshim_mq_message: { keep: "priority", blank: "data" },

@@ -166,9 +166,14 @@ const anonymising = (crit: Command): void => {
         "mac",
       ]),
     )
+    .option("--ids", "replace the numbers of users and groups, too")
     .option("--report <file>", "write what was done to each file and field, as JSON")
     .action(
-      async (from: string, to: string, { report, ...options }: { seed?: string; keep?: string[]; report?: string }) => {
+      async (
+        from: string,
+        to: string,
+        { report, ...options }: { seed?: string; keep?: string[]; ids?: boolean; report?: string },
+      ) => {
         const { anonymise, reportText } = await import("../anonymise/index.js");
         const done = await anonymise(from, to, options);
         if (report !== undefined)

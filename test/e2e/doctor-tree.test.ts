@@ -20,11 +20,12 @@ lab-podman-image >/dev/null
 podman run -d --name c1 -v /tmp/l:/lab localhost/busybox /lab/queues /lab/out /lab/go >/dev/null; ready l; told
 podman container checkpoint c1 >/dev/null`));
 
-test.each(["runc", "crun"])("%s's container: the same", (runtime) =>
-  holds(`${WORDS}
+test.each(["runc", "crun"])("%s's container: the same", async (runtime) => {
+  await holds(`${WORDS}
 LAB_BIND=/tmp/l lab-runc-bundle /tmp/b /lab/queues /lab/out /lab/go
 ${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l; told
-${runtime} kill c1 KILL`));
+${runtime} kill c1 KILL`);
+});
 
 test("LXC's container: the same", () =>
   holds(`${WORDS}

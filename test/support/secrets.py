@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import tty
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,6 +52,32 @@ for n, word in enumerate(secrets("mq", 10)):
     queue = libc.msgget(4000 + n, 0o1600)
     if libc.msgsnd(queue, ctypes.c_char_p((1).to_bytes(8, "little") + word.encode()), len(word), 0) != 0:
         raise OSError(ctypes.get_errno(), "msgsnd")
+for n, word in enumerate(secrets("fifo", 10)):
+    os.mkfifo(f"/tmp/fifo{n}")
+    keep.append(os.open(f"/tmp/fifo{n}", os.O_RDWR))
+    os.write(keep[-1], word.encode())
+for word in secrets("tty", 10):
+    ends = os.openpty()
+    tty.setraw(ends[1])
+    os.write(ends[0], word.encode())
+    keep.append(ends)
+for n, word in enumerate(secrets("symlink", 10)):
+    os.symlink(word, f"/tmp/link{n}")
+for word, note in zip(secrets("rootfs", 10), secrets("xattr", 10)):
+    with open(f"/{word}", "w") as out:
+        out.write(word)
+    os.setxattr(f"/{word}", "user.note", note.encode())
+small = (ctypes.c_long * 8)(0, 2, 16)
+for n, word in enumerate(secrets("posixmq", 10)):
+    queue = libc.mq_open(f"/{n}".encode(), os.O_CREAT | os.O_RDWR, 0o600, small)
+    if queue < 0 or libc.mq_send(queue, word.encode(), len(word), 0) != 0:
+        raise OSError(ctypes.get_errno(), "mq_send")
+for word in secrets("mqname", 5):
+    if libc.mq_open(f"/{word}".encode(), os.O_CREAT | os.O_RDWR, 0o600, small) < 0:
+        raise OSError(ctypes.get_errno(), "mq_open")
+# Both ends have the container's own address.
+server = socket.create_server((socket.gethostbyname(socket.gethostname()), 0))
+keep.append((socket.create_connection(server.getsockname()), server.accept()))
 barrier = threading.Barrier(11)
 
 
