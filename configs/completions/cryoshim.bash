@@ -22,11 +22,11 @@ _cryoshim() {
 		;;
 	crit)
 		if [ "$COMP_CWORD" -eq 2 ]; then
-			mapfile -t COMPREPLY < <(compgen -W "decode encode show info x search mem diff export anonymise --help" -- "$cur")
+			mapfile -t COMPREPLY < <(compgen -W "decode encode show info x search mem diff export list anonymise --help" -- "$cur")
 		elif [ "${COMP_WORDS[2]}" = x ] && [ "$COMP_CWORD" -eq 4 ]; then
 			mapfile -t COMPREPLY < <(compgen -W "ps fds mems rss sk tree" -- "$cur")
 		elif [[ $cur == -* ]]; then
-			mapfile -t COMPREPLY < <(compgen -W "--pretty --nopl --in --out --regex --hex --pid --limit --pages --seed --keep --report --env --json --help" -- "$cur")
+			mapfile -t COMPREPLY < <(compgen -W "--pretty --nopl --in --out --regex --hex --pid --limit --pages --seed --keep --ids --report --env --json --help" -- "$cur")
 		fi
 		;;
 	completion) mapfile -t COMPREPLY < <(compgen -W "bash zsh fish" -- "$cur") ;;

@@ -5,18 +5,20 @@ import {
   closeSync,
   createReadStream,
   createWriteStream,
+  fstatSync,
   ftruncateSync,
   lstatSync,
   mkdtempSync,
   openSync,
   readdirSync,
+  readSync,
   renameSync,
   rmSync,
   unlinkSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { Duplex, PassThrough, type Writable } from "node:stream";
+import { Duplex, type Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { createGzip } from "node:zlib";
 import { pack } from "tar-stream";
@@ -74,18 +76,61 @@ const zstd = (): { through: Duplex; ended: Promise<void> } => {
   return { through, ended };
 };
 
-const packAll = async (from: string, names: readonly string[], packing: Packing, to: Writable): Promise<void> => {
+/** As podman and Kubernetes have it: images in a directory of their own, what runtimes add beside it. */
+const inArchive = (name: string, names: readonly string[]): string =>
+  /\.(img|json)$|^cryoshim\.log$/.test(name) && names.includes("spec.dump") ? `checkpoint/${name}` : name;
+
+const BLOCK = 512;
+/** A tar's header of a file. */
+const tarHeader = async (name: string, size: number): Promise<Buffer> => {
+  const tar = pack();
+  tar.entry({ name, size, mode: 0o600, mtime: new Date(0) });
+  for await (const block of tar) return block as Buffer;
+  throw new Error("no header was made");
+};
+
+/** Into a file, where what is only zeros takes neither time nor room. */
+const packPlain = async (from: string, names: readonly string[], to: string): Promise<void> => {
+  const out = openFile(to);
+  const buffer = Buffer.allocUnsafe(1 << 20);
+  try {
+    for (const name of names) {
+      const fd = openSync(join(from, name), "r");
+      try {
+        const { size, blocks } = fstatSync(fd);
+        out.write(await tarHeader(inArchive(name, names), size));
+        if (blocks === 0) out.zeros(size);
+        else
+          for (let left = size; left > 0; ) {
+            const got = readSync(fd, buffer, 0, Math.min(left, buffer.length), null);
+            if (got === 0) throw new Error(`${name} became shorter`);
+            out.write(buffer.subarray(0, got));
+            left -= got;
+          }
+        out.zeros(-size & (BLOCK - 1));
+      } finally {
+        closeSync(fd);
+      }
+    }
+    out.zeros(2 * BLOCK);
+  } finally {
+    out.end();
+  }
+};
+
+const packAll = async (
+  from: string,
+  names: readonly string[],
+  packing: "gzip" | "zstd",
+  to: Writable,
+): Promise<void> => {
   const tar = pack();
   const program = packing === "zstd" ? zstd() : undefined;
-  const through = program?.through ?? (packing === "gzip" ? createGzip({ level: 1 }) : new PassThrough());
-  const ends = pipeline(tar, through, to);
+  const ends = pipeline(tar, program?.through ?? createGzip({ level: 1 }), to);
   const add = async (): Promise<void> => {
     for (const name of names) {
       const path = join(from, name);
-      // As podman and Kubernetes have it: images in a directory of their own, what runtimes add beside it.
-      const inside =
-        /\.(img|json)$|^cryoshim\.log$/.test(name) && names.includes("spec.dump") ? `checkpoint/${name}` : name;
-      const header = { name: inside, size: lstatSync(path).size, mode: 0o600, mtime: new Date(0) };
+      const header = { name: inArchive(name, names), size: lstatSync(path).size, mode: 0o600, mtime: new Date(0) };
       await pipeline(createReadStream(path), tar.entry(header));
     }
     tar.finalize();
@@ -140,7 +185,8 @@ export const withOutput = async (
     if (packing !== "directory") {
       made = `${scratch}.archive`;
       const names = readdirSync(scratch).sort();
-      await packAll(scratch, names, packing, createWriteStream(made, { flags: "wx", mode: 0o600 }));
+      if (packing === "tar") await packPlain(scratch, names, made);
+      else await packAll(scratch, names, packing, createWriteStream(made, { flags: "wx", mode: 0o600 }));
     }
     if (isThere(path)) throw refuse(path, "somebody has made it meanwhile");
     renameSync(made, path);

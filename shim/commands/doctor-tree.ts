@@ -37,6 +37,7 @@ const LINKS: readonly [link: RegExp, kind: Kind][] = [
   [/^anon_inode:\[io_uring\]$/, refused("io_uring", "run the program without io_uring")],
   [/^anon_inode:\[userfaultfd\]$/, refused("userfaultfd")],
   [/^anon_inode:bpf-prog$/, refused("BPF program")],
+  [/^anon_inode:bpf-map$/, refused("BPF map", "close it, or use a CRIU that was built with libbpf")],
   [/^anon_inode:bpf.link$/, refused("BPF link")],
   [/^anon_inode:\[perf_event\]$/, refused("performance counter")],
   [/^anon_inode:\[landlock-ruleset\]$/, refused("Landlock ruleset")],

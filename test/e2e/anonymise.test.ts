@@ -142,3 +142,67 @@ test("CRIU's own crit decodes the copy: the same images, entries, tasks, mapping
   for (const name of Object.keys(before).filter((each) => /^mm-/.test(each)))
     expect(entries(after, name)[0]!.vmas, name).toEqual(entries(before, name)[0]!.vmas);
 });
+
+test("a network namespace that CRIU saves: interfaces, addresses, routes, rules, filters", async () => {
+  const words = secrets("netns", 4);
+  const [table, chain, link, host] = words as [string, string, string, string];
+  const said = await holds(
+    `cat >net <<'END'
+set -e
+ip link set lo up; ip link add ${link} type veth peer name peer0; ip link set ${link} address ${MAC} up; ip link set peer0 up
+ip address add ${IP}/24 dev ${link}; ip -6 address add fd5a:c371::c9/64 dev ${link} nodad
+ip route add 10.92.0.0/16 via 10.88.37.77; ip rule add from ${IP} table 77
+iptables-legacy -N ${chain}; iptables-legacy -A ${chain} -s ${IP} -i ${link} -j ACCEPT || true
+nft add table inet ${table}; nft "add chain inet ${table} ${chain}"; nft "add rule inet ${table} ${chain} ip saddr ${IP} counter drop"
+hostname ${host}
+touch ready; exec sleep 1000
+END
+    setsid unshare --net --uts sh net </dev/null >log 2>&1 & pid=$!
+    (until_true test -e ready) || { cat log; exit 1; }
+    mkdir i; criu dump -t $pid -D /tmp/i -o dump.log -v4 --shell-job || { grep Error i/dump.log; exit 1; }
+    cryoshim crit anonymise i o >report
+    for each in i o; do
+      echo "== $each"; (cd $each; ls; grep -aliE '${words.join("|")}|${IP}|fd5a:c371' * || true)
+      cryoshim show $each | wc -l
+    done`,
+  );
+  const [, before, after] = said.split(/^== .$/m).map((part) => part.trim().split("\n"));
+  const files = (lines: string[] | undefined): string[] =>
+    (lines ?? []).filter((line) => /\.(img|log|json)$|^stats/.test(line));
+  // Each name is listed once, and once more where a secret is found.
+  const twice = (lines: string[]): string[] => lines.filter((line, at) => lines.indexOf(line) !== at);
+  expect(twice(files(before))).toEqual(expect.arrayContaining(["dump.log"]));
+  for (const name of [/^netdev-/, /^nftables-/, /^utsns-/])
+    expect(
+      twice(files(before)).some((each) => name.test(each)),
+      String(name),
+    ).toBe(true);
+  expect(twice(files(after))).toEqual([]);
+  expect(files(after)).toEqual([...new Set(files(before))]);
+  expect(after!.at(-1)).toBe(before!.at(-1));
+});
+
+test.each(["runc", "crun"])(
+  "what %s checkpoints can be anonymised, and shows as many tasks, files and pages",
+  async (runtime) => {
+    await holds(`
+mkdir -p l i; LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "$counter"
+${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; counting l
+${runtime} checkpoint --image-path /tmp/i --work-path /tmp/i c1
+cryoshim crit anonymise i o >report
+for each in i o; do
+  for what in ps fds mems; do cryoshim crit x $each $what | wc -l; done
+done >counts
+[ "$(head -3 counts)" = "$(tail -3 counts)" ]; [ "$(head -1 counts)" -gt 1 ]
+grep -q "/lab" i/dump.log; ! grep "/lab" o/dump.log; grep -q "Dumping finished successfully" o/dump.log`);
+  },
+);
+
+test("what LXC checkpoints can be anonymised", async () => {
+  await holds(`
+lab-lxc-create c1 sh /lab/counter
+l=/var/lib/lxc/c1/rootfs/lab; mkdir -p $l d; echo "$counter" >$l/counter
+lxc-start -d -n c1; counting $l
+lxc-checkpoint -n c1 -D /tmp/d -s; cryoshim crit anonymise d o >report
+[ "$(cryoshim crit x d ps | wc -l)" = "$(cryoshim crit x o ps | wc -l)" ]`);
+});

@@ -104,6 +104,13 @@ static int bpf_program(void)
 	return (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
 }
 
+static int bpf_map(void)
+{
+	union bpf_attr attr = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8, .max_entries = 1 };
+
+	return (int)syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
+}
+
 static int perf_event(void)
 {
 	struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_TASK_CLOCK };
@@ -298,6 +305,7 @@ static const struct {
 	{ "userfaultfd", userfault },
 	{ "memfd_secret", secret },
 	{ "bpf-program", bpf_program },
+	{ "bpf-map", bpf_map },
 	{ "perf-event", perf_event },
 	{ "vsock", vsock },
 	{ "ping-socket", ping },
