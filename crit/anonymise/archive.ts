@@ -54,7 +54,8 @@ export const anonymiseArchive = async (fd: number, name: string, to: Writable, w
   const gzipped = name.endsWith(".gz.img");
   const members = extract();
   const copy = pack();
-  const source = createReadStream("", { fd, start: 0, autoClose: false });
+  // Opened anew: a stream that is destroyed closes its descriptor, and this one is not ours.
+  const source = createReadStream(`/proc/self/fd/${fd}`);
   const reads = gzipped ? pipeline(source, createGunzip(), members) : pipeline(source, members);
   const writes = gzipped ? pipeline(copy, createGzip({ level: 1 }), to) : pipeline(copy, to);
   const rewrite = async (): Promise<void> => {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One image: its messages by the rules, zeros for what follows them.
 import { frameMessage, magicsOf } from "../frame.js";
-import { bytesSource } from "../io.js";
+import type { Source } from "../io.js";
 import { KINDS } from "../kinds.js";
 import { streamImage } from "../stream.js";
 import { anonymiseMessage, type Work } from "./message.js";
@@ -13,8 +13,8 @@ export interface Out {
 }
 
 /** Throws ERR_IMAGE naming file and offset. */
-export const anonymiseImage = (bytes: Uint8Array, name: string, out: Out, work: Work): void => {
-  const image = streamImage(bytesSource(bytes), name);
+export const anonymiseImage = (source: Source, name: string, out: Out, work: Work): void => {
+  const image = streamImage(source, name);
   const kind = KINDS[image.kind];
   out.write(magicsOf(kind));
   for (const { schema, message, payload } of image.entries) {

@@ -3,6 +3,7 @@
 import { writeSync } from "node:fs";
 import { CryoshimError } from "../../shim/error.js";
 import { visitCheckpoint } from "../checkpoint.js";
+import { bytesSource, fdSource } from "../io.js";
 import { packingOf } from "../members.js";
 import { Alias } from "./alias.js";
 import { anonymiseArchive } from "./archive.js";
@@ -38,8 +39,10 @@ export interface Report {
   files: FileReport[];
 }
 
-/** Images are put together in memory. */
-const MAX_IMAGE = 256 << 20;
+/** Larger images are read entry by entry from a file. */
+const IN_MEMORY = 4 << 20;
+/** What is not an image, and is rewritten as a whole. */
+const MAX_WHOLE = 16 << 20;
 
 /** Files that are rewritten as a whole. */
 const WHOLE: Record<"netlink" | "iptables" | "nftables" | "json", (bytes: Buffer, name: string, work: Work) => Buffer> =
@@ -61,7 +64,7 @@ const writeAll = (fd: number, bytes: Uint8Array): void => {
 const tooLarge = (name: string, size: number): CryoshimError =>
   new CryoshimError("ERR_CHECKPOINT", {
     what: `cannot anonymise \`${name}\``,
-    why: `it has ${size} bytes, more than ${MAX_IMAGE >> 20} MiB`,
+    why: `it has ${size} bytes, more than ${MAX_WHOLE >> 20} MiB`,
   });
 
 /** Writes an anonymised copy of a checkpoint. Throws CryoshimError; then nothing is written. */
@@ -102,12 +105,13 @@ export const anonymise = async (from: string, to: string, options: AnonymiseOpti
       }
       if (fate === "archive") {
         // Read at the end: an archive in an archive cannot be unpacked piece by piece where pieces are handed out.
-        const fd = output.secret();
+        const secret = output.secret();
         archives.push(async () => {
-          await anonymiseArchive(fd, name, output.stream(name), work);
+          await anonymiseArchive(secret.fd, name, output.stream(name), work);
+          secret.close();
           told();
         });
-        return { piece: (bytes) => writeAll(fd, bytes) };
+        return { piece: (bytes) => writeAll(secret.fd, bytes) };
       }
       if (fate === "log") {
         const out = output.file(name);
@@ -121,14 +125,27 @@ export const anonymise = async (from: string, to: string, options: AnonymiseOpti
           },
         };
       }
-      if (size > MAX_IMAGE) throw tooLarge(name, size);
+      if (fate === "rules" && size > IN_MEMORY) {
+        const secret = output.secret();
+        return {
+          piece: (bytes) => writeAll(secret.fd, bytes),
+          end: () => {
+            const out = output.file(name);
+            anonymiseImage(fdSource(secret.fd, { from: 0, size }), name, out, work);
+            out.end();
+            secret.close();
+            told();
+          },
+        };
+      }
+      if (size > MAX_WHOLE) throw tooLarge(name, size);
       const pieces: Buffer[] = [];
       return {
         piece: (bytes) => pieces.push(Buffer.from(bytes)),
         end: () => {
           const bytes = Buffer.concat(pieces);
           const out = output.file(name);
-          if (fate === "rules") anonymiseImage(bytes, name, out, work);
+          if (fate === "rules") anonymiseImage(bytesSource(bytes), name, out, work);
           else out.write(WHOLE[fate](bytes, name, work));
           out.end();
           told();

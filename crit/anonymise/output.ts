@@ -54,11 +54,17 @@ const openFile = (path: string): OutFile => {
   };
 };
 
-/** A file that nobody else can open, and that is gone when it is closed. */
-const openSecret = (path: string): number => {
+const openSecret = (path: string): Secret => {
   const fd = openSync(path, "wx+", 0o600);
   unlinkSync(path);
-  return fd;
+  let open = true;
+  return {
+    fd,
+    close() {
+      if (open) closeSync(fd);
+      open = false;
+    },
+  };
 };
 
 /** By the program, as reading does before Node 22.15. `ended`: it has packed all. */
@@ -138,6 +144,10 @@ const packAll = async (
   await Promise.all([program?.ended, ends, add().catch((error: Error) => tar.destroy(error))]);
 };
 
+interface Secret {
+  fd: number;
+  close(): void;
+}
 interface OutFile extends Out {
   end(): void;
 }
@@ -146,8 +156,8 @@ export interface Output {
   file(name: string): OutFile;
   /** The same as a stream. */
   stream(name: string): Writable;
-  /** A descriptor for what must not be seen: of a file without a name, closed at the end. */
-  secret(): number;
+  /** For what must not be seen: a file without a name, gone when it is closed, or at the end. */
+  secret(): Secret;
 }
 
 const isThere = (path: string): boolean => lstatSync(path, { throwIfNoEntry: false }) !== undefined;
@@ -175,9 +185,9 @@ export const withOutput = async (
       },
       stream: (name) => createWriteStream(join(scratch, name), { flags: "wx", mode: 0o600 }),
       secret() {
-        const fd = openSecret(join(scratch, ".secret"));
-        ends.push(() => closeSync(fd));
-        return fd;
+        const secret = openSecret(join(scratch, ".secret"));
+        ends.push(secret.close);
+        return secret;
       },
     });
     for (const end of ends.splice(0)) end();

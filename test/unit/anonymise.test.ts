@@ -20,7 +20,7 @@ import { Alias } from "../../crit/anonymise/alias.js";
 import { anonymise } from "../../crit/anonymise/index.js";
 import { ruleOf } from "../../crit/anonymise/message.js";
 import { RULES } from "../../crit/anonymise/rules.js";
-import { openCheckpoint } from "../../crit/checkpoint.js";
+import { openCheckpoint, readFiles } from "../../crit/checkpoint.js";
 import { decodeImage, encodeImage, KINDS, type KindName } from "../../crit/image.js";
 import type { Kind } from "../../crit/kind.js";
 import { packingOf } from "../../crit/members.js";
@@ -122,6 +122,15 @@ test("names of files go, contents of pipes become zeros, unknown fields and file
   expect(JSON.stringify(report)).not.toContain("secret");
   const fields = report.files.find(({ name }) => name === "files.img")?.fields;
   expect(fields?.["file_entry field 99"]).toEqual({ rule: "drop", count: 1 });
+});
+
+test("a large image is rewritten as a small one is", async () => {
+  put({ "ghost-file-1.img": image("GHOST_FILE", { uid: 1, gid: 1, mode: 0o600 }, Buffer.alloc(20 << 20, "secret")) });
+  await run();
+  const path = join(dir, "out", "ghost-file-1.img");
+  expect(statSync(path)).toMatchObject({ size: statSync(join(dir, "in", "ghost-file-1.img")).size });
+  expect(readFileSync(path).includes("secret")).toBe(false);
+  expect(out("ghost-file-1.img")).toMatchObject({ uid: 1, gid: 1, mode: 0o600 });
 });
 
 test("what is asked for is kept", async () => {
@@ -366,4 +375,60 @@ test("numbers of users and groups stay, or are replaced where that is asked for;
   rmSync(join(dir, "out"), { recursive: true });
   await run({ seed: "a", ids: true });
   expect(owner()).toMatchObject({ uid: alias.id(1000), euid: 0 });
+});
+
+test("archives as CRI-O and containerd make them for Kubernetes: images beside what they add, names of pods replaced", async () => {
+  const rootfs = pack();
+  rootfs.entry({ name: "srv/secret" }, "secret");
+  rootfs.finalize();
+  const annotations = {
+    "io.kubernetes.pod.name": "secret-0",
+    "io.kubernetes.pod.namespace": "secret",
+    "io.kubernetes.container.name": "secret",
+    "io.kubernetes.cri-o.Labels": '{"app":"secret"}',
+  };
+  const [from, to] = [join(dir, "checkpoint-secret.tar"), join(dir, "out.tar")];
+  await packed(
+    from,
+    [
+      INVENTORY,
+      ["checkpoint/files.img", image("FILES", reg("/srv/secret"))],
+      ["checkpoint/descriptors.json", '["/dev/null","/srv/secret"]'],
+      ["spec.dump", JSON.stringify({ hostname: "secret-0", annotations, process: { env: ["TOKEN=secret"] } })],
+      ["config.dump", JSON.stringify({ id: "secret", rootfsImageName: "registry/secret:1", runtime: "runc" })],
+      ["bind.mounts", '[{"destination":"/etc/secret","is_dir":true}]'],
+      ["rootfs-diff.tar", await buffer(rootfs)],
+      ["dump.log", "(00.000001) Dumping /srv/secret\n"],
+      ["stats-dump", encodeImage({ kind: "STATS", entries: [{ message: {} }] })],
+      ["io.kubernetes.cri-o.LogPath", "/var/log/pods/secret/0.log"],
+      ["container.log", "secret"],
+      ["status", '{"Message":"secret"}'],
+    ],
+    false,
+  );
+  const report = await anonymise(from, to);
+  const names: string[] = [];
+  const reader = extract();
+  reader.end(readFileSync(to));
+  for await (const member of reader) {
+    names.push(member.header.name);
+    member.resume();
+  }
+  expect(names.sort()).toEqual([
+    "bind.mounts",
+    "checkpoint/descriptors.json",
+    "checkpoint/files.img",
+    "checkpoint/inventory.img",
+    "config.dump",
+    "dump.log",
+    "rootfs-diff.tar",
+    "spec.dump",
+    "stats-dump",
+  ]);
+  expect(readFileSync(to).includes("secret")).toBe(false);
+  expect(JSON.stringify(report)).not.toContain("secret");
+  const spec = JSON.parse((await readFiles(to, (name) => name === "spec.dump")).files.get("spec.dump")!.toString());
+  expect(Object.keys(spec.annotations)).toEqual(Object.keys(annotations).slice(0, 3));
+  // A host's name is its pod's.
+  expect(spec.annotations["io.kubernetes.pod.name"]).toBe(spec.hostname);
 });
