@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -234,28 +233,6 @@ static napi_value peer_pid(napi_env env, napi_callback_info info)
 	return make_int(env, cred.pid);
 }
 
-/* socketProtocol(path): string: the xattr that sockfs gives each socket (net/socket.c), by a link of /proc/PID/fd */
-static napi_value socket_protocol(napi_env env, napi_callback_info info)
-{
-	char path[64], name[64];
-	napi_value args[1], out;
-	size_t len;
-	ssize_t got;
-
-	if (!get_args(env, info, 1, args))
-		return NULL;
-	if (napi_get_value_string_utf8(env, args[0], path, sizeof(path), &len) != napi_ok) {
-		napi_throw_type_error(env, "ERR_ARGS", "a path was expected");
-		return NULL;
-	}
-	got = getxattr(path, "system.sockprotoname", name, sizeof(name));
-	if (got < 0)
-		return throw_errno(env, errno, "getxattr");
-	if (napi_create_string_utf8(env, name, strnlen(name, (size_t)got), &out) != napi_ok)
-		return NULL;
-	return out;
-}
-
 /* pidfdOpen(pid): number */
 static napi_value pidfd_open_(napi_env env, napi_callback_info info)
 {
@@ -408,7 +385,6 @@ NAPI_MODULE_INIT()
 #define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_enumerable, NULL }
 		VERB("seqpacketPair", seqpacket_pair), VERB("sendMessage", send_message),
 		VERB("receiveMessage", receive_message), VERB("peerPid", peer_pid),
-		VERB("socketProtocol", socket_protocol),
 		VERB("pidfdOpen", pidfd_open_),	VERB("pidfdGetfd", pidfd_getfd_), VERB("memfd", memfd),
 		VERB("watchReadable", watch_readable), VERB("unwatch", unwatch),
 		VERB("bpf", bpf_call), VERB("mountBpffs", mount_bpffs),
@@ -416,7 +392,7 @@ NAPI_MODULE_INIT()
 	};
 
 	if (napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) != napi_ok ||
-	    !mqueue_register(env, exports))
+	    !mqueue_register(env, exports) || !socket_register(env, exports))
 		return NULL;
 	return surgeon_register(env, exports);
 }

@@ -30,4 +30,7 @@ napi_value mount_bpffs(napi_env env, napi_callback_info info);
 /* POSIX message queues (addon_mqueue.c). */
 bool mqueue_register(napi_env env, napi_value exports);
 
+/* Sockets of other processes (addon_socket.c). */
+bool socket_register(napi_env env, napi_value exports);
+
 #endif

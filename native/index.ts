@@ -19,6 +19,9 @@ interface Addon {
   receiveMessage(fd: number, max: number, peek: boolean): SocketMessage | undefined;
   peerPid(fd: number): number;
   socketProtocol(path: string): string;
+  getSocketOption(fd: number, level: number, name: number): number;
+  setSocketOption(fd: number, level: number, name: number, value: number): void;
+  sendTo(fd: number, flags: number, address: Uint8Array, control: Uint8Array, data: Uint8Array): void;
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, fd: number): number;
   memfd(name: string): number;
@@ -88,7 +91,7 @@ export const socketProtocol = (link: string): string => addon.socketProtocol(lin
 export const closeFd = (fd: number): void => closeSync(fd);
 
 /** Path of a native artefact that lies beside the addon. */
-export const artefact = (name: "criu" | "engine-plugin.so" | "lock.bpf.o" | "xray.bpf.o"): string => {
+export const artefact = (name: "criu" | "engine-plugin.so" | `${"lock" | "xray" | "cork" | "pages"}.bpf.o`): string => {
   const path = (createRequire(here)("node-gyp-build") as { path(dir: string): string }).path(packageRoot);
   return join(dirname(path), name);
 };

@@ -16,11 +16,19 @@
 typedef __u16 u16;
 typedef __u32 u32;
 typedef __s32 s32;
+typedef __s16 s16;
 typedef __u64 u64;
 typedef __u8 u8;
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel;
+
+#define container_of(ptr, type, member) \
+	((type *)((char *)(ptr) - __builtin_preserve_field_info(((type *)0)->member, 0 /* byte offset */)))
+#define READ(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
+#define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1 /* size */)
+#define HAS(field) __builtin_preserve_field_info(field, 2 /* exists */)
+static long (*const bpf_loop)(u32 rounds, void *callback, void *context, u64 flags) = (void *)BPF_FUNC_loop;
 
 struct file;
 struct task_struct;

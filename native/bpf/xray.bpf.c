@@ -7,15 +7,8 @@
  */
 #include "bpf.h"
 
-#define container_of(ptr, type, member) \
-	((type *)((char *)(ptr) - __builtin_preserve_field_info(((type *)0)->member, 0 /* byte offset */)))
-
 static u64 (*const bpf_get_current_task)(void) = (void *)BPF_FUNC_get_current_task;
 static long (*const bpf_seq_write)(void *seq, const void *data, u32 len) = (void *)BPF_FUNC_seq_write;
-
-static long (*const bpf_loop)(u32 rounds, void *callback, void *context, u64 flags) = (void *)BPF_FUNC_loop;
-
-#define READ(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
 
 struct super_block {
 	unsigned long s_magic;
@@ -27,6 +20,8 @@ struct inode {
 	unsigned long i_ino;
 	struct super_block *i_sb;
 } __core;
+
+#include "socket.h"
 
 struct vfsmount;
 struct mnt_namespace;
@@ -79,8 +74,6 @@ struct bpf_iter_meta {
 	void *seq;
 } __core;
 
-#define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1 /* size */)
-
 /* A process or thread as whoever reads numbers it; 0: not seen from there. */
 static __attribute__((always_inline)) s32 number_of(struct pid *pid)
 {
@@ -109,7 +102,7 @@ enum { S_IFMT_ = 0170000, S_IFREG_ = 0100000 };
 #define MQUEUE_MAGIC 0x19800202
 
 /* shim/xray/find.ts has the same. */
-enum kind { MQUEUE = 1, DETACHED = 2 };
+enum kind { MQUEUE = 1, DETACHED = 2, CORKED = 3 };
 
 struct found {
 	u32 kind;
@@ -142,7 +135,9 @@ int find(struct bpf_iter__task_file *ctx)
 	struct task_struct *task = ctx->task;
 	struct mnt_namespace *ns = 0;
 	struct found f = { 0 };
+	u32 pending = 0, corked = 0;
 	struct inode *inode;
+	struct sock *sk;
 	struct mount *mnt;
 
 	if (!file || !task)
@@ -151,7 +146,11 @@ int find(struct bpf_iter__task_file *ctx)
 	mnt = container_of(file->f_path.mnt, struct mount, mnt);
 	READ(ns, mnt->mnt_ns);
 	f.mode = inode->i_mode;
-	f.kind = kind_of(inode->i_sb, ns, f.mode);
+	sk = udp_socket(inode, f.mode);
+	if (sk)
+		f.kind = is_corked(sk, &pending, &corked) ? CORKED : 0;
+	else
+		f.kind = kind_of(inode->i_sb, ns, f.mode);
 	if (!f.kind)
 		return 0;
 	READ(f.mnt_id, mnt->mnt_id);
@@ -212,18 +211,6 @@ struct sigevent {
 	int sigev_notify;
 } __core;
 
-struct sk_buff {
-	unsigned char *data;
-} __core;
-
-struct socket {
-	struct file *file;
-} __core;
-
-struct sock {
-	struct socket *sk_socket;
-} __core;
-
 struct mqueue_inode_info {
 	struct inode vfs_inode;
 	struct rb_node *msg_tree_rightmost;
@@ -278,7 +265,6 @@ struct {
 	__type(value, struct cursor);
 } cursor SEC(".maps");
 
-#define PAGE 4096
 #define STEPS (1 << 20)
 /* The kernel's buffer for one file is 8 pages; what is written beyond it fails the pass. */
 #define BUDGET (6 * PAGE)

@@ -146,10 +146,15 @@ const mapOf = (btf: Buffer, all: readonly BtfType[], name: string) => {
     const member = struct.at + 12 + i * 12;
     const field = cString(btf, names + btf.readUInt32LE(member));
     const pointed = at(btf.readUInt32LE(member + 4)).value;
-    values[field] = field === "key" || field === "value" ? size(pointed) : btf.readUInt32LE(at(pointed).at + 20);
+    const typed = field === "key" || field === "value";
+    values[field] = typed ? size(pointed) : btf.readUInt32LE(at(pointed).at + 20);
+    if (typed) values[`${field}Type`] = pointed;
   }
   return values;
 };
+
+/** BPF_MAP_TYPE_SK_STORAGE */
+const SK_STORAGE = 24;
 
 const VMLINUX = "/sys/kernel/btf/vmlinux";
 const CACHE = "/run/cryoshim/btf-ids";
@@ -239,8 +244,10 @@ export const loadObject = (elf: Buffer, kinds: Readonly<Record<string, ProgramKi
   for (const { name, section } of symbols) {
     if (section !== mapsSection || name === "") continue;
     const map = mapOf(btf, all, name);
-    const attr = { 0: map.type!, 4: map.key!, 8: map.value!, 12: map.max_entries!, 16: map.map_flags ?? 0 };
-    maps[name] = bpf(CMD.mapCreate, { ...attr, 28: Buffer.from(name.slice(0, 15)), inline: [28] });
+    // Storage of sockets is the only kind here whose types the kernel must know.
+    const types = map.type === SK_STORAGE ? { 48: btfFd, 52: map.keyType!, 56: map.valueType! } : {};
+    const attr = { 0: map.type!, 4: map.key!, 8: map.value!, 12: map.max_entries ?? 0, 16: map.map_flags ?? 0 };
+    maps[name] = bpf(CMD.mapCreate, { ...attr, ...types, 28: Buffer.from(name.slice(0, 15)), inline: [28] });
   }
   const textIndex = sections.findIndex(({ name }) => name === ".text");
   const programs: Record<string, number> = {};

@@ -69,7 +69,9 @@ test("the addon, the launcher, the plugin and the BPF programs are there", () =>
     "755 criu",
     "755 cryoshim.node",
     "755 engine-plugin.so",
+    "644 cork.bpf.o",
     "644 lock.bpf.o",
+    "644 pages.bpf.o",
     "644 xray.bpf.o",
   ]);
 });

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Sockets of other processes: what they are, and what waits in them. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <node_api.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/xattr.h>
+
+#include "addon.h"
+
+/* socketProtocol(path): string: the xattr that sockfs gives each socket (net/socket.c), by a link of /proc/PID/fd */
+static napi_value socket_protocol(napi_env env, napi_callback_info info)
+{
+	char path[64], name[64];
+	napi_value args[1], out;
+	size_t len;
+	ssize_t got;
+
+	if (!get_args(env, info, 1, args))
+		return NULL;
+	if (napi_get_value_string_utf8(env, args[0], path, sizeof(path), &len) != napi_ok) {
+		napi_throw_type_error(env, "ERR_ARGS", "a path was expected");
+		return NULL;
+	}
+	got = getxattr(path, "system.sockprotoname", name, sizeof(name));
+	if (got < 0)
+		return throw_errno(env, errno, "getxattr");
+	if (napi_create_string_utf8(env, name, strnlen(name, (size_t)got), &out) != napi_ok)
+		return NULL;
+	return out;
+}
+
+/* getSocketOption(fd, level, name): number */
+static napi_value get_socket_option(napi_env env, napi_callback_info info)
+{
+	int32_t fd, level, name;
+	int value = 0;
+	socklen_t len = sizeof(value);
+	napi_value args[3], out;
+
+	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &level) ||
+	    !get_int(env, args[2], &name))
+		return NULL;
+	if (getsockopt(fd, level, name, &value, &len))
+		return throw_errno(env, errno, "getsockopt");
+	if (napi_create_int32(env, value, &out) != napi_ok)
+		return NULL;
+	return out;
+}
+
+/* setSocketOption(fd, level, name, value) */
+static napi_value set_socket_option(napi_env env, napi_callback_info info)
+{
+	int32_t fd, level, name, value;
+	napi_value args[4];
+
+	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &level) ||
+	    !get_int(env, args[2], &name) || !get_int(env, args[3], &value))
+		return NULL;
+	if (setsockopt(fd, level, name, &value, sizeof(value)))
+		return throw_errno(env, errno, "setsockopt");
+	return NULL;
+}
+
+static bool get_bytes(napi_env env, napi_value value, void **data, size_t *len)
+{
+	napi_typedarray_type type;
+	napi_value buffer;
+	size_t offset;
+
+	if (napi_get_typedarray_info(env, value, &type, len, data, &buffer, &offset) == napi_ok &&
+	    type == napi_uint8_array)
+		return true;
+	napi_throw_type_error(env, "ERR_ARGS", "bytes were expected");
+	return false;
+}
+
+/* sendTo(fd, flags, address, control, data): sendmsg(2) with a sockaddr and control messages as the kernel has them */
+static napi_value send_to(napi_env env, napi_callback_info info)
+{
+	struct msghdr msg = { 0 };
+	struct iovec iov = { 0 };
+	int32_t fd, flags;
+	size_t name_len;
+	napi_value args[5];
+	ssize_t sent;
+
+	if (!get_args(env, info, 5, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &flags) ||
+	    !get_bytes(env, args[2], &msg.msg_name, &name_len) ||
+	    !get_bytes(env, args[3], &msg.msg_control, &msg.msg_controllen) ||
+	    !get_bytes(env, args[4], &iov.iov_base, &iov.iov_len))
+		return NULL;
+	msg.msg_namelen = (socklen_t)name_len;
+	msg.msg_iov = &iov;
+	msg.msg_iovlen = 1;
+	sent = sendmsg(fd, &msg, flags | MSG_NOSIGNAL);
+	if (sent < 0)
+		return throw_errno(env, errno, "sendmsg");
+	if ((size_t)sent != iov.iov_len)
+		return throw_errno(env, EMSGSIZE, "sendmsg");
+	return NULL;
+}
+
+bool socket_register(napi_env env, napi_value exports)
+{
+	const napi_property_descriptor verbs[] = {
+		{ "socketProtocol", NULL, socket_protocol, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "getSocketOption", NULL, get_socket_option, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "setSocketOption", NULL, set_socket_option, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "sendTo", NULL, send_to, NULL, NULL, NULL, napi_enumerable, NULL },
+	};
+
+	return napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) == napi_ok;
+}
