@@ -3,7 +3,7 @@
 import { common, type Kind, roundUp, service } from "./kind.js";
 import type { Message } from "./message.js";
 import { cgroupKind } from "./schema/cgroup.js";
-import { mqueue, needsKind } from "./schema/cryoshim.js";
+import { mqueue, needsKind, udpCork } from "./schema/cryoshim.js";
 import {
   bpfMap,
   bpfMapData,
@@ -170,6 +170,7 @@ export const KINDS = {
   // Ours.
   CRYOSHIM: needsKind,
   CRYOSHIM_MQUEUE: common(0x43525931, mqueue),
+  CRYOSHIM_UDP: common(0x43525932, udpCork),
 } as const satisfies Record<string, Kind>;
 
 export type KindName = keyof typeof KINDS;

@@ -388,6 +388,7 @@ NAPI_MODULE_INIT()
 		VERB("pidfdOpen", pidfd_open_),	VERB("pidfdGetfd", pidfd_getfd_), VERB("memfd", memfd),
 		VERB("watchReadable", watch_readable), VERB("unwatch", unwatch),
 		VERB("bpf", bpf_call), VERB("mountBpffs", mount_bpffs),
+		VERB("cgroupRoot", cgroup_root),
 #undef VERB
 	};
 

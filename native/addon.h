@@ -26,6 +26,7 @@ napi_value surgeon_register(napi_env env, napi_value exports);
 /* bpf(2) (addon_bpf.c). */
 napi_value bpf_call(napi_env env, napi_callback_info info);
 napi_value mount_bpffs(napi_env env, napi_callback_info info);
+napi_value cgroup_root(napi_env env, napi_callback_info info);
 
 /* POSIX message queues (addon_mqueue.c). */
 bool mqueue_register(napi_env env, napi_value exports);

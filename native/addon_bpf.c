@@ -85,3 +85,33 @@ napi_value mount_bpffs(napi_env env, napi_callback_info info)
 		return throw_errno(env, errno, "mount");
 	return NULL;
 }
+
+/* linux/mount.h, which does not go together with sys/mount.h everywhere. */
+enum { FSCONFIG_CREATE = 6, FSOPEN_CLOSE = 1, FSMOUNT_CLOSE = 1 };
+
+/* cgroupRoot(): number: the unified hierarchy from this cgroup namespace's root on, wherever it is mounted or not */
+napi_value cgroup_root(napi_env env, napi_callback_info info)
+{
+	const char *step = "fsopen";
+	int fs, mnt = -1, err;
+	napi_value out;
+
+	(void)info;
+	fs = (int)syscall(SYS_fsopen, "cgroup2", FSOPEN_CLOSE);
+	if (fs < 0)
+		return throw_errno(env, errno, step);
+	step = "fsconfig";
+	if (syscall(SYS_fsconfig, fs, FSCONFIG_CREATE, NULL, NULL, 0) == 0) {
+		step = "fsmount";
+		mnt = (int)syscall(SYS_fsmount, fs, FSMOUNT_CLOSE, 0);
+	}
+	err = errno;
+	close(fs);
+	if (mnt < 0)
+		return throw_errno(env, err, step);
+	if (napi_create_int32(env, mnt, &out) != napi_ok) {
+		close(mnt);
+		return NULL;
+	}
+	return out;
+}

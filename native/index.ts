@@ -25,6 +25,7 @@ interface Addon {
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, fd: number): number;
   memfd(name: string): number;
+  cgroupRoot(): number;
   mqueueMount(ns: number): number;
   mqueueCreate(ns: number, name: Uint8Array, mode: number, maxmsg: number, msgsize: number): number;
   mqueueSend(fd: number, data: Uint8Array, priority: number): void;

@@ -286,5 +286,11 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   cryoshim_mq_notify: { keep: "fd method signo sock_fd", name: "task", blank: "value cookie" },
   cryoshim_mq_file: { keep: "id flags" },
   cryoshim_mq_message: { keep: "priority", blank: "data" },
+  cryoshim_udp_cork: { name: "task", keep: "fd corked", inside: "datagram" },
+  cryoshim_udp_datagram: {
+    keep: "family dst_port ifindex segment tos ttl hop_limit tclass",
+    blank: "data options flow_label",
+    ip: "dst_addr src_addr",
+  },
   cryoshim_mq_wait: { keep: "address nanoseconds_left", name: "task" },
 };

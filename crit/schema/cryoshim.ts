@@ -2,7 +2,7 @@
 // Our own images, beside CRIU's and framed as they are.
 import { common } from "../kind.js";
 import { message } from "../message.js";
-import { run } from "./fields.js";
+import { optional, run } from "./fields.js";
 
 /** cryoshim.img: these images need cryoshim, and why. */
 const needs = message("cryoshim_entry", {
@@ -55,4 +55,23 @@ export const mqueue = message("cryoshim_mqueue_entry", {
   queue: [1, () => queue],
   message: [2, () => queued],
   wait: [3, () => wait],
+});
+
+/** A datagram that waits in a corked UDP socket. Addresses as CRIU has them: words as they lie in memory. */
+const datagram = message("cryoshim_udp_datagram", {
+  family: [1, "uint32", "required"],
+  data: [2, "bytes", "required"],
+  dst_addr: [3, "uint32", "repeated", "ip"],
+  src_addr: [4, "uint32", "repeated", "ip"],
+  ...optional("uint32", 5, "dst_port ifindex segment tos ttl hop_limit tclass flow_label"),
+  options: [13, "bytes"],
+});
+
+/** A corked UDP socket, by one of its descriptors. */
+export const udpCork = message("cryoshim_udp_cork", {
+  task: [1, "string", "required"],
+  fd: [2, "uint32", "required"],
+  /** UDP_CORK; otherwise it was MSG_MORE. */
+  corked: [3, "bool"],
+  datagram: [4, () => datagram],
 });

@@ -29,6 +29,7 @@ const refused = (what: string, fix = "close it before the checkpoint"): Kind => 
 const option = (what: string, name: string): Kind => ({ what, verdict: "note", says: `CRIU takes it with ${name}` });
 
 const MQUEUE: Kind = { what: "POSIX message queue", verdict: "ok", says: "carried by cryoshim (mqueue)" };
+const CORKED: Kind = { what: "corked UDP socket", verdict: "ok", says: "carried by cryoshim (udp-cork)" };
 const FOREIGN = refused("file on a mount that no process of the tree has");
 const DETACHED = refused("file on a mount that has been unmounted");
 
@@ -50,6 +51,8 @@ const LINKS: readonly [link: RegExp, kind: Kind][] = [
 
 /** The protocols whose sockets CRIU knows, in the kernel's words (/proc/protocols; include/uapi/linux families of criu/sockets.c). */
 const PROTOCOLS = /^(TCP|UDP|UDP-?Lite|RAW|PING|UNIX|UNIX-STREAM|NETLINK|PACKET)(v6)?$/i;
+
+const OF_XRAY = { mqueue: MQUEUE, corked: CORKED, detached: DETACHED } as const;
 
 const REMOTE = /^(nfs4?|cifs|smb3|ceph|9p|fuse(\..*)?)$/;
 const GHOST_LIMIT = 1 << 20;
@@ -218,7 +221,7 @@ export const examineTree = (root: number): Finding[] => {
   try {
     for (const { kind, pid, fd } of findSpecial(root)) {
       told.add(`${pid} ${fd}`);
-      found.push(finding(pid, `descriptor ${fd}`, kind === "mqueue" ? MQUEUE : DETACHED));
+      found.push(finding(pid, `descriptor ${fd}`, OF_XRAY[kind]));
     }
   } catch (error) {
     found.push({

@@ -2,7 +2,7 @@
 // Reads the datagrams that wait in corked UDP sockets, through descriptors of this process, and lets them say that they
 // are not corked. The sockets themselves are not changed.
 import { closeSync, openSync, readFileSync } from "node:fs";
-import { artefact, closeFd } from "../../native/index.js";
+import { addon, artefact, closeFd } from "../../native/index.js";
 import { bpf, CMD } from "../netlock/bpf.js";
 import { type LoadedObject, loadObject } from "../netlock/bpf-object.js";
 import { runIterator, TASK_FILE } from "./iterator.js";
@@ -42,15 +42,6 @@ const [CORK, PART, CORK_SIZE, PART_SIZE, WALK_SIZE] = [0x4b524f43, 0x54524150, 1
 // BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_CGROUP_GETSOCKOPT
 const [SOCKOPT, GETSOCKOPT] = [25, 21];
 
-/** The directory of the largest part of the unified hierarchy that is seen from here. */
-const cgroupRoot = (): string => {
-  const mounts = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
-  const roots = mounts.filter((line) => / - cgroup2 /.test(line)).map((line) => line.split(" "));
-  const [best] = roots.sort((a, b) => a[3]!.length - b[3]!.length);
-  if (best === undefined) throw new Error("no cgroup2 is mounted");
-  return best[4]!;
-};
-
 /** Loaded before the freeze, used in it. */
 export class CorkReader {
   readonly #object: LoadedObject;
@@ -68,7 +59,8 @@ export class CorkReader {
   /** All corked sockets that this process has open, by descriptor. */
   read(): Map<number, Cork> {
     const corks = new Map<number, { cork: Cork; parts: Buffer[]; have: number; want: number }>();
-    const shift = (this.#shift ??= pageShift());
+    this.#shift ??= pageShift();
+    const shift = this.#shift;
     for (let from = 0, more = true; more; ) {
       const walk = Buffer.alloc(WALK_SIZE);
       walk.writeBigUInt64LE(BigInt(from), 0);
@@ -123,11 +115,15 @@ export class CorkReader {
       key.writeInt32LE(fd);
       bpf(CMD.mapUpdate, { 0: this.#object.maps.hidden!, 8: key, 16: Buffer.alloc(4) });
     }
-    const cgroup = openSync(cgroupRoot(), "r");
+    const mount = addon.cgroupRoot();
+    // The kernel does not take a descriptor that only says where something is.
+    let cgroup: number | undefined;
     try {
+      cgroup = openSync(`/proc/self/fd/${mount}/.`, "r");
       this.#link = bpf(CMD.linkCreate, { 0: this.#object.programs.uncork!, 4: cgroup, 8: GETSOCKOPT });
     } finally {
-      closeSync(cgroup);
+      if (cgroup !== undefined) closeSync(cgroup);
+      closeSync(mount);
     }
   }
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Corked UDP sockets, read by X-ray on the real kernel.
 import { type ChildProcess, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
 import { once } from "node:events";
+import { createInterface } from "node:readline";
 import { afterEach, expect, test } from "vitest";
 import { addon, closeFd, pidfdGetfd, pidfdOpen } from "../../native/index.js";
-import { type Cork, CorkReader } from "../../shim/xray/corks.js";
+import { CorkReader } from "../../shim/xray/corks.js";
 
 const SOL_UDP = 17;
 const UDP_CORK = 1;
@@ -29,25 +31,25 @@ def cork(family=s.AF_INET, proto=0):
     one = s.socket(family, s.SOCK_DGRAM, proto); one.setsockopt(s.SOL_UDP, CORK, 1); return one
 `;
 const TAIL = `
-print(to[1], to6[1], *[each.fileno() for each in socks], flush=True)
+print(to[1], to6[1], *[each.fileno() for each in socks], *globals().get("sums", []), flush=True)
 sys.stdin.readline()
 `;
 
-const look = async (
-  script: string,
-): Promise<{ corks: (Cork | undefined)[]; mine: number[]; port: number; port6: number }> => {
+const look = async (script: string) => {
   child = spawn("unshare", ["--net", "sh", "-c", 'ip link set lo up && exec python3 -c "$0"', HEAD + script + TAIL], {
     stdio: ["pipe", "pipe", "inherit"],
   });
-  const [line] = await once(child.stdout!, "data");
-  const [port, port6, ...numbers] = String(line).trim().split(" ").map(Number);
+  const [line] = await once(createInterface({ input: child.stdout! }), "line");
+  const words = String(line).trim().split(" ");
+  const sums = words.filter((word) => word.length === 32);
+  const [port, port6, ...numbers] = words.slice(0, words.length - sums.length).map(Number);
   const pidfd = pidfdOpen(child.pid!);
   const mine = numbers.map((fd) => pidfdGetfd(pidfd, fd));
   closeFd(pidfd);
   fds.push(...mine);
   reader = new CorkReader();
   const all = reader.read();
-  return { corks: mine.map((fd) => all.get(fd)), mine, port: port!, port6: port6! };
+  return { corks: mine.map((fd) => all.get(fd)), mine, port: port!, port6: port6!, sums };
 };
 
 test("bytes, destination and what was given with the first piece are read; the datagram waits on", async () => {
@@ -78,4 +80,34 @@ socks = [a, b, c, d, e, f]`);
   expect(e).toEqual({ corked: true });
   expect(f).toBeUndefined();
   expect(addon.getSocketOption(mine[0]!, SOL_UDP, UDP_CORK)).toBe(1);
+});
+
+test("datagrams of random pieces are read byte by byte, whatever pages they lie in", async () => {
+  const { corks, sums } = await look(`
+import random, hashlib
+socks, sums = [], []
+for seed in range(60):
+    r = random.Random(seed); six = seed % 2; one = cork(s.AF_INET6 if six else s.AF_INET)
+    left = r.randint(1, 65000 if seed % 3 else 3000); whole = b""
+    while left > 0:
+        n = min(left, r.choice([1, 7, 100, 1472, 1500, 4096, 9000, 40000])); left -= n
+        piece = r.randbytes(n); whole += piece; one.sendto(piece, to6 if six else to)
+    socks.append(one); sums.append(hashlib.md5(whole).hexdigest())`);
+  const md5 = (bytes: Buffer | undefined): string =>
+    createHash("md5")
+      .update(bytes ?? "")
+      .digest("hex");
+  expect(sums).toHaveLength(60);
+  expect(corks.map((cork) => md5(cork?.pending?.data))).toEqual(sums);
+});
+
+test("a hidden socket says that it is not corked, others say that they are; afterwards it says so again", async () => {
+  const { mine } = await look("socks = [cork(), cork()]; [each.sendto(b'x', to) for each in socks]");
+  const corked = (): number[] => mine.map((fd) => addon.getSocketOption(fd, SOL_UDP, UDP_CORK));
+  expect(corked()).toEqual([1, 1]);
+  reader!.hide([mine[0]!]);
+  expect(corked()).toEqual([0, 1]);
+  reader!.close();
+  reader = undefined;
+  expect(corked()).toEqual([1, 1]);
 });

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Corked UDP sockets of every kind (test/workloads/corks.c checks itself) through checkpoint and restore.
+import { describe, expect, test } from "vitest";
+import { bare, holds } from "../support/lab.js";
+
+/** Waits for the program, lets it send what waits, and shows what arrived. */
+const WORDS = `
+ready() { until_true grep -q ready "$1/out"; }
+checked() { touch "$1/go"; until_true grep -q done "$1/out"; ! grep BAD "$1/out" || no "it is not as it was"; [ "$(grep -c ^ok "$1/out")" = 15 ]; }
+start() { ip link set lo up; mkdir -p l i; setsid "$@" </dev/null >/dev/null 2>&1 & pid=$!; ready l; }
+program="/cryoshim/build/workloads/corks /tmp/l/out /tmp/l/go"
+dump() { criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
+restore() { criu restore -D /tmp/i -o r.log -v4 --shell-job -d; }
+`;
+
+test("CRIU alone refuses a process with a corked UDP socket", async () => {
+  const { code, output } = await bare(`${WORDS}
+start $program; code=0; dump || code=$?; grep -h Error i/d.log; exit $code`);
+  expect(code).toBe(1);
+  expect(output).toMatch(/Can't dump corked dgram socket/);
+});
+
+describe("criu's command line", () => {
+  test("datagrams wait on, and arrive whole when the program completes them", () =>
+    holds(`${WORDS}start $program; dump; restore; checked l`));
+
+  test("--leave-running leaves every socket as it is", () => holds(`${WORDS}start $program; dump -R; checked l`));
+
+  test("a dump that fails leaves every socket as it is, and no image", () =>
+    holds(`${WORDS}
+start /cryoshim/build/workloads/locked /tmp/l/lock $program
+fails "" dump; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checked l`));
+
+  test.each(["engine", "shim"])("a dump whose %s is killed leaves every socket as it is", (who) =>
+    holds(`${WORDS}
+start $program
+cat >script <<'END'
+#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0
+victim=$PPID
+[ ${who} = engine ] || victim=$(pgrep -f dist/shim.cjs | head -1)
+touch /tmp/killed; kill -9 $victim; sleep 1
+END
+chmod 755 script; dump -R --action-script /tmp/script || true
+[ -e killed ]; until_true grep -q "^State:.S" /proc/$pid/status; checked l`),
+  );
+
+  test("images cut short are refused, and say which", () =>
+    holds(`${WORDS}
+start $program; dump; truncate -s 300 i/cryoshim-udp.img
+fails "" restore; grep -q "cryoshim-udp.img" i/r.log i/cryoshim.log`));
+});
+
+test.each(["runc", "crun"])("%s restores a container's corked sockets", async (runtime) => {
+  // In a network namespace that somebody has made for it, as podman and CRI-O do: one of runc's own has no loopback device
+  // that is up after a restore, with CRIU alone as well.
+  await holds(`${WORDS}
+mkdir l i; cp /cryoshim/build/workloads/corks l
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b /lab/corks /lab/out /lab/go
+ip netns add n1; ip -n n1 link set lo up
+sed -i -E 's|("type": ?"network")|\\1, "path": "/run/netns/n1"|' /tmp/b/config.json; grep -q netns/n1 /tmp/b/config.json
+${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
+${runtime} checkpoint --image-path /tmp/i --work-path /tmp/i c1
+${runtime} restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
+checked l`);
+});
+
+test("podman exports a container with corked sockets, and imports it", async () => {
+  await holds(`${WORDS}
+lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/corks l
+podman run -d --name c1 -v /tmp/l:/lab localhost/busybox /lab/corks /lab/out /lab/go >/dev/null; ready l
+podman container checkpoint --export /tmp/c1.tar.gz c1; podman rm c1 >/dev/null
+podman container restore --import /tmp/c1.tar.gz --name c2; checked l`);
+});
+
+test("LXC restores a container's corked sockets", () =>
+  holds(`${WORDS}
+lab-lxc-create c1 sh /lab/start
+l=/var/lib/lxc/c1/rootfs/lab; mkdir -p $l d; cp /cryoshim/build/workloads/corks $l
+echo "ip link set lo up; exec /lab/corks /lab/out /lab/go" >$l/start
+lxc-start -d -n c1; ready $l
+lxc-checkpoint -n c1 -D /tmp/d -s; lxc-checkpoint -n c1 -D /tmp/d -r; checked $l
+lxc-stop -k -n c1`));
