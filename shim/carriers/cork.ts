@@ -149,20 +149,23 @@ export const corkCarrier = (): Carrier => {
   const read = (sockets: readonly Found[], root: number): SavedCork[] => {
     reader ??= new CorkReader();
     const depthOfRoot = depthOf(root);
-    const byFd = new Map<number, Found>();
-    for (const each of sockets) {
-      const task = pidfdOpen(each.pid);
+    const byFd = new Map<number, { task: string; fd: number }>();
+    for (const pid of new Set(sockets.map((each) => each.pid))) {
+      const task = taskName(pid, depthOfRoot);
+      const pidfd = pidfdOpen(pid);
       try {
-        const fd = pidfdGetfd(task, each.fd);
-        mine.push(fd);
-        byFd.set(fd, each);
+        for (const { fd } of sockets.filter((each) => each.pid === pid)) {
+          const dup = pidfdGetfd(pidfd, fd);
+          mine.push(dup);
+          byFd.set(dup, { task, fd });
+        }
       } finally {
-        closeSync(task);
+        closeSync(pidfd);
       }
     }
     return [...reader.read()].flatMap(([fd, cork]) => {
-      const each = byFd.get(fd);
-      return each === undefined ? [] : [{ ...cork, task: taskName(each.pid, depthOfRoot), fd: each.fd }];
+      const place = byFd.get(fd);
+      return place === undefined ? [] : [{ ...cork, ...place }];
     });
   };
   return {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What carried objects add to the freeze, inside the lab: `criu dump --leave-running` of a process with N POSIX queues of
-// ten messages, and by turns of one with N regular files, which CRIU saves itself. A neighbour in the same tree measures
+// What carried objects add to the freeze, inside the lab: `criu dump --leave-running` of a process with N of them, and by
+// turns of one with N objects that CRIU saves itself: POSIX queues of ten messages against regular files, corked UDP
+// sockets with 100 bytes against sockets that are not. A neighbour in the same tree measures
 // the freeze (test/workloads/stamps.c).
 import { spawn, spawnSync } from "node:child_process";
 import {
@@ -26,14 +27,17 @@ const pairs = Number(option("--pairs", "11"));
 const only = option("--case", "");
 const json = process.argv.includes("--json");
 const place = "/tmp/bench";
-const COUNTS = [0, 1, 100, 500];
-const KINDS = ["queues", "files"];
+/** What is carried, what it is compared with, what it is called, how many. */
+const CASES = [
+  ...[0, 1, 100, 500].map((count) => ["queues", "files", "queues of 10 messages", count]),
+  ...[1, 100, 1000].map((count) => ["corks", "sockets", "corked sockets", count]),
+];
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 const round = (value) => Math.round(value * 1000) / 1000;
 
 const HOLDER = `
-import ctypes, os, resource, sys, time
+import ctypes, os, resource, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 kind, count, place = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -42,6 +46,14 @@ held = []
 for i in range(count):
     if kind == "files":
         held.append(open(f"{place}/file{i}", "w+"))
+        continue
+    if kind in ("corks", "sockets"):
+        held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        if kind == "corks":
+            held[-1].setsockopt(socket.SOL_UDP, 1, 1)
+            held[-1].sendto(b"x" * 100, ("127.0.0.1", 9))
+        else:
+            held[-1].bind(("127.0.0.1", 0))
         continue
     q = libc.mq_open(f"/bench{i}".encode(), os.O_RDWR | os.O_CREAT, 0o600, attr)
     assert q >= 0, os.strerror(ctypes.get_errno())
@@ -60,14 +72,14 @@ const gap = (at, reset = false) => {
   return Number(words.readBigInt64LE(0)) / 1e6;
 };
 
-/** A tree of two, in an ipc namespace of its own: what holds the objects, and what measures its freeze. */
+/** A tree of two, in namespaces of its own: what holds the objects, and what measures its freeze. */
 async function start(kind, count) {
   const at = `${place}/${kind}`;
   mkdirSync(at, { recursive: true });
   cpSync("/cryoshim/build/workloads/stamps", `${at}/stamps.run`);
   writeFileSync(`${at}/holder.py`, HOLDER);
-  const script = `echo 2000 >/proc/sys/fs/mqueue/queues_max; ${at}/stamps.run ${at}/stamps & exec python3 ${at}/holder.py ${kind} ${count} ${at}`;
-  const tree = spawn("unshare", ["--ipc", "sh", "-c", script], {
+  const script = `ip link set lo up; echo 2000 >/proc/sys/fs/mqueue/queues_max; ${at}/stamps.run ${at}/stamps & exec python3 ${at}/holder.py ${kind} ${count} ${at}`;
+  const tree = spawn("unshare", ["--ipc", "--net", "sh", "-c", script], {
     stdio: ["ignore", "ignore", "inherit"],
     detached: true,
   });
@@ -90,35 +102,37 @@ async function dump({ at, pid }) {
   return gap(at);
 }
 
-for (const count of COUNTS) {
-  const name = `${count} queues of 10 messages`;
+for (const [ours, theirs, what, count] of CASES) {
+  const name = `${count} ${what}`;
+  const kinds = [ours, theirs];
   if (!name.includes(only)) continue;
   rmSync(place, { recursive: true, force: true });
   const trees = {};
-  const seen = { queues: [], files: [] };
+  const seen = { [ours]: [], [theirs]: [] };
   try {
-    for (const kind of KINDS) trees[kind] = await start(kind, count);
+    for (const kind of kinds) trees[kind] = await start(kind, count);
     for (let turn = -1; turn < pairs; turn++)
-      for (const kind of turn % 2 === 0 ? KINDS : [...KINDS].reverse()) {
+      for (const kind of turn % 2 === 0 ? kinds : [...kinds].reverse()) {
         const ms = await dump(trees[kind]);
         if (turn >= 0) seen[kind].push(ms);
       }
   } finally {
     spawnSync("pkill", ["-KILL", "-f", `${place}/`]);
   }
-  const [ours, theirs] = KINDS.map((kind) => median(seen[kind]));
+  const [freeze, other] = kinds.map((kind) => median(seen[kind]));
   const line = {
     bench: "carriers",
     case: name,
     runs: pairs,
-    freeze_ms: round(ours),
-    freeze_files_ms: round(theirs),
-    added_ms: round(ours - theirs),
-    added_us_each: count === 0 ? null : round(((ours - theirs) * 1000) / count),
+    freeze_ms: round(freeze),
+    peer: theirs,
+    freeze_peer_ms: round(other),
+    added_ms: round(freeze - other),
+    added_us_each: count === 0 ? null : round(((freeze - other) * 1000) / count),
   };
   console.log(
     json
       ? JSON.stringify(line)
-      : `${name.padEnd(28)} freeze ${line.freeze_ms} ms, with files ${line.freeze_files_ms} ms: ${line.added_us_each ?? "-"} us each`,
+      : `${name.padEnd(28)} freeze ${line.freeze_ms} ms, with ${theirs} ${line.freeze_peer_ms} ms: ${line.added_us_each ?? "-"} us each`,
   );
 }

@@ -31,8 +31,8 @@ describe("criu's command line", () => {
 start /cryoshim/build/workloads/locked /tmp/l/lock $program
 fails "" dump; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checked l`));
 
-  test.each(["engine", "shim"])("a dump whose %s is killed leaves every socket as it is", (who) =>
-    holds(`${WORDS}
+  test.each(["engine", "shim"])("a dump whose %s is killed leaves every socket as it is", async (who) => {
+    await holds(`${WORDS}
 start $program
 cat >script <<'END'
 #!/bin/sh
@@ -42,8 +42,8 @@ victim=$PPID
 touch /tmp/killed; kill -9 $victim; sleep 1
 END
 chmod 755 script; dump -R --action-script /tmp/script || true
-[ -e killed ]; until_true grep -q "^State:.S" /proc/$pid/status; checked l`),
-  );
+[ -e killed ]; until_true grep -q "^State:.S" /proc/$pid/status; checked l`);
+  });
 
   test("images cut short are refused, and say which", () =>
     holds(`${WORDS}
