@@ -34,4 +34,7 @@ bool mqueue_register(napi_env env, napi_value exports);
 /* Sockets of other processes (addon_socket.c). */
 bool socket_register(napi_env env, napi_value exports);
 
+/* Copies of mounts (addon_mount.c). */
+bool mount_register(napi_env env, napi_value exports);
+
 #endif

@@ -18,6 +18,9 @@ interface Addon {
   sendMessage(fd: number, data: Buffer, fds: number[]): number;
   receiveMessage(fd: number, max: number, peek: boolean): SocketMessage | undefined;
   peerPid(fd: number): number;
+  openBeneath(dir: number, path: string, flags: number, mode: number): number;
+  seek(fd: number, position: number): void;
+  cloneMount(ns: number, path: string, set: number, clear: number): number;
   socketProtocol(path: string): string;
   getSocketOption(fd: number, level: number, name: number): number;
   setSocketOption(fd: number, level: number, name: number, value: number): void;
@@ -92,7 +95,9 @@ export const socketProtocol = (link: string): string => addon.socketProtocol(lin
 export const closeFd = (fd: number): void => closeSync(fd);
 
 /** Path of a native artefact that lies beside the addon. */
-export const artefact = (name: "criu" | "engine-plugin.so" | `${"lock" | "xray" | "cork" | "pages"}.bpf.o`): string => {
+export const artefact = (
+  name: "criu" | "engine-plugin.so" | `${"lock" | "xray" | "cork" | "pages" | "mount"}.bpf.o`,
+): string => {
   const path = (createRequire(here)("node-gyp-build") as { path(dir: string): string }).path(packageRoot);
   return join(dirname(path), name);
 };

@@ -75,3 +75,33 @@ export const udpCork = message("cryoshim_udp_cork", {
   corked: [3, "bool"],
   datagram: [4, () => datagram],
 });
+
+/** A mount that is in no namespace any more: a copy of `path` as another mount of its file system has it. */
+const mount = message("cryoshim_detached_mount", {
+  id: [1, "uint32", "required"],
+  /** In the mount namespace of the container, or of the host. */
+  host: [2, "bool"],
+  path: [3, "bytes", "required"],
+  /** MOUNT_ATTR_* */
+  attributes: [4, "uint32", "required"],
+});
+
+const detachedFile = message("cryoshim_detached_file", {
+  mount: [1, "uint32", "required"],
+  /** In the mount. */
+  path: [2, "bytes", "required"],
+  mode: [3, "uint32", "required"],
+  ino: [4, "uint64", "required"],
+  ids: [5, "uint32", "repeated"],
+  flags: [6, "uint32", "repeated"],
+  positions: [7, "uint64", "repeated"],
+  /** Of a file that has no name any more: whose it is, and what is in it. */
+  ...optional("uint32", 8, "uid gid"),
+  data: [10, "bytes"],
+});
+
+/** One of these each. */
+export const detached = message("cryoshim_detached_entry", {
+  mount: [1, () => mount],
+  file: [2, () => detachedFile],
+});

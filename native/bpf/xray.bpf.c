@@ -115,6 +115,8 @@ struct found {
 	u32 mode;
 	u64 ino;
 	u64 file;		/* equal for descriptors that share one open file */
+	u32 mnt_flags;
+	u32 zero;
 };
 
 /*
@@ -154,6 +156,7 @@ int find(struct bpf_iter__task_file *ctx)
 	if (!f.kind)
 		return 0;
 	READ(f.mnt_id, mnt->mnt_id);
+	READ(f.mnt_flags, mnt->mnt.mnt_flags);
 	f.tgid = number_of(task->signal->pids[PIDTYPE_TGID_]);
 	f.pid = number_of(task->thread_pid);
 	if (!f.tgid)

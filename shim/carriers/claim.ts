@@ -9,38 +9,58 @@ import { replaceFile } from "../session/replace-file.js";
 
 const [REG, EXT] = [1, 16];
 
-/** A file of the images: the id that tasks' descriptors name, and its O_* flags. */
+/** A file of the images: the id that tasks' descriptors name, its O_* flags and its position. */
 export interface ClaimedFile {
   id: number;
   flags: number;
+  pos: bigint;
 }
 
 /** The key under which CRIU looks for an external file (criu/files-reg.c:dump_one_reg_file). */
 export const fileKey = (mntId: number, ino: bigint): string => `file[${mntId.toString(16)}:${ino.toString(16)}]`;
 
-/** Makes the external files with these keys ours. Returns them by key. Throws ERR_IMAGE or what the file system says. */
+/** Thrown where CRIU's images use a file otherwise than by a descriptor: a task has mapped it, or is in it. */
+export class OtherUse extends Error {
+  readonly key: string;
+  constructor(key: string) {
+    super("it is mapped into memory, or a task's working directory, root or program");
+    this.key = key;
+  }
+}
+
+/**
+ * Makes the external files with these keys ours. Returns them by key. Throws OtherUse before anything is changed, ERR_IMAGE,
+ * or what the file system says.
+ */
 export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>): Map<string, ClaimedFile[]> => {
   const claimed = new Map<string, ClaimedFile[]>();
   if (keys.size === 0) return claimed;
   const path = join(imagesDir, "files.img");
   const files = decodeImage(readFileSync(path), "files.img");
+  const tables = readdirSync(imagesDir)
+    .filter((name) => /^fdinfo-\d+\.img$/.test(name))
+    .map((name) => ({ name, image: decodeImage(readFileSync(join(imagesDir, name)), name) }));
+  const open = new Set(tables.flatMap(({ image }) => image.entries.map(({ message }) => message.id as number)));
+  const mine = files.entries.filter(({ message: { reg } }) => {
+    const { ext, name } = (reg ?? {}) as Message;
+    return ext === true && keys.has(name as string);
+  });
+  const other = mine.map(({ message }) => message.reg as Message).find(({ id }) => !open.has(id as number));
+  if (other !== undefined) throw new OtherUse(other.name as string);
   const ids = new Set<number>();
-  for (const { message } of files.entries) {
-    const reg = message.reg as Message | undefined;
-    if (reg?.ext !== true || !keys.has(reg.name as string)) continue;
+  for (const { message } of mine) {
+    const reg = message.reg as Message;
     const id = reg.id as number;
     ids.add(id);
     const known = claimed.get(reg.name as string) ?? [];
-    claimed.set(reg.name as string, [...known, { id, flags: reg.flags as number }]);
+    claimed.set(reg.name as string, [...known, { id, flags: reg.flags as number, pos: reg.pos as bigint }]);
     message.ext = { id, fown: reg.fown };
     message.type = EXT;
     delete message.reg;
   }
   if (ids.size === 0) return claimed;
   // Descriptors first: whatever has been changed when this ends early, the file itself still says what it was.
-  for (const name of readdirSync(imagesDir)) {
-    if (!/^fdinfo-\d+\.img$/.test(name)) continue;
-    const image = decodeImage(readFileSync(join(imagesDir, name)), name);
+  for (const { name, image } of tables) {
     const ours = image.entries.filter(({ message }) => message.type === REG && ids.has(message.id as number));
     for (const { message } of ours) message.type = EXT;
     if (ours.length > 0) replaceFile(join(imagesDir, name), encodeImage(image));

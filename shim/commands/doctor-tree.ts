@@ -5,10 +5,12 @@ import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { execa } from "execa";
 import { socketProtocol } from "../../native/index.js";
+import { carriedFiles } from "../carriers/detached.js";
 import { inPath } from "../engine/choose.js";
 import { CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
-import { findSpecial } from "../xray/find.js";
+import { type Found, findSpecial } from "../xray/find.js";
+import { MountRoots } from "../xray/mount-root.js";
 import type { Finding, Verdict } from "./doctor.js";
 
 /** What is known of a kind of object: docs/limits.md has the same. */
@@ -31,7 +33,12 @@ const option = (what: string, name: string): Kind => ({ what, verdict: "note", s
 const MQUEUE: Kind = { what: "POSIX message queue", verdict: "ok", says: "carried by cryoshim (mqueue)" };
 const CORKED: Kind = { what: "corked UDP socket", verdict: "ok", says: "carried by cryoshim (udp-cork)" };
 const FOREIGN = refused("file on a mount that no process of the tree has");
-const DETACHED = refused("file on a mount that has been unmounted");
+const REOPENED: Kind = {
+  what: "file on a mount that has been unmounted",
+  verdict: "ok",
+  says: "carried by cryoshim (detached)",
+};
+const DETACHED = refused("file on a mount that has been unmounted, of a file system that is mounted nowhere else");
 
 /** By what /proc/PID/fd/N points to. */
 const LINKS: readonly [link: RegExp, kind: Kind][] = [
@@ -52,7 +59,11 @@ const LINKS: readonly [link: RegExp, kind: Kind][] = [
 /** The protocols whose sockets CRIU knows, in the kernel's words (/proc/protocols; include/uapi/linux families of criu/sockets.c). */
 const PROTOCOLS = /^(TCP|UDP|UDP-?Lite|RAW|PING|UNIX|UNIX-STREAM|NETLINK|PACKET)(v6)?$/i;
 
-const OF_XRAY = { mqueue: MQUEUE, corked: CORKED, detached: DETACHED } as const;
+/** What the X-ray has found: a file on an unmounted mount is carried where it is found again. */
+const ofXray = (found: Found, roots: () => MountRoots): Kind => {
+  if (found.kind !== "detached") return found.kind === "mqueue" ? MQUEUE : CORKED;
+  return carriedFiles([found], roots).saved.length > 0 ? REOPENED : DETACHED;
+};
 
 const REMOTE = /^(nfs4?|cifs|smb3|ceph|9p|fuse(\..*)?)$/;
 const GHOST_LIMIT = 1 << 20;
@@ -218,17 +229,24 @@ export const examineTree = (root: number): Finding[] => {
   const [pids, ids, locks] = [new Set(tree), mountIds(tree), lockHolders()];
   const found: Finding[] = [];
   const told = new Set<string>();
+  let roots: MountRoots | undefined;
+  const loaded = (): MountRoots => {
+    roots ??= new MountRoots();
+    return roots;
+  };
   try {
-    for (const { kind, pid, fd } of findSpecial(root)) {
-      told.add(`${pid} ${fd}`);
-      found.push(finding(pid, `descriptor ${fd}`, OF_XRAY[kind]));
+    for (const each of findSpecial(root)) {
+      told.add(`${each.pid} ${each.fd}`);
+      found.push(finding(each.pid, `descriptor ${each.fd}`, ofXray(each, loaded)));
     }
   } catch (error) {
     found.push({
       subject: "X-ray",
       verdict: "note",
-      finding: `queues and detached mounts are not looked for: ${reason(error)}`,
+      finding: `queues, corked sockets and detached mounts are not looked for: ${reason(error)}`,
     });
+  } finally {
+    roots?.close();
   }
   for (const pid of tree) found.push(...taskFindings(pid, pids, ids, locks, told));
   const namespaces = new Set<string>();

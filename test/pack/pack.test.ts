@@ -66,11 +66,12 @@ test("npm installs it offline and nothing else beside it", () => {
 
 test("the addon, the launcher, the plugin and the BPF programs are there", () => {
   expect(installed.programs?.split("\n")).toEqual([
+    "644 cork.bpf.o",
     "755 criu",
     "755 cryoshim.node",
     "755 engine-plugin.so",
-    "644 cork.bpf.o",
     "644 lock.bpf.o",
+    "644 mount.bpf.o",
     "644 pages.bpf.o",
     "644 xray.bpf.o",
   ]);

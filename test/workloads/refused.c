@@ -80,6 +80,24 @@ static int detached_file(void)
 	return fd;
 }
 
+static int detached_bind(void)
+{
+	char dir[] = "/tmp/refusedXXXXXX", from[64], at[64], path[80];
+	int fd;
+
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(from, sizeof(from), "%s/from", dir);
+	snprintf(at, sizeof(at), "%s/at", dir);
+	snprintf(path, sizeof(path), "%s/file", at);
+	if (mkdir(from, 0700) || mkdir(at, 0700) || mount(from, at, NULL, MS_BIND, NULL))
+		return -1;
+	fd = open(path, O_RDWR | O_CREAT, 0600);
+	if (fd < 0 || umount2(at, MNT_DETACH))
+		return -1;
+	return fd;
+}
+
 static int userfault(void)
 {
 	return (int)syscall(SYS_userfaultfd, O_CLOEXEC);
@@ -301,7 +319,8 @@ static const struct {
 	{ "io_uring", io_uring },
 	{ "mqueue", mqueue },
 	{ "udp-cork", corked },
-	{ "detached-file", detached_file },
+	{ "detached-bind", detached_bind },
+	{ "detached-tmpfs", detached_file },
 	{ "userfaultfd", userfault },
 	{ "memfd_secret", secret },
 	{ "bpf-program", bpf_program },

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files on lazily unmounted mounts (test/workloads/detached.c checks itself) through checkpoint and restore.
+import { describe, expect, test } from "vitest";
+import { bare, holds } from "../support/lab.js";
+
+const WORDS = `
+ready() { until_true grep -q ready "$1/out"; }
+checked() { touch "$1/go"; until_true grep -q done "$1/out"; ! grep BAD "$1/out" || no "it is not as it was"; [ "$(grep -c ^ok "$1/out")" = 26 ]; }
+start() { mkdir -p l i d; setsid "$@" </dev/null >/dev/null 2>&1 & pid=$!; ready l; }
+program="/cryoshim/build/workloads/detached /tmp/d /tmp/l/out /tmp/l/go"
+dump() { criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
+restore() { criu restore -D /tmp/i -o r.log -v4 --shell-job -d; }
+`;
+
+test("CRIU alone refuses a process with a file on an unmounted mount", async () => {
+  const { code, output } = await bare(`${WORDS}
+start $program; code=0; dump || code=$?; grep -h Error i/d.log; exit $code`);
+  expect(code).toBe(1);
+  expect(output).toMatch(/Can't lookup mount=\d+ for fd=\d+ path=/);
+});
+
+describe("criu's command line", () => {
+  test("files, directories and deleted files are opened again on a mount that is nowhere to be seen", () =>
+    holds(`${WORDS}start $program; dump; restore; checked l`));
+
+  test("--leave-running leaves every file as it is", () => holds(`${WORDS}start $program; dump -R; checked l`));
+
+  test("a file that is mapped as well is refused, and the process goes on", () =>
+    holds(`${WORDS}
+mkdir -p d/sub d/at i; echo 12345 >d/sub/file; mount --bind d/sub d/at
+cat >map.py <<'END'
+import mmap, os, subprocess, time
+f = open("/tmp/d/at/file", "r+b"); m = mmap.mmap(f.fileno(), 0)
+subprocess.run(["umount", "-l", "/tmp/d/at"], check=True)
+open("/tmp/up", "w").close()
+while True: open("/tmp/alive", "w").close(); time.sleep(0.05)
+END
+setsid python3 map.py </dev/null >/dev/null 2>&1 & pid=$!; until_true test -e up
+fails "" dump; grep -q "it is mapped into memory" i/d.log i/cryoshim.log; [ ! -e i/cryoshim.img ]
+rm alive; until_true test -e alive; kill -9 $pid`));
+
+  test("a file system that is gone at the restore is told", () =>
+    holds(`${WORDS}
+mkdir -p d; mount -t tmpfs none d; start $program; dump; umount -l d
+fails "" restore; grep -q "ERR_DETACHED\\|cannot open .* again" i/r.log i/cryoshim.log`));
+
+  test("images cut short are refused, and say which", () =>
+    holds(`${WORDS}
+start $program; dump; truncate -s 100 i/cryoshim-detached.img
+fails "" restore; grep -q "cryoshim-detached.img" i/r.log i/cryoshim.log`));
+});
+
+test.each(["runc", "crun"])("%s restores a container's files on its own root file system", async (runtime) => {
+  await holds(`${WORDS}
+mkdir l i; cp /cryoshim/build/workloads/detached l
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "mkdir /lab/d; exec /lab/detached /lab/d /lab/out /lab/go"
+sed -i 's|"CAP_KILL"|"CAP_KILL", "CAP_SYS_ADMIN"|g' /tmp/b/config.json
+${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
+${runtime} checkpoint --image-path /tmp/i --work-path /tmp/i c1
+${runtime} restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
+checked l`);
+});
+
+test("podman restores a container's files on a tmpfs, and on its root file system", async () => {
+  await holds(`${WORDS}
+lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/detached l
+podman run -d --name c1 --cap-add SYS_ADMIN --network none -v /tmp/l:/lab localhost/busybox sh -c "mkdir /data; exec /lab/detached /data /lab/out /lab/go" >/dev/null; ready l
+podman container checkpoint c1 >/dev/null; podman container restore c1 >/dev/null; checked l`);
+});
+
+test("LXC restores a container's files on its root file system", () =>
+  holds(`${WORDS}
+lab-lxc-create c1 sh /lab/start
+l=/var/lib/lxc/c1/rootfs/lab; mkdir -p $l d; cp /cryoshim/build/workloads/detached $l
+echo "mkdir /lab/d; exec /lab/detached /lab/d /lab/out /lab/go" >$l/start
+lxc-start -d -n c1; ready $l
+lxc-checkpoint -n c1 -D /tmp/d -s; lxc-checkpoint -n c1 -D /tmp/d -r; checked $l
+lxc-stop -k -n c1`));
