@@ -4,7 +4,7 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync } from "node:fs";
 import { addon } from "../../native/index.js";
 import type { Found } from "../xray/find.js";
-import type { MountRoots } from "../xray/mount-root.js";
+import { MountRoots } from "../xray/mount-root.js";
 
 /** Where a file is found again. Paths are latin1: each byte a character. */
 export interface Place {
@@ -68,38 +68,69 @@ const isAt = (top: number, path: string, file: number): boolean => {
 const O_PATH = 0o10000000;
 const DELETED = / \(deleted\)$/;
 
-/**
- * Where else the file of a descriptor is; `file` is a descriptor of ours for it. One without a name is anywhere on its
- * file system. undefined: the file system is mounted nowhere else, or the file is not found there.
- */
-export const placeOf = (found: Found, file: number, roots: MountRoots): Place | undefined => {
-  const dev = `${found.dev >>> 20}:${found.dev & 0xfffff}`;
-  const gone = fstatSync(file).nlink === 0;
-  const link = linkOf(`/proc/${found.pid}/fd/${found.fd}`).replace(DELETED, "");
-  const shown = roots.of(file, found.mntId);
-  for (const host of [false, true]) {
-    const before = host ? "" : `/proc/${found.pid}/root`;
-    for (const mount of mountsOf(host ? "self" : found.pid, dev)) {
-      // What the detached mount shows is to be there whole: its root becomes that of the copy.
-      const part = below(mount.root, shown);
-      if (part === undefined) continue;
-      let top: number | undefined;
-      try {
-        top = openSync(
-          latin(`${before}${mount.point}`),
-          constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW,
-        );
-        // Something else may be mounted over it.
-        if (mountId(top) !== mount.id) continue;
-        const root = join(mount.point, part);
-        if (gone) return { host, root, path: "." };
-        if (isAt(top, join(part, link), file)) return { host, root, path: link === "/" ? "." : link.slice(1) };
-      } catch {
-        // Unmounted meanwhile, or a mount of a single file.
-      } finally {
-        if (top !== undefined) closeSync(top);
+/** A mount on which files may be found again. */
+interface Candidate extends Omit<Place, "path"> {
+  /** A descriptor of its own root, and what of it the detached mount showed. */
+  top: number;
+  part: string;
+}
+
+/** Finds files again; what it has found out of mounts it keeps until close(). */
+export class Places {
+  readonly #roots = new MountRoots();
+  readonly #candidates = new Map<string, Candidate[]>();
+
+  /**
+   * Where else the file of a descriptor is; `file` is a descriptor of ours for it. One without a name is anywhere on its
+   * file system. undefined: the file system is mounted nowhere else, or the file is not found there.
+   */
+  of(found: Found, file: number, gone: boolean): Place | undefined {
+    const link = linkOf(`/proc/${found.pid}/fd/${found.fd}`).replace(DELETED, "");
+    for (const { host, root, top, part } of this.#mounts(found, file)) {
+      if (gone) return { host, root, path: "." };
+      if (isAt(top, join(part, link), file)) return { host, root, path: link === "/" ? "." : link.slice(1) };
+    }
+    return undefined;
+  }
+
+  /** In the container's namespace, then in ours. */
+  #mounts(found: Found, file: number): Candidate[] {
+    const key = `${found.pid} ${found.mntId}`;
+    const known = this.#candidates.get(key);
+    if (known !== undefined) return known;
+    const dev = `${found.dev >>> 20}:${found.dev & 0xfffff}`;
+    const shown = this.#roots.of(file, found.mntId);
+    const candidates: Candidate[] = [];
+    this.#candidates.set(key, candidates);
+    for (const host of [false, true]) {
+      const before = host ? "" : `/proc/${found.pid}/root`;
+      for (const mount of mountsOf(host ? "self" : found.pid, dev)) {
+        // What the detached mount shows is to be there whole: its root becomes that of the copy.
+        const part = below(mount.root, shown);
+        if (part === undefined) continue;
+        try {
+          const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
+          const top = openSync(latin(`${before}${mount.point}`), flags);
+          // Something else may be mounted over it.
+          if (mountId(top) === mount.id) candidates.push({ host, root: join(mount.point, part), top, part });
+          else closeSync(top);
+        } catch {
+          // Unmounted meanwhile, or a mount of a single file.
+        }
       }
     }
+    return candidates;
   }
-  return undefined;
-};
+
+  /** What was found out of mounts: it may have changed. */
+  forget(): void {
+    for (const { top } of [...this.#candidates.values()].flat()) closeSync(top);
+    this.#candidates.clear();
+    this.#roots.forget();
+  }
+
+  close(): void {
+    this.forget();
+    this.#roots.close();
+  }
+}

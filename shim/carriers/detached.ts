@@ -8,10 +8,9 @@ import type { Message } from "../../crit/message.js";
 import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import { CryoshimError, reason } from "../error.js";
 import { type Found, findSpecial } from "../xray/find.js";
-import { MountRoots } from "../xray/mount-root.js";
 import type { Carrier } from "./carrier.js";
 import { claimFiles, fileKey, OtherUse } from "./claim.js";
-import { type Place, placeOf } from "./detached-find.js";
+import { type Place, Places } from "./detached-find.js";
 
 const IMAGE = "cryoshim-detached.img";
 const { S_IFMT, S_IFREG, S_IFDIR, O_RDWR } = constants;
@@ -57,37 +56,42 @@ const refuse = (what: string, why: string, fix: string, cause?: unknown): Cryosh
 const attributesOf = (mntFlags: number): number =>
   ATTRIBUTES.reduce((all, [flag, attribute]) => (mntFlags & flag ? all | attribute : all), 0);
 
-/** A file of a dump; undefined where it must be left to CRIU, which refuses it. */
-const save = (found: Found, roots: MountRoots): Saved | undefined => {
-  const task = pidfdOpen(found.pid);
-  let file: number | undefined;
+/** A file of a dump, by a pidfd of who has it; undefined where it must be left to CRIU, which refuses it. */
+const save = (found: Found, task: number, places: Places): Saved | undefined => {
+  const file = pidfdGetfd(task, found.fd);
   try {
-    file = pidfdGetfd(task, found.fd);
     const { mode, nlink, uid, gid, size } = fstatSync(file);
-    const place = placeOf(found, file, roots);
-    if (place === undefined || (nlink === 0 && (mode & S_IFMT) !== S_IFREG) || (nlink === 0 && size > MOST))
-      return undefined;
-    if (nlink > 0) return { found, place, mode };
+    const gone = nlink === 0;
+    if (gone && ((mode & S_IFMT) !== S_IFREG || size > MOST)) return undefined;
+    const place = places.of(found, file, gone);
+    if (place === undefined || !gone) return place && { found, place, mode };
     return { found, place, mode, gone: { uid, gid, data: readFileSync(`/proc/self/fd/${file}`) } };
   } finally {
-    if (file !== undefined) closeSync(file);
-    closeSync(task);
+    closeSync(file);
   }
 };
 
 /** The files that are carried, one descriptor for each inode. */
-export const carriedFiles = (found: readonly Found[], roots: () => MountRoots): { saved: Saved[]; left: Found[] } => {
+export const carriedFiles = (found: readonly Found[], places: () => Places): { saved: Saved[]; left: Found[] } => {
+  const detached = found.filter(({ kind }) => kind === "detached");
   const saved: Saved[] = [];
   const left: Found[] = [];
   const seen = new Set<string>();
-  for (const each of found) {
-    const key = fileKey(each.mntId, each.ino);
-    const type = each.mode & S_IFMT;
-    if (each.kind !== "detached" || seen.has(key)) continue;
-    seen.add(key);
-    const one = type === S_IFREG || type === S_IFDIR ? save(each, roots()) : undefined;
-    if (one === undefined) left.push(each);
-    else saved.push(one);
+  for (const pid of new Set(detached.map((each) => each.pid))) {
+    const task = pidfdOpen(pid);
+    try {
+      for (const each of detached.filter((other) => other.pid === pid)) {
+        const key = fileKey(each.mntId, each.ino);
+        if (seen.has(key)) continue;
+        seen.add(key);
+        const type = each.mode & S_IFMT;
+        const one = type === S_IFREG || type === S_IFDIR ? save(each, task, places()) : undefined;
+        if (one === undefined) left.push(each);
+        else saved.push(one);
+      }
+    } finally {
+      closeSync(task);
+    }
   }
   return { saved, left };
 };
@@ -274,10 +278,10 @@ class Reopen {
 
 /** The carrier of one session. */
 export const detachedCarrier = (): Carrier => {
-  let roots: MountRoots | undefined;
-  const loaded = (): MountRoots => {
-    roots ??= new MountRoots();
-    return roots;
+  let places: Places | undefined;
+  const loaded = (): Places => {
+    places ??= new Places();
+    return places;
   };
   let saved: Saved[] = [];
   let reopen: Reopen | undefined;
@@ -286,6 +290,8 @@ export const detachedCarrier = (): Carrier => {
     prepare(root) {
       // Once before the freeze: the second time is faster.
       carriedFiles(findSpecial(root), loaded);
+      // Mounts may change until the tasks stand still.
+      places?.forget();
     },
     async seized({ found }, { engine, log }) {
       const { saved: mine, left } = carriedFiles(found, loaded);
@@ -306,7 +312,7 @@ export const detachedCarrier = (): Carrier => {
       return reopen?.open(id, task);
     },
     close() {
-      roots?.close();
+      places?.close();
       reopen?.close();
     },
   };

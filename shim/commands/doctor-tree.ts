@@ -6,11 +6,11 @@ import { basename } from "node:path";
 import { execa } from "execa";
 import { socketProtocol } from "../../native/index.js";
 import { carriedFiles } from "../carriers/detached.js";
+import { Places } from "../carriers/detached-find.js";
 import { inPath } from "../engine/choose.js";
 import { CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import { type Found, findSpecial } from "../xray/find.js";
-import { MountRoots } from "../xray/mount-root.js";
 import type { Finding, Verdict } from "./doctor.js";
 
 /** What is known of a kind of object: docs/limits.md has the same. */
@@ -60,9 +60,9 @@ const LINKS: readonly [link: RegExp, kind: Kind][] = [
 const PROTOCOLS = /^(TCP|UDP|UDP-?Lite|RAW|PING|UNIX|UNIX-STREAM|NETLINK|PACKET)(v6)?$/i;
 
 /** What the X-ray has found: a file on an unmounted mount is carried where it is found again. */
-const ofXray = (found: Found, roots: () => MountRoots): Kind => {
+const ofXray = (found: Found, places: () => Places): Kind => {
   if (found.kind !== "detached") return found.kind === "mqueue" ? MQUEUE : CORKED;
-  return carriedFiles([found], roots).saved.length > 0 ? REOPENED : DETACHED;
+  return carriedFiles([found], places).saved.length > 0 ? REOPENED : DETACHED;
 };
 
 const REMOTE = /^(nfs4?|cifs|smb3|ceph|9p|fuse(\..*)?)$/;
@@ -229,10 +229,10 @@ export const examineTree = (root: number): Finding[] => {
   const [pids, ids, locks] = [new Set(tree), mountIds(tree), lockHolders()];
   const found: Finding[] = [];
   const told = new Set<string>();
-  let roots: MountRoots | undefined;
-  const loaded = (): MountRoots => {
-    roots ??= new MountRoots();
-    return roots;
+  let places: Places | undefined;
+  const loaded = (): Places => {
+    places ??= new Places();
+    return places;
   };
   try {
     for (const each of findSpecial(root)) {
@@ -246,7 +246,7 @@ export const examineTree = (root: number): Finding[] => {
       finding: `queues, corked sockets and detached mounts are not looked for: ${reason(error)}`,
     });
   } finally {
-    roots?.close();
+    places?.close();
   }
   for (const pid of tree) found.push(...taskFindings(pid, pids, ids, locks, told));
   const namespaces = new Set<string>();

@@ -39,6 +39,11 @@ export class MountRoots {
     return path;
   }
 
+  /** Ids of mounts are used again. */
+  forget(): void {
+    this.#known.clear();
+  }
+
   close(): void {
     closeAll([...Object.values(this.#object.maps), ...Object.values(this.#object.programs)]);
   }

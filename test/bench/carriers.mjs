@@ -2,7 +2,7 @@
 //
 // What carried objects add to the freeze, inside the lab: `criu dump --leave-running` of a process with N of them, and by
 // turns of one with N objects that CRIU saves itself: POSIX queues of ten messages against regular files, corked UDP
-// sockets with 100 bytes against sockets that are not. A neighbour in the same tree measures
+// sockets with 100 bytes against sockets that are not, files on an unmounted mount against others. A neighbour in the same tree measures
 // the freeze (test/workloads/stamps.c).
 import { spawn, spawnSync } from "node:child_process";
 import {
@@ -30,6 +30,7 @@ const place = "/tmp/bench";
 /** What is carried, what it is compared with, what it is called, how many. */
 const CASES = [
   ...[0, 1, 100, 500].map((count) => ["queues", "files", "queues of 10 messages", count]),
+  ...[1, 1000].map((count) => ["detached", "files", "files on an unmounted mount", count]),
   ...[1, 100, 1000].map((count) => ["corks", "sockets", "corked sockets", count]),
 ];
 
@@ -37,12 +38,14 @@ const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1]
 const round = (value) => Math.round(value * 1000) / 1000;
 
 const HOLDER = `
-import ctypes, os, resource, socket, sys, time
+import ctypes, os, resource, socket, subprocess, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 kind, count, place = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 libc = ctypes.CDLL(None, use_errno=True)
 attr = (ctypes.c_long * 8)(0, 10, 8, 0)
 held = []
+if kind == "detached":
+    subprocess.run(f"mkdir {place}/from {place}/at; mount --bind {place}/from {place}/at", shell=True, check=True)
 for i in range(count):
     if kind == "files":
         held.append(open(f"{place}/file{i}", "w+"))
@@ -55,10 +58,15 @@ for i in range(count):
         else:
             held[-1].bind(("127.0.0.1", 0))
         continue
+    if kind == "detached":
+        held.append(open(f"{place}/at/file{i}", "w+"))
+        continue
     q = libc.mq_open(f"/bench{i}".encode(), os.O_RDWR | os.O_CREAT, 0o600, attr)
     assert q >= 0, os.strerror(ctypes.get_errno())
     for n in range(10):
         assert libc.mq_send(q, b"12345678", 8, n % 3) == 0
+if kind == "detached":
+    subprocess.run(["umount", "-l", f"{place}/at"], check=True)
 open(f"{place}/ready", "w").close()
 time.sleep(100000)
 `;
