@@ -20,6 +20,16 @@ export default defineConfig({
       },
       {
         test: {
+          name: "vm",
+          include: ["test/vm/**/*.test.ts"],
+          // Emulated machines: some twenty seconds each, and as many more where they are fetched first.
+          testTimeout: 900_000,
+          retry: process.env.CI ? 1 : 0,
+          fileParallelism: false,
+        },
+      },
+      {
+        test: {
           name: "fault",
           include: ["test/fault/**/*.test.ts"],
           testTimeout: 1_800_000,

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Everything that must hold: lint, C checks, unit, e2e and fault tests, and the same on a newer Node.
+# Everything that must hold: lint, C checks, unit, e2e, vm and fault tests, and the same on a newer Node.
 # Goes on after a failure; the last line is the sum over all, "N passed, N failed[, N skipped]".
 
 set -uo pipefail
@@ -45,6 +45,7 @@ step lint npm run --silent lint
 step c-checks make --no-print-directory -C native check
 suite unit node "${vitest[@]}" --project unit
 suite e2e node "${vitest[@]}" --project e2e
+suite vm node "${vitest[@]}" --project vm
 suite fault node "${vitest[@]}" --project fault
 
 # Outside the newer Node runs the tests themselves, inside the lab it runs the shim for a real checkpoint.

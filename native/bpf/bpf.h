@@ -31,8 +31,18 @@ static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src)
 static long (*const bpf_loop)(u32 rounds, void *callback, void *context, u64 flags) = (void *)BPF_FUNC_loop;
 
 struct file;
-struct task_struct;
 struct bpf_iter_meta;
+
+struct pid;
+struct signal_struct;
+struct files_struct;
+
+struct task_struct {
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
+	struct signal_struct *signal;
+	struct files_struct *files;
+} __core;
 
 /* What a program of iter/task_file is called with. */
 struct bpf_iter__task_file {
@@ -41,5 +51,21 @@ struct bpf_iter__task_file {
 	u32 fd;
 	struct file *file;
 } __core;
+
+/* Linux 6.1 shows the files of one process once for each of its threads. */
+static inline __attribute__((always_inline)) int is_repeated(struct task_struct *task)
+{
+	struct files_struct *files = 0, *leaders = 0;
+	struct task_struct *leader = 0;
+
+	if (!task)
+		return 1;
+	READ(leader, task->group_leader);
+	if (leader == task)
+		return 0;
+	READ(files, task->files);
+	READ(leaders, leader->files);
+	return files == leaders;
+}
 
 #endif

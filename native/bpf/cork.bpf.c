@@ -312,7 +312,7 @@ int corks(struct bpf_iter__task_file *ctx)
 	struct sock *sk;
 	u16 len = 0;
 
-	if (!file || !w)
+	if (!file || is_repeated(ctx->task) || !w)
 		return 0;
 	sk = udp_socket(file->f_inode, file->f_inode->i_mode);
 	if (!sk || !is_corked(sk, &c.pending, &c.corked))

@@ -78,7 +78,7 @@ int root_of(struct bpf_iter__task_file *ctx)
 	void *seq = ctx->meta->seq;
 	struct dentry *root = 0;
 
-	if (!file || !c || ctx->fd != c->fd)
+	if (!file || is_repeated(ctx->task) || !c || ctx->fd != c->fd)
 		return 0;
 	READ(root, file->f_path.mnt->mnt_root);
 	c->dentry = (u64)root;

@@ -70,7 +70,7 @@ int calibrate(struct bpf_iter__task_file *ctx)
 	struct frag frag = { 0 };
 	unsigned char *head = 0;
 
-	if (!file || !s || ctx->fd != s->fd || (file->f_inode->i_mode & S_IFMT__) != S_IFSOCK_)
+	if (!file || is_repeated(ctx->task) || !s || ctx->fd != s->fd || (file->f_inode->i_mode & S_IFMT__) != S_IFSOCK_)
 		return 0;
 	READ(sk, container_of(file->f_inode, struct socket_alloc, vfs_inode)->socket.sk);
 	READ(skb, sk->sk_receive_queue.next);

@@ -65,11 +65,6 @@ struct signal_struct {
 	struct pid *pids[4];
 } __core;
 
-struct task_struct {
-	struct pid *thread_pid;
-	struct signal_struct *signal;
-} __core;
-
 struct bpf_iter_meta {
 	void *seq;
 } __core;
@@ -138,11 +133,13 @@ int find(struct bpf_iter__task_file *ctx)
 	struct mnt_namespace *ns = 0;
 	struct found f = { 0 };
 	u32 pending = 0, corked = 0;
+	struct signal_struct *signal = 0;
+	struct pid *pid = 0;
 	struct inode *inode;
 	struct sock *sk;
 	struct mount *mnt;
 
-	if (!file || !task)
+	if (!file || !task || is_repeated(task))
 		return 0;
 	inode = file->f_inode;
 	mnt = container_of(file->f_path.mnt, struct mount, mnt);
@@ -157,8 +154,12 @@ int find(struct bpf_iter__task_file *ctx)
 		return 0;
 	READ(f.mnt_id, mnt->mnt_id);
 	READ(f.mnt_flags, mnt->mnt.mnt_flags);
-	f.tgid = number_of(task->signal->pids[PIDTYPE_TGID_]);
-	f.pid = number_of(task->thread_pid);
+	/* Read, not followed: Linux 6.1 lets nobody count from a pointer that it knows. */
+	READ(signal, task->signal);
+	READ(pid, signal->pids[PIDTYPE_TGID_]);
+	f.tgid = number_of(pid);
+	READ(pid, task->thread_pid);
+	f.pid = number_of(pid);
 	if (!f.tgid)
 		return 0;
 	f.fd = ctx->fd;
@@ -444,7 +445,7 @@ int queues(struct bpf_iter__task_file *ctx)
 	struct mqueue_inode_info *info;
 	struct rb_node *rightmost = 0;
 
-	if (!file || !c || file->f_inode->i_sb->s_magic != MQUEUE_MAGIC ||
+	if (!file || !c || is_repeated(ctx->task) || file->f_inode->i_sb->s_magic != MQUEUE_MAGIC ||
 	    (file->f_inode->i_mode & S_IFMT_) != S_IFREG_)
 		return 0;
 	if (c->magic) {
