@@ -28,3 +28,6 @@ carried() {
 carried queues 18 /tmp/l/out /tmp/l/go
 carried corks 15 /tmp/l/out /tmp/l/go
 carried detached 26 /tmp/d /tmp/l/out /tmp/l/go
+# On ext4, which is the machine's root file system.
+mkdir /var/d
+carried detached 26 /var/d /tmp/l/out /tmp/l/go
