@@ -7,7 +7,7 @@
 #	vm.sh SUITE SCRIPT	SUITE: bookworm (Linux 6.1), trixie (6.12); SCRIPT: a file of this tree
 #
 # Prints what the script prints, and ends with its exit code; 125: no machine came up. Needs the packages
-# qemu-system-x86, cpio and e2fsprogs, and installs them. Kernels and images are kept beside the lab's file system.
+# qemu-system-x86, cpio, e2fsprogs and xz-utils, and installs them. Kernels and images are kept beside the lab's file system.
 
 set -euo pipefail
 
@@ -35,9 +35,13 @@ missing=()
 command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
 command -v cpio >/dev/null || missing+=(cpio)
 command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+command -v xz >/dev/null || missing+=(xz-utils)
 if [ ${#missing[@]} -gt 0 ]; then
 	say "installing ${missing[*]}"
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >"$cache/apt.log" 2>&1 ||
+	export DEBIAN_FRONTEND=noninteractive
+	install=(apt-get install -y --no-install-recommends "${missing[@]}")
+	# The package index may be absent (a fresh image) or old: then it is fetched first.
+	"${install[@]}" >"$cache/apt.log" 2>&1 || { apt-get update && "${install[@]}"; } >"$cache/apt.log" 2>&1 ||
 		{ tail -n 5 "$cache/apt.log" >&2 && die "apt-get cannot install ${missing[*]}"; }
 fi
 
