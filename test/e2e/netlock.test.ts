@@ -143,7 +143,7 @@ describe("a pod of podman's", () => {
   });
 });
 
-test("podman's bridge: a peer outlasts dump and restore, and no lock stays behind", { retry: 10 }, async () => {
+test("podman's bridge: a peer outlasts dump and restore, and no lock stays behind", { retry: 3 }, async () => {
   const stdout = await run(`p="podman --runtime runc"; lab-podman-image >/dev/null
     mkdir -p c/l; cp /cryoshim/build/workloads/echo c/l
     $p run -d --name c -v /tmp/c/l:/lab localhost/busybox /lab/echo 7000 /lab/status >/dev/null

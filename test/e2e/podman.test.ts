@@ -53,7 +53,7 @@ describe.each(["runc", "crun"])("podman and %s", (runtime) => {
 
   // Again if refused: what the peer sends while podman sets up the network, before it starts the restore, ends its
   // connection, with CRIU alone as well.
-  test("--tcp-established keeps the connection between two containers", { retry: 10 }, () =>
+  test("--tcp-established keeps the connection between two containers", { retry: 3 }, () =>
     holds(`
       p="podman --runtime ${runtime}"; lab-podman-image >/dev/null
       mkdir s c; cp /cryoshim/build/workloads/workload s; cp /cryoshim/build/workloads/workload c
@@ -64,7 +64,8 @@ describe.each(["runc", "crun"])("podman and %s", (runtime) => {
       grown() { [ "$(size)" -gt "$1" ]; }
       until_true grown 1600
       $p container checkpoint --tcp-established c
-      at=$(size); sleep 0.3; [ "$(size)" = "$at" ] || no "it still counts"
+      # The peer's kernel sends again 0.2, 0.6 and 1.4 s after the freeze: podman's moment is to fall between.
+      at=$(size); sleep 0.8; [ "$(size)" = "$at" ] || no "it still counts"
       $p container restore --tcp-established c
       settled() { [ -e c/failure ] || [ -e s/failure ] || grown $((at + 1600)); }
       until_true settled
