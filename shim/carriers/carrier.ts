@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Engine } from "../control/engine.js";
+import type { Annotations } from "../session/annotations.js";
 import type { Log } from "../session/log.js";
 import type { Found } from "../xray/find.js";
 
@@ -9,6 +10,8 @@ export interface CarrierContext {
   engine: Engine;
   /** Where CRIU's images are, and ours go. */
   imagesDir: string;
+  /** What the container asks for. */
+  annotations: Annotations;
   log: Log;
 }
 

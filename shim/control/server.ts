@@ -11,6 +11,7 @@ import {
 import type { Carrier, CarrierContext } from "../carriers/carrier.js";
 import { type Carriers, writeNeeds } from "../carriers/registry.js";
 import { reason } from "../error.js";
+import type { Annotations } from "../session/annotations.js";
 import type { Log } from "../session/log.js";
 import { type Found, findSpecial } from "../xray/find.js";
 import { type Command, engineBy, type Undo, undoByHand } from "./engine.js";
@@ -21,6 +22,8 @@ const ENOTSUP = 95;
 /** What the engine has been asked for. */
 export interface Asked {
   carriers: Carriers;
+  /** What the container asks for. */
+  annotations: Annotations;
   imagesDir: string;
   /** The root of the tree that is dumped. */
   root?: number | undefined;
@@ -133,7 +136,8 @@ export const serveControl = (
     for (const received of r.fds) closeFd(received);
     throw Object.assign(new Error(`${r.data.toString()}: errno ${r.err} (task ${m.pid ?? 0})`), { errno: r.err });
   };
-  const context: CarrierContext = { engine: engineBy(command, undo), imagesDir: "", log };
+  const { annotations } = asked();
+  const context: CarrierContext = { engine: engineBy(command, undo), imagesDir: "", annotations, log };
 
   /** A request begins; what an earlier one of this connection has left is over. */
   const begin = async (): Promise<void> => {
@@ -141,6 +145,7 @@ export const serveControl = (
     const request = asked();
     carriers = [...(await request.carriers())];
     context.imagesDir = request.imagesDir;
+    context.annotations = request.annotations;
     root = request.root;
     seized = false;
   };

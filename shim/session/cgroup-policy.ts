@@ -3,17 +3,12 @@
 // controllers; where it placed the container in cgroup2 only, CRIU then makes the same directories in every v1
 // hierarchy too and fails in cpuset ("Failed writing ... to cpuset.cpus: Permission denied", criu/cgroup.c). Naming
 // each v1 controller's own root beats the general one: CRIU then leaves v1 as the images have it.
-import { readFileSync, readlinkSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { readCgroupImage } from "../../crit/cgroup-image.js";
-import type { CgroupManage, Settings } from "../engine/launch-file.js";
+import type { Settings } from "../engine/launch-file.js";
 import type { Log } from "./log.js";
 import { CG_MODE } from "./request.js";
-
-/** The annotation by which one container overrides [cgroup] manage. */
-export const ANNOTATION = "io.cryoshim.cgroup.manage";
-
-const VALUES = ["caller", "auto", ...Object.keys(CG_MODE)];
 
 /** The parts of criu_opts that speak of cgroups. */
 interface CgroupOptions {
@@ -21,32 +16,6 @@ interface CgroupOptions {
   manage_cgroups?: boolean;
   manage_cgroups_mode?: number;
 }
-
-/** The bundle of the container a runtime is restoring: its --bundle, else where it stands. */
-const bundleOf = (pid: number): string => {
-  const cwd = readlinkSync(`/proc/${pid}/cwd`);
-  const args = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
-  const at = args.findIndex((arg) => arg === "--bundle" || arg === "-b" || arg.startsWith("--bundle="));
-  if (at < 0) return cwd;
-  const arg = args[at]!;
-  return resolve(cwd, arg.includes("=") ? arg.slice(arg.indexOf("=") + 1) : (args[at + 1] ?? "."));
-};
-
-/** The container's own wish, from its bundle's config.json. */
-const annotated = (clientPid: number, log: Log): CgroupManage | undefined => {
-  let value: unknown;
-  try {
-    const config: unknown = JSON.parse(readFileSync(join(bundleOf(clientPid), "config.json"), "utf8"));
-    value = (config as { annotations?: Record<string, unknown> }).annotations?.[ANNOTATION];
-  } catch {
-    // No bundle: not a container of an OCI runtime.
-    return undefined;
-  }
-  if (value === undefined) return undefined;
-  if (typeof value === "string" && VALUES.includes(value)) return value as CgroupManage;
-  log("Warn ", `annotation ${ANNOTATION}=${JSON.stringify(value)} is none of ${VALUES.join(", ")}: ignored`);
-  return undefined;
-};
 
 /** The v1 hierarchies of a process: controller -> path. The empty name is cgroup2's. */
 const cgroupsOf = (pid: number): Map<string, string> => {
@@ -85,7 +54,7 @@ export const applyCgroupPolicy = (
   images: number | undefined,
   log: Log,
 ): void => {
-  const manage = annotated(clientPid, log) ?? settings.cgroup.manage;
+  const { manage } = settings.cgroup;
   if (manage === "caller") return;
   if (manage !== "auto") {
     opts.manage_cgroups = true;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The session of `criu dump|pre-dump|restore ...`: CRIU keeps its command line, its output and its exit code.
 import { resolve } from "node:path";
-import { closeFd, pidfdOpen } from "../../native/index.js";
+import { closeFd, peerPid, pidfdOpen } from "../../native/index.js";
 import { carrierSource, prepareCarriers } from "../carriers/registry.js";
 import { serveControl } from "../control/server.js";
 import { resolveLaunch } from "../engine/launch-file.js";
 import { reason } from "../error.js";
+import { annotationsOf, applyAnnotations } from "./annotations.js";
 import { type Bracket, openBracket, type Work } from "./bracket.js";
 import { type CommandLine, last, parseCommandLine, rewrite } from "./command-line.js";
+import { containerOfCommand } from "./container.js";
 import { ended, launched, libdirOf, linkEngine } from "./engine-link.js";
 import { type Freezer, watchFreezer } from "./freezer.js";
 import { SESSION } from "./guard.js";
@@ -50,13 +52,24 @@ const workOf = (line: CommandLine, enginePid: number, imagesDir: string, freezer
 export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): Promise<void> => {
   const line = parseCommandLine(argv);
   if (line?.verb === undefined || !SESSION_VERBS.includes(line.verb)) return give({ kind: "alone" });
-  const { engine, settings } = await resolveLaunch(process.env);
+  const { engine, settings: configured } = await resolveLaunch(process.env);
   const imagesDir = resolve(last(line, "images-dir") ?? ".");
   const workDir = resolve(last(line, "work-dir") ?? imagesDir);
-  const log = sessionLog(workDir);
+  const kind = line.verb as Work["kind"];
+  const tree = kind === "restore" ? undefined : Number(last(line, "tree"));
+  let wishes: ReturnType<typeof annotationsOf>;
+  try {
+    wishes = annotationsOf(containerOfCommand(peerPid(launchFd), tree, process.env));
+  } catch (error) {
+    sessionLog(workDir)("Error", reason(error));
+    return give({ kind: "exit", code: 1, message: `cryoshim: ${reason(error)}` });
+  }
+  const { annotations, wrong } = wishes;
+  const settings = applyAnnotations(configured, annotations);
+  const log = sessionLog(workDir, annotations.logLevel);
   const libdir = libdirOf(last(line, "libdir"), workDir);
   if (libdir === undefined) return give({ kind: "alone" });
-  const kind = line.verb as Work["kind"];
+  for (const each of wrong) log("Warn ", `${each}: ignored`);
   const carriers = (await carrierSource(settings))(kind, imagesDir);
   if (kind === "restore") await carriers();
   const link = linkEngine(launchFd, libdir);
@@ -78,7 +91,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
         })
       : undefined;
   const control = serveControl(link.control, {
-    asked: () => ({ carriers, imagesDir, root: work.pid }),
+    asked: () => ({ carriers, annotations, imagesDir, root: work.pid }),
     log,
     onBegin: () => bracket.begin(),
     onSeized: (pid) => bracket.seized(pid),

@@ -17,8 +17,11 @@ import {
 import { type CarrierSource, carrierSource, prepareCarriers, type WorkKind } from "../carriers/registry.js";
 import { type Asked, serveControl } from "../control/server.js";
 import { resolveLaunch, type Settings } from "../engine/launch-file.js";
+import { reason } from "../error.js";
+import { type Annotations, annotationsOf, applyAnnotations } from "./annotations.js";
 import { type Bracket, LOCK_METHOD, type LockMethod, openBracket, type Work } from "./bracket.js";
 import { applyCgroupPolicy } from "./cgroup-policy.js";
+import { type Container, containerOfRuntime } from "./container.js";
 import { ended, launched, libdirOf, linkEngine } from "./engine-link.js";
 import { type Freezer, watchFreezer } from "./freezer.js";
 import { type Guard, SESSION } from "./guard.js";
@@ -72,7 +75,10 @@ const pathOf = (fd: number | undefined): string =>
 interface Session {
   clientPid: number;
   engine: string;
+  /** The host's configuration, with what the container wishes. */
   settings: Settings;
+  container: Container | undefined;
+  annotations: Annotations;
   log: Log;
   borrowed: Borrowed[];
   carriers: CarrierSource;
@@ -103,9 +109,15 @@ const kindOf = ({ type }: Request): WorkKind =>
   type === REQ.restore ? "restore" : type === REQ.dump ? "dump" : "pre-dump";
 
 /** What the engine plugin will be told of a request. */
-const askedBy = (carriers: CarrierSource, request: Request, images: number | undefined): Asked => {
+const askedBy = (
+  carriers: CarrierSource,
+  annotations: Annotations,
+  request: Request,
+  images: number | undefined,
+): Asked => {
   const [kind, imagesDir] = [kindOf(request), pathOf(images)];
-  return { carriers: carriers(kind, imagesDir), imagesDir, root: kind === "restore" ? undefined : request.opts?.pid };
+  const root = kind === "restore" ? undefined : request.opts?.pid;
+  return { carriers: carriers(kind, imagesDir), annotations, imagesDir, root };
 };
 
 /** Opens the bracket for a request, and tells the engine what is left to it. */
@@ -130,7 +142,7 @@ const openWork = (session: Session, request: Request, { images }: Borrowed, free
   const bracket = openBracket(work, session.settings.network.lock, session.engine, session.log, session.guard);
   session.bracket = bracket;
   setImmediate(() => bracket.requested());
-  const asked = askedBy(session.carriers, request, images);
+  const asked = askedBy(session.carriers, session.annotations, request, images);
   session.asked = asked;
   const { root } = asked;
   // While the engine reads its request.
@@ -215,7 +227,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
   const first = firstRequest(client);
   const clientPid = peerPid(client);
   if (first === undefined || clientPid <= 0) return give({ kind: "alone" });
-  const { engine, settings } = await resolveLaunch(process.env);
+  const { engine, settings: configured } = await resolveLaunch(process.env);
   // The directories, once for the log and the carriers; each request opens its own when it is passed on.
   let dirs: Borrowed;
   try {
@@ -228,9 +240,22 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     dirs.close();
     return give({ kind: "alone" });
   }
-  const log = sessionLog(pathOf(dirs.work));
+  const container = containerOfRuntime(clientPid, kindOf(first) === "restore" ? undefined : first.opts?.pid);
+  let wishes: ReturnType<typeof annotationsOf>;
+  try {
+    wishes = annotationsOf(container);
+  } catch (error) {
+    // Not every runtime shows what its criu says.
+    sessionLog(pathOf(dirs.work))("Error", reason(error));
+    dirs.close();
+    return give({ kind: "exit", code: 1, message: `cryoshim: ${reason(error)}` });
+  }
+  const { annotations, wrong } = wishes;
+  const settings = applyAnnotations(configured, annotations);
+  const log = sessionLog(pathOf(dirs.work), annotations.logLevel);
+  for (const each of wrong) log("Warn ", `${each}: ignored`);
   const carriers = await carrierSource(settings);
-  const asked = askedBy(carriers, first, dirs.images);
+  const asked = askedBy(carriers, annotations, first, dirs.images);
   // What cannot be restored is told before the engine starts.
   if (kindOf(first) === "restore") await asked.carriers();
   const link = linkEngine(launchFd, libdir);
@@ -238,6 +263,8 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     clientPid,
     engine,
     settings,
+    container,
+    annotations,
     log,
     borrowed: [dirs],
     carriers,
