@@ -20,6 +20,14 @@ interface Addon {
   peerPid(fd: number): number;
   openBeneath(dir: number, path: string, flags: number, mode: number): number;
   seek(fd: number, position: number): void;
+  nextData(fd: number, from: number): [start: number, end: number] | undefined;
+  setPipeSize(fd: number, bytes: number): void;
+  setBlocking(fd: number): void;
+  setAttributes(path: string, mode: number, atime: bigint, mtime: bigint): void;
+  makeNode(dir: number, name: string, mode: number, rdev: number): void;
+  fileHandle(fd: number): Buffer | undefined;
+  openHandle(mount: number, handle: Buffer, flags: number): number;
+  findInode(dir: number, ino: bigint, most: number): string | undefined;
   cloneMount(ns: number, path: string, set: number, clear: number): number;
   socketProtocol(path: string): string;
   getSocketOption(fd: number, level: number, name: number): number;

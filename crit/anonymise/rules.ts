@@ -286,9 +286,15 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   cryoshim_mq_notify: { keep: "fd method signo sock_fd", name: "task", blank: "value cookie" },
   cryoshim_mq_file: { keep: "id flags" },
   cryoshim_mq_message: { keep: "priority", blank: "data" },
-  cryoshim_detached_entry: { inside: "mount file" },
+  cryoshim_detached_entry: { inside: "mount file data" },
   cryoshim_detached_mount: { keep: "id host attributes", path: "path" },
-  cryoshim_detached_file: { keep: "mount mode ino ids flags positions", path: "path", id: "uid gid", blank: "data" },
+  cryoshim_detached_file: {
+    keep: "mount mode ino ids flags positions size rdev pipe_id",
+    path: "path",
+    id: "uid gid",
+    blank: "atime mtime handle",
+  },
+  cryoshim_detached_data: { keep: "file offset", blank: "data" },
   cryoshim_udp_cork: { name: "task", keep: "fd corked", inside: "datagram" },
   cryoshim_udp_datagram: {
     keep: "family dst_port ifindex segment tos ttl hop_limit tclass",

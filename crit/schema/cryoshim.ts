@@ -95,13 +95,27 @@ const detachedFile = message("cryoshim_detached_file", {
   ids: [5, "uint32", "repeated"],
   flags: [6, "uint32", "repeated"],
   positions: [7, "uint64", "repeated"],
-  /** Of a file that has no name any more: whose it is, and what is in it. */
+  /** Of a file that has no name any more: whose it is, how large, which device. */
   ...optional("uint32", 8, "uid gid"),
-  data: [10, "bytes"],
+  ...optional("uint64", 11, "size rdev"),
+  /** Nanoseconds. */
+  ...optional("sint64", 13, "atime mtime"),
+  /** Where its name is not known: name_to_handle_at(2), the type before the bytes. */
+  handle: [15, "bytes"],
+  /** Of a FIFO: whose contents in fifo-data.img are to be put back. */
+  pipe_id: [16, "uint32"],
+});
+
+/** Of the file with this number, counted from 0; what is not there is a hole. */
+const detachedData = message("cryoshim_detached_data", {
+  file: [1, "uint32", "required"],
+  offset: [2, "uint64", "required"],
+  data: [3, "bytes", "required"],
 });
 
 /** One of these each. */
 export const detached = message("cryoshim_detached_entry", {
   mount: [1, () => mount],
   file: [2, () => detachedFile],
+  data: [3, () => detachedData],
 });

@@ -7,13 +7,15 @@ import { decodeImage, encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { replaceFile } from "../session/replace-file.js";
 
-const [REG, EXT] = [1, 16];
+const EXT = 16;
 
 /** A file of the images: the id that tasks' descriptors name, its O_* flags and its position. */
 export interface ClaimedFile {
   id: number;
   flags: number;
   pos: bigint;
+  /** Of a FIFO whose contents (fifo-data.img) nobody else puts back. */
+  pipe?: number;
 }
 
 /** The key under which CRIU looks for an external file (criu/files-reg.c:dump_one_reg_file). */
@@ -45,15 +47,37 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>): Map<st
     const { ext, name } = (reg ?? {}) as Message;
     return ext === true && keys.has(name as string);
   });
-  const other = mine.map(({ message }) => message.reg as Message).find(({ id }) => !open.has(id as number));
+  // CRIU keeps a FIFO's name in a file of its own (criu/fifo.c).
+  const regs = new Set(mine.map(({ message }) => (message.reg as Message).id));
+  const fifos = files.entries.filter(({ message }) => message.fifo !== undefined);
+  const myFifos = new Map(
+    fifos
+      .filter(({ message }) => regs.has((message.fifo as Message).regf_id))
+      .map((entry) => [fifoOf(entry).regf_id, entry]),
+  );
+  const other = mine
+    .map(({ message }) => message.reg as Message)
+    .find(({ id }) => !open.has(id as number) && !myFifos.has(id));
   if (other !== undefined) throw new OtherUse(other.name as string);
+  const pipes = new Set(
+    fifos.filter((entry) => !regs.has(fifoOf(entry).regf_id)).map((entry) => fifoOf(entry).pipe_id),
+  );
   const ids = new Set<number>();
-  for (const { message } of mine) {
-    const reg = message.reg as Message;
-    const id = reg.id as number;
+  for (const entry of mine) {
+    const reg = entry.message.reg as Message;
+    const fifo = myFifos.get(reg.id);
+    const { message } = fifo ?? entry;
+    const id = message.id as number;
     ids.add(id);
-    const known = claimed.get(reg.name as string) ?? [];
-    claimed.set(reg.name as string, [...known, { id, flags: reg.flags as number, pos: reg.pos as bigint }]);
+    const file: ClaimedFile = { id, flags: reg.flags as number, pos: reg.pos as bigint };
+    if (fifo !== undefined) {
+      const { pipe_id } = fifoOf(fifo);
+      if (!pipes.has(pipe_id)) file.pipe = pipe_id as number;
+      pipes.add(pipe_id);
+      delete message.fifo;
+      files.entries.splice(files.entries.indexOf(entry), 1);
+    }
+    claimed.set(reg.name as string, [...(claimed.get(reg.name as string) ?? []), file]);
     message.ext = { id, fown: reg.fown };
     message.type = EXT;
     delete message.reg;
@@ -61,10 +85,12 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>): Map<st
   if (ids.size === 0) return claimed;
   // Descriptors first: whatever has been changed when this ends early, the file itself still says what it was.
   for (const { name, image } of tables) {
-    const ours = image.entries.filter(({ message }) => message.type === REG && ids.has(message.id as number));
+    const ours = image.entries.filter(({ message }) => ids.has(message.id as number));
     for (const { message } of ours) message.type = EXT;
     if (ours.length > 0) replaceFile(join(imagesDir, name), encodeImage(image));
   }
   replaceFile(path, encodeImage(files));
   return claimed;
 };
+
+const fifoOf = ({ message }: { message: Message }): Message => message.fifo as Message;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files on mounts that are in no namespace any more (umount -l): where else the same file system is mounted, and where the
 // file is there.
-import { closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync } from "node:fs";
+import { type BigIntStats, closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync } from "node:fs";
 import { addon } from "../../native/index.js";
 import type { Found } from "../xray/find.js";
 import { MountRoots } from "../xray/mount-root.js";
@@ -14,6 +14,8 @@ export interface Place {
   root: string;
   /** Of the file, in it; "." is the root itself. */
   path: string;
+  /** Where none of its names is known: the kernel's own (name_to_handle_at(2)). */
+  handle?: Buffer;
 }
 
 interface Mount {
@@ -50,13 +52,19 @@ const below = (point: string, path: string): string | undefined => {
   return path.startsWith(`${before}/`) ? path.slice(before.length) : undefined;
 };
 
+const O_PATH = 0o10000000;
+/** Of a file system whose names are looked through for one inode. */
+const MOST_NAMES = 200_000;
+
+const isSame = (one: BigIntStats, other: BigIntStats): boolean =>
+  one.ino === other.ino && one.dev === other.dev && one.mode === other.mode;
+
 /** Whether `path`, in the directory `top`, is the file. */
-const isAt = (top: number, path: string, file: number): boolean => {
+const isAt = (top: number, path: string, file: BigIntStats): boolean => {
   try {
     const fd = addon.openBeneath(top, path === "/" ? "." : path.slice(1), constants.O_NOFOLLOW | O_PATH, 0);
     try {
-      const [there, here] = [fstatSync(fd, { bigint: true }), fstatSync(file, { bigint: true })];
-      return there.ino === here.ino && there.mode === here.mode;
+      return isSame(fstatSync(fd, { bigint: true }), file);
     } finally {
       closeSync(fd);
     }
@@ -65,36 +73,83 @@ const isAt = (top: number, path: string, file: number): boolean => {
   }
 };
 
-const O_PATH = 0o10000000;
-const DELETED = / \(deleted\)$/;
+const DELETED = " (deleted)";
+/** The names that a link in /proc may mean: a file may well be called "x (deleted)". */
+const namesOf = (link: string): string[] => (link.endsWith(DELETED) ? [link, link.slice(0, -DELETED.length)] : [link]);
+
+/** A file of a task: a link of /proc that leads to it, a descriptor of ours for it, and what fstat(2) says. */
+export interface Sought {
+  found: Pick<Found, "pid" | "mntId" | "dev">;
+  link: string;
+  fd: number;
+  st: BigIntStats;
+}
 
 /** A mount on which files may be found again. */
-interface Candidate extends Omit<Place, "path"> {
-  /** A descriptor of its own root, and what of it the detached mount showed. */
+interface Candidate extends Pick<Place, "host" | "root"> {
+  /** A descriptor of its own root, what of it the detached mount showed, and where it is mounted. */
   top: number;
   part: string;
+  point: string;
 }
 
 /** Finds files again; what it has found out of mounts it keeps until close(). */
 export class Places {
   readonly #roots = new MountRoots();
   readonly #candidates = new Map<string, Candidate[]>();
+  /** Other names of files whose own is gone: looked for before the freeze, as it may take long. */
+  readonly #names = new Map<string, string>();
 
   /**
-   * Where else the file of a descriptor is; `file` is a descriptor of ours for it. One without a name is anywhere on its
-   * file system. undefined: the file system is mounted nowhere else, or the file is not found there.
+   * Where else a file is; undefined: the file system is mounted nowhere else, or the file is not there. What has no name
+   * any more has `anywhere`, the root, as its place.
    */
-  of(found: Found, file: number, gone: boolean): Place | undefined {
-    const link = linkOf(`/proc/${found.pid}/fd/${found.fd}`).replace(DELETED, "");
-    for (const { host, root, top, part } of this.#mounts(found, file)) {
-      if (gone) return { host, root, path: "." };
-      if (isAt(top, join(part, link), file)) return { host, root, path: link === "/" ? "." : link.slice(1) };
+  of(sought: Sought): { place: Place; gone: boolean } | undefined {
+    const { link, st } = sought;
+    const candidates = this.#mounts(sought);
+    const names = namesOf(linkOf(link));
+    for (const { host, root, top, part } of candidates)
+      for (const name of names)
+        if (isAt(top, join(part, name), st))
+          return { place: { host, root, path: name === "/" ? "." : name.slice(1) }, gone: false };
+    const [first] = candidates;
+    if (first === undefined) return undefined;
+    if (isGone(st, names)) return { place: { host: first.host, root: first.root, path: "." }, gone: true };
+    const place = this.#byOtherName(candidates, sought);
+    return place && { place, gone: false };
+  }
+
+  /** Another name of an inode, or its handle: the kernel may know a name for it, and otherwise it is looked for. */
+  #byOtherName(candidates: readonly Candidate[], { fd, st }: Sought): Place | undefined {
+    const handle = addon.fileHandle(fd);
+    let byHandle: Place | undefined;
+    for (const { host, root, top, part, point } of candidates) {
+      const known = this.#names.get(`${root} ${st.dev}:${st.ino}`);
+      const named = known ?? (handle && nameByHandle(top, handle, st, point));
+      const path = named === undefined ? undefined : below(part, named);
+      if (path !== undefined && isAt(top, named!, st)) return { host, root, path: path.slice(1) };
+      if (handle !== undefined && opens(top, handle, st)) byHandle ??= { host, root, path: ".", handle };
     }
-    return undefined;
+    return byHandle;
+  }
+
+  /** Looks for another name of a file whose own is gone, everywhere where it may be. Before the freeze. */
+  search(sought: Sought): void {
+    const { st } = sought;
+    if (this.of(sought)?.place.handle === undefined && this.of(sought) !== undefined) return;
+    for (const { root, top, part } of this.#mounts(sought)) {
+      const dir = addon.openBeneath(top, part === "/" ? "." : part.slice(1), constants.O_DIRECTORY, 0);
+      try {
+        const path = addon.findInode(dir, st.ino, MOST_NAMES);
+        if (path !== undefined) this.#names.set(`${root} ${st.dev}:${st.ino}`, join(part, path));
+      } finally {
+        closeSync(dir);
+      }
+    }
   }
 
   /** In the container's namespace, then in ours. */
-  #mounts(found: Found, file: number): Candidate[] {
+  #mounts({ found, fd: file }: Sought): Candidate[] {
     const key = `${found.pid} ${found.mntId}`;
     const known = this.#candidates.get(key);
     if (known !== undefined) return known;
@@ -112,7 +167,8 @@ export class Places {
           const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
           const top = openSync(latin(`${before}${mount.point}`), flags);
           // Something else may be mounted over it.
-          if (mountId(top) === mount.id) candidates.push({ host, root: join(mount.point, part), top, part });
+          if (mountId(top) === mount.id)
+            candidates.push({ host, root: join(mount.point, part), top, part, point: mount.point });
           else closeSync(top);
         } catch {
           // Unmounted meanwhile, or a mount of a single file.
@@ -134,3 +190,31 @@ export class Places {
     this.#roots.close();
   }
 }
+
+const { S_IFMT, S_IFDIR } = constants;
+
+/** Whether a file has no name any more. Some file systems count no links of directories. */
+const isGone = ({ nlink, mode }: BigIntStats, names: readonly string[]): boolean =>
+  nlink === 0n || ((Number(mode) & S_IFMT) === S_IFDIR && names.length > 1);
+
+/** Opens an inode by its handle and gives it to `use`; undefined where that cannot be. */
+const byHandle = <T>(top: number, handle: Buffer, st: BigIntStats, use: (fd: number) => T): T | undefined => {
+  let fd: number;
+  try {
+    fd = addon.openHandle(top, handle, O_PATH);
+  } catch {
+    // The file system cannot, or it is none of it.
+    return undefined;
+  }
+  try {
+    return isSame(fstatSync(fd, { bigint: true }), st) ? use(fd) : undefined;
+  } finally {
+    closeSync(fd);
+  }
+};
+
+const opens = (top: number, handle: Buffer, st: BigIntStats): boolean => byHandle(top, handle, st, () => true) ?? false;
+
+/** A name that the kernel remembers of an inode, from the root of its mount on. */
+const nameByHandle = (top: number, handle: Buffer, st: BigIntStats, point: string): string | undefined =>
+  byHandle(top, handle, st, (fd) => below(point, linkOf(`/proc/self/fd/${fd}`)));

@@ -5,7 +5,7 @@ import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { execa } from "execa";
 import { socketProtocol } from "../../native/index.js";
-import { carriedFiles } from "../carriers/detached.js";
+import { DetachedFiles } from "../carriers/detached.js";
 import { Places } from "../carriers/detached-find.js";
 import { inPath } from "../engine/choose.js";
 import { CryoshimError, reason } from "../error.js";
@@ -62,7 +62,9 @@ const PROTOCOLS = /^(TCP|UDP|UDP-?Lite|RAW|PING|UNIX|UNIX-STREAM|NETLINK|PACKET)
 /** What the X-ray has found: a file on an unmounted mount is carried where it is found again. */
 const ofXray = (found: Found, places: () => Places): Kind => {
   if (found.kind !== "detached") return found.kind === "mqueue" ? MQUEUE : CORKED;
-  return carriedFiles([found], places).saved.length > 0 ? REOPENED : DETACHED;
+  const files = new DetachedFiles([found], places, true);
+  files.close();
+  return files.saved.length > 0 ? REOPENED : DETACHED;
 };
 
 const REMOTE = /^(nfs4?|cifs|smb3|ceph|9p|fuse(\..*)?)$/;

@@ -5,9 +5,10 @@ import { bare, holds } from "../support/lab.js";
 
 const WORDS = `
 ready() { until_true grep -q ready "$1/out"; }
-checked() { touch "$1/go"; until_true grep -q done "$1/out"; ! grep BAD "$1/out" || no "it is not as it was"; [ "$(grep -c ^ok "$1/out")" = 26 ]; }
+checked() { touch "$1/go"; until_true grep -q done "$1/out"; ! grep BAD "$1/out" || no "it is not as it was"; [ "$(grep -c ^ok "$1/out")" = "\${2:-26}" ]; }
 start() { mkdir -p l i d; setsid "$@" </dev/null >/dev/null 2>&1 & pid=$!; ready l; }
 program="/cryoshim/build/workloads/detached /tmp/d /tmp/l/out /tmp/l/go"
+kinds="/cryoshim/build/workloads/unmounted /tmp/d /tmp/l/out /tmp/l/go"
 dump() { criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
 restore() { criu restore -D /tmp/i -o r.log -v4 --shell-job -d; }
 `;
@@ -22,6 +23,11 @@ start $program; code=0; dump || code=$?; grep -h Error i/d.log; exit $code`);
 describe("criu's command line", () => {
   test("files, directories and deleted files are opened again on a mount that is nowhere to be seen", () =>
     holds(`${WORDS}start $program; dump; restore; checked l`));
+
+  test("devices, FIFOs with what is in them, other links, symbolic links and what has no name any more", () =>
+    holds(`${WORDS}start $kinds; dump; restore; checked l 29`));
+
+  test("--leave-running leaves these as they are", () => holds(`${WORDS}start $kinds; dump -R; checked l 29`));
 
   test("--leave-running leaves every file as it is", () => holds(`${WORDS}start $program; dump -R; checked l`));
 
@@ -50,23 +56,36 @@ start $program; dump; truncate -s 100 i/cryoshim-detached.img
 fails "" restore; grep -q "cryoshim-detached.img" i/r.log i/cryoshim.log`));
 });
 
-test.each(["runc", "crun"])("%s restores a container's files on its own root file system", async (runtime) => {
+test.each([
+  ["runc", "detached", 26],
+  ["crun", "detached", 26],
+  ["runc", "unmounted", 29],
+  ["crun", "unmounted", 29],
+])("%s restores a container's files on its own root file system (%s)", async (runtime, workload, checks) => {
   await holds(`${WORDS}
-mkdir l i; cp /cryoshim/build/workloads/detached l
-LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "mkdir /lab/d; exec /lab/detached /lab/d /lab/out /lab/go"
-sed -i 's|"CAP_KILL"|"CAP_KILL", "CAP_SYS_ADMIN"|g' /tmp/b/config.json
+mkdir l i; cp /cryoshim/build/workloads/${workload} l
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "mkdir /lab/d; exec /lab/${workload} /lab/d /lab/out /lab/go"
+sed -i 's|"CAP_KILL"|"CAP_KILL", "CAP_SYS_ADMIN", "CAP_MKNOD"|g' /tmp/b/config.json
 ${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
 ${runtime} checkpoint --image-path /tmp/i --work-path /tmp/i c1
 ${runtime} restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
-checked l`);
+checked l ${checks}`);
 });
 
-test("podman restores a container's files on a tmpfs, and on its root file system", async () => {
-  await holds(`${WORDS}
-lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/detached l
-podman run -d --name c1 --cap-add SYS_ADMIN --network none -v /tmp/l:/lab localhost/busybox sh -c "mkdir /data; exec /lab/detached /data /lab/out /lab/go" >/dev/null; ready l
-podman container checkpoint c1 >/dev/null; podman container restore c1 >/dev/null; checked l`);
-});
+test.each([
+  ["detached", "/data", 26],
+  ["unmounted", "/data", 29],
+  ["detached", "/run/data", 26],
+  ["unmounted", "/run/data", 29],
+])(
+  "podman restores a container's files (%s) on its root file system and on a tmpfs: %s",
+  async (workload, directory, checks) => {
+    await holds(`${WORDS}
+lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/${workload} l
+podman run -d --name c1 --cap-add SYS_ADMIN --cap-add MKNOD --network none --tmpfs /run:rw,dev -v /tmp/l:/lab localhost/busybox sh -c "mkdir ${directory}; exec /lab/${workload} ${directory} /lab/out /lab/go" >/dev/null; ready l
+podman container checkpoint c1 >/dev/null; podman container restore c1 >/dev/null; checked l ${checks}`);
+  },
+);
 
 test("LXC restores a container's files on its root file system", () =>
   holds(`${WORDS}

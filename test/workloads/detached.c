@@ -73,19 +73,19 @@ static int mount_of(int fd, bool *listed)
 	return id;
 }
 
-static ino_t inode(int fd)
+/* A tmpfs that CRIU has restored has other inodes than before: what counts is that it is the file of this name. */
+static bool is_file(int fd, const char *name)
 {
-	struct stat st = { 0 };
+	struct stat one = { 0 }, other = { 0 };
 
-	fstat(fd, &st);
-	return st.st_ino;
+	return fstat(fd, &one) == 0 && stat(at(name), &other) == 0 && one.st_ino == other.st_ino && one.st_dev == other.st_dev;
 }
 
 int main(int argc, char **argv)
 {
 	enum { READ, APPEND, DIRECTORY, GONE, PATH, SECOND, READ_ONLY, ALL };
+	static const char *const names[ALL] = { "sub/file", "sub/deep/other", "sub/deep", NULL, "sub/file", "sub/file", "sub" };
 	int fd[ALL], shared, one, i;
-	ino_t inodes[ALL];
 	struct stat st;
 	char buf[64] = "";
 	bool listed;
@@ -117,8 +117,6 @@ int main(int argc, char **argv)
 	must("remount", mount(NULL, at("at"), NULL, MS_REMOUNT | MS_BIND | MS_NOSUID, NULL) == 0);
 	fd[READ_ONLY] = open_at("at", O_RDONLY | O_DIRECTORY);
 	must("umount", umount2(at("at"), MNT_DETACH) == 0);
-	for (i = 0; i < ALL; i++)
-		inodes[i] = inode(fd[i]);
 	fprintf(out, "ready\n");
 	fflush(out);
 	while (access(argv[3], F_OK))
@@ -127,8 +125,8 @@ int main(int argc, char **argv)
 	for (i = 0; i < ALL; i++) {
 		mount_of(fd[i], &listed);
 		check("no mount that mountinfo has", !listed);
-		if (i != GONE)
-			check("the same inode", inode(fd[i]) == inodes[i]);
+		if (names[i])
+			check("the same inode", is_file(fd[i], names[i]));
 	}
 	check("one mount for all", mount_of(fd[READ], &listed) == mount_of(fd[DIRECTORY], &listed));
 	check("position", lseek(fd[READ], 0, SEEK_CUR) == 4);

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// The files of the images are opened again, on copies of mounts that are in no namespace.
+import { randomUUID } from "node:crypto";
+import {
+  chownSync,
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  rmdirSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { decodeImage } from "../../crit/image.js";
+import { addon } from "../../native/index.js";
+import { reason } from "../error.js";
+import { ALL_ATTRIBUTES, type FileEntry, type MountEntry, readContents, readDetached } from "./detached-image.js";
+import { refuse } from "./detached-refuse.js";
+
+const { S_IFMT, S_IFREG, S_IFDIR, S_IFIFO, S_IFLNK, O_RDONLY, O_RDWR, O_NONBLOCK, O_NOCTTY, O_NOFOLLOW } = constants;
+const [O_TMPFILE, O_PATH] = [0o20200000, 0o10000000];
+/** What a descriptor was opened with and still has. O_DIRECTORY is as good as said, and O_PATH allows no others. */
+const KEPT = 0o3 | constants.O_APPEND | O_NONBLOCK | constants.O_DSYNC | constants.O_SYNC | 0o40000 | 0o1000000;
+
+/** A pipe's contents in the images; CRIU writes each once, by its inode (criu/pipes.c). */
+const pipeContents = (imagesDir: string, pipe: number): { size: number; data: Uint8Array } | undefined => {
+  const { entries } = decodeImage(readFileSync(join(imagesDir, "fifo-data.img")), "fifo-data.img");
+  const entry = entries.find(({ message }) => message.pipe_id === pipe);
+  return entry && { size: Number(entry.message.size ?? 0), data: entry.extra ?? new Uint8Array() };
+};
+
+/** Opens the files of the images again. */
+export class Reopen {
+  readonly #imagesDir: string;
+  readonly #files: FileEntry[];
+  readonly #trees = new Map<MountEntry, number>();
+  /** Descriptors by which files without a name were made anew. */
+  readonly #made = new Map<FileEntry, number>();
+  /** FIFOs, by both ends: what is in one is lost with its last descriptor. */
+  readonly #fifos = new Map<FileEntry, number>();
+
+  /** Throws ERR_IMAGE. */
+  constructor(imagesDir: string) {
+    this.#imagesDir = imagesDir;
+    this.#files = readDetached(imagesDir);
+  }
+
+  /** Whether something is to be let go of before the tasks run. */
+  get holds(): boolean {
+    return this.#files.some(({ mode }) => (mode & S_IFMT) === S_IFIFO);
+  }
+
+  /** `task` is a pidfd of a task in the restored mount namespace. */
+  open(id: number, task: number): number | undefined {
+    const file = this.#files.find(({ open }) => open.has(id));
+    if (file === undefined) return undefined;
+    const { flags, pos } = file.open.get(id)!;
+    try {
+      const fd = this.#one(file, flags & O_PATH ? flags & (O_PATH | O_NOFOLLOW) : flags & KEPT, task);
+      try {
+        if ((fstatSync(fd).mode & S_IFMT) !== (file.mode & S_IFMT)) throw new Error("what is there is of another type");
+        if (pos > 0n && (flags & O_PATH) === 0 && seeks(file)) addon.seek(fd, Number(pos));
+        return fd;
+      } catch (error) {
+        closeSync(fd);
+        throw error;
+      }
+    } catch (error) {
+      const { host, path } = file.mount;
+      throw refuse(
+        `cannot open \`${file.path}\` below \`${path}\` again, which was on a mount that had been unmounted`,
+        reason(error),
+        `see that the file system is mounted there ${host ? "on the host" : "in the container"} before the restore`,
+        error,
+      );
+    }
+  }
+
+  #one(file: FileEntry, flags: number, task: number): number {
+    const tree = this.#tree(file.mount, task);
+    const fifo = (file.mode & S_IFMT) === S_IFIFO;
+    if (fifo && !this.#fifos.has(file)) this.#fifos.set(file, this.#hold(file, tree));
+    const how = flags | O_NOCTTY | (fifo && (flags & O_PATH) === 0 ? O_NONBLOCK : 0);
+    const fd = this.#again(file, how & ~(flags & O_PATH ? O_NOCTTY : 0), tree);
+    // It was opened so that it waits for nobody.
+    if (fifo && (flags & (O_NONBLOCK | O_PATH)) === 0) addon.setBlocking(fd);
+    return fd;
+  }
+
+  /** Opens a file by its name, its handle, or the descriptor by which it was made. */
+  #again(file: FileEntry, flags: number, tree: number): number {
+    if (file.gone !== undefined) return openSync(`/proc/self/fd/${this.#make(file, tree)}`, flags);
+    if (file.handle !== undefined) return addon.openHandle(tree, file.handle, flags);
+    return addon.openBeneath(tree, file.path, flags, 0);
+  }
+
+  #hold(file: FileEntry, tree: number): number {
+    const fd = this.#again(file, O_RDWR | O_NONBLOCK, tree);
+    try {
+      const contents = file.pipe === undefined ? undefined : pipeContents(this.#imagesDir, file.pipe);
+      if (contents !== undefined) {
+        if (contents.size > 0) addon.setPipeSize(fd, contents.size);
+        if (contents.data.length > 0 && writeSync(fd, contents.data) < contents.data.length)
+          throw new Error("what was in it does not fit into it again");
+      }
+      return fd;
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+
+  /** Makes a file without a name anew. */
+  #make(file: FileEntry, tree: number): number {
+    let fd = this.#made.get(file);
+    if (fd !== undefined) return fd;
+    const { uid, gid, size, rdev, atime, mtime } = file.gone!;
+    const type = file.mode & S_IFMT;
+    if (type === S_IFREG) fd = addon.openBeneath(tree, ".", O_TMPFILE | O_RDWR, 0o600);
+    else fd = nameless(tree, type, Number(rdev));
+    this.#made.set(file, fd);
+    if (type === S_IFREG) {
+      ftruncateSync(fd, Number(size));
+      const out = fd;
+      readContents(this.#imagesDir, this.#files.indexOf(file), (bytes, offset) => {
+        for (let at = 0; at < bytes.length; ) at += writeSync(out, bytes, at, bytes.length - at, offset + at);
+      });
+    }
+    chownSync(`/proc/self/fd/${fd}`, uid, gid);
+    addon.setAttributes(`/proc/self/fd/${fd}`, file.mode & 0o7777, atime, mtime);
+    return fd;
+  }
+
+  #tree(mount: MountEntry, task: number): number {
+    let tree = this.#trees.get(mount);
+    if (tree !== undefined) return tree;
+    const { host, path, attributes } = mount;
+    tree = addon.cloneMount(host ? -1 : task, path, attributes, ALL_ATTRIBUTES & ~attributes);
+    this.#trees.set(mount, tree);
+    return tree;
+  }
+
+  /** All files are open: tasks will see the ends of FIFOs that nobody else has. */
+  letGo(): void {
+    for (const fd of this.#fifos.values()) closeSync(fd);
+    this.#fifos.clear();
+  }
+
+  close(): void {
+    this.letGo();
+    for (const fd of [...this.#made.values(), ...this.#trees.values()]) closeSync(fd);
+    this.#made.clear();
+    this.#trees.clear();
+  }
+}
+
+const seeks = ({ mode }: FileEntry): boolean => {
+  const type = mode & S_IFMT;
+  return type === S_IFREG || type === S_IFDIR;
+};
+
+/** Makes something that is no regular file, and takes its name away. Returns an O_PATH descriptor. */
+const nameless = (tree: number, type: number, rdev: number): number => {
+  const name = `.cryoshim-${randomUUID()}`;
+  addon.makeNode(tree, name, type | 0o700, rdev);
+  try {
+    return addon.openBeneath(tree, name, O_PATH | O_NOFOLLOW, 0);
+  } finally {
+    const path = `/proc/self/fd/${tree}/${name}`;
+    if (type === S_IFDIR) rmdirSync(path);
+    else unlinkSync(path);
+  }
+};
+
+/** What can be made anew without a name. */
+export const canBeMade = (mode: number): boolean =>
+  (mode & S_IFMT) !== S_IFLNK && (mode & S_IFMT) !== constants.S_IFSOCK;
+
+/** How contents are read that will be made anew. */
+export const openForContents = (path: string): number => openSync(path, O_RDONLY | O_NONBLOCK);
