@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <errno.h>
+#include <unistd.h>
 
 #include "control.h"
 #include "surgeon/surgeon.h"
@@ -130,8 +131,12 @@ static napi_value swap_fd(napi_env env, napi_callback_info info)
 		napi_throw_type_error(env, "ERR_ARGS", "a boolean was expected");
 		return NULL;
 	}
-	if (surgeon_swap_fd(tid, fd, ours, cloexec, &old, &err))
+	if (surgeon_take_fd(tid, fd, &old, &err))
 		return throw_errno(env, err.err, err.step);
+	if (surgeon_swap_fd(tid, fd, ours, cloexec, &err)) {
+		close(old);
+		return throw_errno(env, err.err, err.step);
+	}
 	return napi_create_int32(env, old, &result) == napi_ok ? result : NULL;
 }
 
@@ -147,7 +152,7 @@ static napi_value swap_mapping(napi_env env, napi_callback_info info)
 	    !get_u64(env, args[2], &len) || !get_int(env, args[3], &prot) || !get_int(env, args[4], &flags) ||
 	    !get_int(env, args[5], &ours) || !get_u64(env, args[6], &offset))
 		return NULL;
-	return surgeon_swap_mapping(tid, addr, len, prot, flags, ours, offset, &err) ?
+	return surgeon_swap_mapping(tid, addr, len, prot, flags, ours, -1, offset, &err) ?
 		       throw_errno(env, err.err, err.step) :
 		       undefined(env);
 }

@@ -9,12 +9,24 @@
  *
  * The plugin speaks first (HELLO, HOOK, EXIT) and waits; while it waits the shim may give commands, each answered by
  * a RESULT of the same seq; DONE ends the wait.
+ *
+ * The guard is sent each SWAP_* as well, before the plugin (native/launcher/guard.h).
  */
 #include <stdint.h>
 
 #define CONTROL_MAGIC 0x31534343u /* "CCS1" */
-#define CONTROL_VERSION 2
+#define CONTROL_VERSION 3
 #define CONTROL_MAX_DATA (64u << 10)
+
+/*
+ * SWAP_MAPPING: the placeholder is private memory of no file; what is there now is a mapping of the task's own descriptor fd,
+ * which stays where it is (an io_uring cannot be sent over a socket).
+ */
+#define CONTROL_ANONYMOUS 2u
+#define CONTROL_OWN_FD 4u
+
+/* DONE: without the shim the images of this dump are not complete. */
+#define CONTROL_NEEDED 1u
 
 /* name, type */
 #define CONTROL_FIELDS(X)                                                                          \
@@ -48,19 +60,22 @@ struct control_msg {
 	X(HELLO, 1)		/* a0: CONTROL_VERSION; answered by DONE, a0: bits of wanted hooks, a1: of those for the first task alone */ \
 	X(HOOK, 2)                                                                                 \
 	X(EXIT, 3)		/* ret: how the stage ended */                                     \
-	X(DONE, 4)                                                                                 \
+	X(DONE, 4)		/* flags: CONTROL_NEEDED */                                        \
 	X(RESULT, 5)		/* with data: of READ, or the name of the step that failed */      \
 	X(INJECT, 10)		/* a0: system call, a1..a6: its arguments */                       \
 	X(READ, 11)		/* addr, len */                                                    \
 	X(WRITE, 12)		/* addr, data */                                                   \
-	X(SWAP_FD, 13)		/* fd, flags: 1 close-on-exec; with a descriptor; RESULT has the old one */ \
-	X(SWAP_MAPPING, 14)	/* addr, len, a0 prot, a1 flags, a2 offset, a3 undo's offset; with new, old */ \
+	X(SWAP_FD, 13)		/* fd, flags: 1 close-on-exec; with descriptors: the placeholder, what is there now */ \
+	X(SWAP_MAPPING, 14)	/* addr, len, a0 prot, a1 flags, a2 offset, undo's a3 offset, a4 flags; with both descriptors \
+				   but for CONTROL_ANONYMOUS and CONTROL_OWN_FD */                 \
 	X(ROLLBACK, 15)		/* undo all swaps, newest first */                                 \
 	X(FORGET, 16)		/* the swaps stay: drop the undo record */                         \
 	X(LOG, 17)		/* flags: CRIU's log level; data: a line for CRIU's log */      \
 	X(EXTERNAL, 18)		/* data: keys of --external, each with a NUL, before anything is collected */ \
 	X(INHERIT, 19)		/* data: a key of --inherit-fd, with a descriptor, before tasks are forked */ \
-	X(NO_FS_DUMP, 20)	/* data: a file system whose contents CRIU need not look at */
+	X(NO_FS_DUMP, 20)	/* data: a file system whose contents CRIU need not look at */     \
+	X(SWAP_CWD, 21)		/* with both descriptors, as O_PATH */                             \
+	X(SWAP_ROOT, 22)
 
 enum control_type {
 #define X(name, number) CONTROL_##name = number,

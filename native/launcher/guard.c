@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The guard of a session: a small process that outlives shim and engine, and puts right what a sudden death of
- * either, or of both, leaves behind: a frozen cgroup (criu/seize.c), half restored tasks that wait for ever for their
+ * either, or of both, leaves behind: placeholders in the tasks of a dump (undo.c), a frozen cgroup (criu/seize.c), half restored tasks that wait for ever for their
  * engine, and the cgroup mounts in CRIU's working directory (criu/cgroup.c, cgyard).
  *
  * It holds the client's socket open until it is done, so that a runtime which takes the socket's end for the
@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include "guard.h"
 #include "pins.h"
+#include "undo.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -23,6 +24,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -365,17 +367,23 @@ static void lift_kept(void)
 	note("it was cut off while it kept or took a network lock: lifted");
 }
 
+static void thaw_all(void)
+{
+	for (size_t i = 0; i < g.n_thaw; i++)
+		thaw(&g.thaw[i]);
+}
+
 static _Noreturn void act(bool restore)
 {
 	if (restore)
 		syscall(SYS_pidfd_send_signal, g.engine_fd, SIGKILL, NULL, 0);
 	wait_end(g.engine_fd, -1);
+	undo_all(thaw_all, note);
 	kill_made(restore);
 	lift_kept();
 	if (restore)
 		remove_roots();
-	for (size_t i = 0; i < g.n_thaw; i++)
-		thaw(&g.thaw[i]);
+	thaw_all();
 	remove_yards();
 	_exit(0);
 }
@@ -388,7 +396,23 @@ static void copy_text(char *to, size_t size, const char *text, size_t len)
 	to[len] = '\0';
 }
 
-static void told(const char *msg, size_t len)
+/* A swap is about to be made. In a restore nothing need be known: there what is half done is killed. */
+static void before_swap(const char *msg, size_t len, int *fds, int n_fds)
+{
+	char answer = GUARD_REFUSES;
+	struct control_msg order;
+
+	if (len == sizeof(order)) {
+		memcpy(&order, msg, sizeof(order));
+		if (order.magic == CONTROL_MAGIC &&
+		    (g.kind == GUARD_DUMP ? undo_know(&order, fds, n_fds) : g.kind != '\0'))
+			answer = GUARD_KNOWS;
+	}
+	/* A shim that is gone makes no swap. */
+	(void)!send(g.sk, &answer, 1, MSG_NOSIGNAL);
+}
+
+static void told(const char *msg, size_t len, int *fds, int n_fds)
 {
 	const char *text = msg + 1, *space;
 	char path[64];
@@ -437,14 +461,61 @@ static void told(const char *msg, size_t len)
 		g.n_tasks = g.n_thaw = 0;
 		g.kept[0] = '\0';
 		break;
+	case GUARD_SWAP:
+		before_swap(text, len, fds, n_fds);
+		break;
+	case GUARD_SETTLED:
+		undo_forget();
+		break;
 	case GUARD_FAIL:
 		act(g.kind != GUARD_DUMP);
 	}
 }
 
-_Noreturn void guard(int sk, int client, pid_t engine, pid_t caller)
+/* The next message; what came with it is closed unless somebody took it. False: the shim is gone. */
+static bool listen_to_shim(void)
 {
 	static char msg[GUARD_MAX];
+	union {
+		char space[CMSG_SPACE(sizeof(int) * 4)];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = { msg, sizeof(msg) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+	struct cmsghdr *c;
+	int fds[4], n_fds = 0;
+	ssize_t n = recvmsg(g.sk, &m, MSG_CMSG_CLOEXEC);
+
+	/* ECONNRESET: the shim died with an answer of ours unread; what it had sent before still comes. */
+	if (n < 0 && (errno == EINTR || errno == ECONNRESET))
+		return true;
+	if (n <= 0)
+		return false;
+	c = CMSG_FIRSTHDR(&m);
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+		n_fds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(c), (size_t)n_fds * sizeof(int));
+	}
+	told(msg, (size_t)n, fds, n_fds);
+	for (int i = 0; i < n_fds; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	return true;
+}
+
+/* Each swap that is known holds descriptors. */
+static void allow_many_descriptors(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+_Noreturn void guard(int sk, int client, pid_t engine, pid_t caller)
+{
 	struct stat st;
 
 	prctl(PR_SET_NAME, "cryoshim-guard");
@@ -459,22 +530,31 @@ _Noreturn void guard(int sk, int client, pid_t engine, pid_t caller)
 	if (g.engine_fd < 0 || stat("/proc/self/ns/pid", &st))
 		_exit(1);
 	g.pid_ns = st.st_ino;
+	allow_many_descriptors();
 	for (;;) {
 		bool watching = g.kind == GUARD_RESTORE || g.kind == GUARD_WATCH;
-		struct pollfd p = { .fd = sk, .events = POLLIN };
-		ssize_t n;
+		struct pollfd p[2] = { { .fd = sk, .events = POLLIN },
+				       { .fd = undo_knows_any() ? g.engine_fd : -1, .events = POLLIN } };
 
 		if (watching)
 			look();
-		if (poll(&p, 1, watching ? LOOK_MS : -1) <= 0)
+		if (poll(p, 2, watching ? LOOK_MS : -1) <= 0)
 			continue;
-		n = recv(sk, msg, sizeof(msg), 0);
-		if (n > 0)
-			told(msg, n);
-		else if (n == 0 || errno != EINTR)
-			break;
+		/* All that the shim has said comes first: it may have said that nothing is left. */
+		if (p[0].revents) {
+			if (!listen_to_shim())
+				break;
+		} else if (p[1].revents) {
+			/* The tasks may run by now: this cannot wait for the shim. */
+			undo_all(thaw_all, note);
+		}
 	}
 	if (g.kind)
 		act(g.kind == GUARD_RESTORE);
+	/* What the engine could not undo itself. */
+	if (undo_knows_any()) {
+		wait_end(g.engine_fd, -1);
+		undo_all(thaw_all, note);
+	}
 	_exit(0);
 }

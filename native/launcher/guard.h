@@ -20,6 +20,12 @@
 #define GUARD_TASK 'P'		/* the root task of a dump, in decimal */
 #define GUARD_ANSWER 'A'	/* disarmed, and the bytes are sent to the client: both or neither */
 #define GUARD_FAIL 'F'		/* the engine died: act now as for GUARD_RESTORE */
+#define GUARD_SWAP 'B'		/* before a swap in a task of a dump: its struct control_msg, with its descriptors */
+#define GUARD_SETTLED 'N'	/* no swap is left to be undone */
+
+/* Its answer to GUARD_SWAP, one byte each; it says nothing else. */
+#define GUARD_KNOWS 'b'
+#define GUARD_REFUSES 'e'	/* it must not be made */
 
 #define GUARD_MAX (64 << 10)
 

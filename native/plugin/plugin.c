@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -26,6 +27,7 @@
 
 #include "../control.h"
 #include "../surgeon/surgeon.h"
+#include "../surgeon/swap.h"
 
 /* criu/include/criu-plugin.h (4.1.1, 4.2.1): version 0.2.0; 4.1.1 takes at most 13 hooks. */
 #define PLUGIN_VERSION (2u << 8)
@@ -50,19 +52,6 @@ struct plugin_desc {
 	void *hooks[MAX_HOOKS];
 };
 
-enum undo_kind { UNDO_FD, UNDO_MAPPING };
-
-/* One swap, as it is undone: `fd` is a descriptor of ours for what was there before. */
-struct undo {
-	enum undo_kind kind;
-	pid_t pid;
-	int fd;
-	int number;
-	int flags;
-	uint64_t addr, len, offset;
-	int prot;
-};
-
 static struct {
 	int fd;			/* -1: no shim */
 	ino_t ino;		/* of the socket: in a restoring task its number may be another file's */
@@ -71,7 +60,9 @@ static struct {
 	uint64_t hooks;
 	uint64_t once;		/* hooks that are wanted for the first task alone */
 	uint32_t seq;
-	struct undo *undo;
+	bool needed;		/* without the shim the dump is not complete */
+	bool gone;		/* it has died, and was there before */
+	struct swap *undo;
 	size_t n_undo, cap_undo;
 	void (*print)(unsigned int level, const char *format, ...);
 } shim = { .fd = -1, .stored = -1 };
@@ -164,37 +155,25 @@ static int receive(int sk, struct command *c)
 	return 0;
 }
 
-static int remember(struct undo u)
+static int remember(const struct swap *swap)
 {
 	if (shim.n_undo == shim.cap_undo) {
 		size_t cap = shim.cap_undo ? shim.cap_undo * 2 : 16;
-		struct undo *grown = realloc(shim.undo, cap * sizeof(*grown));
+		struct swap *grown = realloc(shim.undo, cap * sizeof(*grown));
 
 		if (!grown)
 			return -1;
 		shim.undo = grown;
 		shim.cap_undo = cap;
 	}
-	shim.undo[shim.n_undo++] = u;
+	shim.undo[shim.n_undo++] = *swap;
 	return 0;
 }
 
 static void forget(void)
 {
 	while (shim.n_undo > 0)
-		close(shim.undo[--shim.n_undo].fd);
-}
-
-static int undo_one(const struct undo *u, struct surgeon_error *err)
-{
-	int placeholder;
-
-	if (u->kind == UNDO_MAPPING)
-		return surgeon_swap_mapping(u->pid, u->addr, u->len, u->prot, u->flags, u->fd, u->offset, err);
-	if (surgeon_swap_fd(u->pid, u->number, u->fd, u->flags, &placeholder, err))
-		return -1;
-	close(placeholder);
-	return 0;
+		swap_close(&shim.undo[--shim.n_undo]);
 }
 
 /* Newest first. What cannot be undone is said and passed over: the rest must still be put right. */
@@ -204,64 +183,38 @@ static int roll_back(void)
 	int failed = 0;
 
 	while (shim.n_undo > 0) {
-		struct undo *u = &shim.undo[--shim.n_undo];
+		struct swap *s = &shim.undo[--shim.n_undo];
 
-		if (undo_one(u, &err)) {
-			say(LOG_ERROR, "cannot undo a swap in task %d: %s: %s", u->pid, err.step, strerror(err.err));
+		if (swap_undo(s, &err)) {
+			say(LOG_ERROR, "cannot undo a swap in task %d: %s: %s", s->order.pid, err.step, strerror(err.err));
 			failed++;
 		}
-		close(u->fd);
+		swap_close(s);
 	}
 	return failed;
 }
 
-static int swap_fd(struct command *c, int *old, struct surgeon_error *err)
+/* The record first: there is no moment at which something is swapped and nobody knows. */
+static int swap(struct command *c, struct surgeon_error *err)
 {
-	struct undo u = { .kind = UNDO_FD, .pid = c->m.pid, .number = c->m.fd, .flags = (int)c->m.flags & 1 };
+	struct surgeon_error unused;
+	struct swap s;
 
-	*old = -1;
-	if (c->n_fds < 1) {
-		*err = (struct surgeon_error){ "swap needs a descriptor", EINVAL };
-		return -1;
+	if (swap_read(&s, &c->m, c->fds, c->n_fds, err))
+		goto out;
+	if (remember(&s)) {
+		*err = (struct surgeon_error){ "keep an undo record", ENOMEM };
+		goto out;
 	}
-	if (surgeon_swap_fd(c->m.pid, c->m.fd, c->fds[0], u.flags, old, err))
-		return -1;
-	u.fd = fcntl(*old, F_DUPFD_CLOEXEC, 3);
-	if (u.fd >= 0 && remember(u) == 0)
+	if (!swap_make(&s, err))
 		return 0;
-	/* A swap that could not be undone must not stay. */
-	if (u.fd >= 0)
-		close(u.fd);
-	u.fd = *old;
-	*err = (struct surgeon_error){ "keep an undo record", ENOMEM };
-	(void)undo_one(&u, err);
-	close(*old);
-	*old = -1;
+	/* It may have failed half way. */
+	shim.n_undo--;
+	if (swap_in_place(&s))
+		(void)swap_undo(&s, &unused);
+out:
+	swap_close(&s);
 	return -1;
-}
-
-static int swap_mapping(struct command *c, struct surgeon_error *err)
-{
-	struct undo u = { .kind = UNDO_MAPPING, .pid = c->m.pid, .addr = c->m.addr, .len = c->m.len,
-			  .prot = (int)c->m.a0, .flags = (int)c->m.a1, .offset = c->m.a3 };
-
-	if (c->n_fds < 2) {
-		*err = (struct surgeon_error){ "swap needs the new and the old descriptor", EINVAL };
-		return -1;
-	}
-	/* The record first: there is no moment at which a mapping is swapped and nobody knows. */
-	u.fd = fcntl(c->fds[1], F_DUPFD_CLOEXEC, 3);
-	if (u.fd < 0 || remember(u)) {
-		*err = (struct surgeon_error){ "keep an undo record", u.fd < 0 ? errno : ENOMEM };
-		if (u.fd >= 0)
-			close(u.fd);
-		return -1;
-	}
-	if (surgeon_swap_mapping(c->m.pid, c->m.addr, c->m.len, (int)c->m.a0, (int)c->m.a1, c->fds[0], c->m.a2, err)) {
-		close(shim.undo[--shim.n_undo].fd);
-		return -1;
-	}
-	return 0;
 }
 
 static int inject(struct command *c, int64_t *ret, struct surgeon_error *err)
@@ -360,8 +313,8 @@ static int obey(int sk, struct command *c)
 	struct control_msg r = { .type = CONTROL_RESULT, .seq = c->m.seq };
 	struct surgeon_error err = { "", 0 };
 	const void *data = NULL;
-	int old = -1, failed = 0;
 	int64_t ret = 0;
+	int failed = 0;
 
 	switch (c->m.type) {
 	case CONTROL_INJECT:
@@ -381,10 +334,10 @@ static int obey(int sk, struct command *c)
 		failed = surgeon_write(c->m.pid, c->m.addr, c->data, c->m.data_len, &err);
 		break;
 	case CONTROL_SWAP_FD:
-		failed = swap_fd(c, &old, &err);
-		break;
 	case CONTROL_SWAP_MAPPING:
-		failed = swap_mapping(c, &err);
+	case CONTROL_SWAP_CWD:
+	case CONTROL_SWAP_ROOT:
+		failed = swap(c, &err);
 		break;
 	case CONTROL_ROLLBACK:
 		ret = roll_back();
@@ -417,10 +370,7 @@ static int obey(int sk, struct command *c)
 		data = err.step;
 		r.data_len = (uint32_t)strlen(err.step);
 	}
-	failed = send_msg(sk, &r, data, old);
-	if (old >= 0)
-		close(old);
-	return failed;
+	return send_msg(sk, &r, data, -1);
 }
 
 static bool is_ours(void)
@@ -455,6 +405,7 @@ static int shim_is_gone(void)
 		shim.fd = -1;
 	}
 	shim.hooks = shim.once = 0;
+	shim.gone = true;
 	return swapped ? -1 : -ENOTSUP;
 }
 
@@ -486,6 +437,7 @@ static int64_t transact(struct control_msg *m, const void *data, int send_fd, in
 		}
 		if (c.m.type == CONTROL_DONE) {
 			ret = c.m.ret;
+			shim.needed = c.m.flags & CONTROL_NEEDED;
 			if (m->type == CONTROL_HELLO)
 				shim.hooks = c.m.a0, shim.once = c.m.a1;
 			if (fd && c.n_fds > 0) {
@@ -644,6 +596,14 @@ static void plugin_exit(int stage, int ret)
 	/* A dump whose tasks go on, or that failed, undoes; what the shim wanted to stay it has said (FORGET). */
 	if (shim.n_undo > 0)
 		(void)roll_back();
+	/*
+	 * CRIU takes the dump for done and would end its tasks, and what the shim had to write is not there. An exit hook
+	 * cannot fail: only its own end keeps CRIU from it. The guard settles the rest.
+	 */
+	if (stage == STAGE_DUMP && ret == 0 && shim.gone && shim.needed) {
+		say(LOG_ERROR, "the shim died before its part of the dump was done");
+		raise(SIGKILL);
+	}
 	free(shim.undo);
 	shim.undo = NULL;
 	shim.cap_undo = 0;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* The surgeon under AddressSanitizer and UndefinedBehaviorSanitizer, on a child of this program. */
 #define _GNU_SOURCE
-#include "surgeon.h"
+#include "swap.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +58,60 @@ static pid_t start_child(int real, void **map)
 	return pid;
 }
 
+static int swaps_and_undoes(pid_t pid, int type, int fd, int placeholder, int now)
+{
+	const struct control_msg order = { .type = (uint16_t)type, .pid = pid, .fd = fd };
+	int fds[2] = { dup(placeholder), dup(now) }, ok;
+	struct surgeon_error err = { "", 0 };
+	struct swap s;
+
+	if (swap_read(&s, &order, fds, 2, &err))
+		return 0;
+	ok = !swap_make(&s, &err) && swap_in_place(&s) && !swap_undo(&s, &err) && !swap_in_place(&s) &&
+	     !swap_undo(&s, &err) && swap_task_lives(&s);
+	if (err.err)
+		printf("# %s: %s\n", err.step, strerror(err.err));
+	swap_close(&s);
+	return ok;
+}
+
+/* An io_uring refuses MAP_FIXED: its mapping comes back to a hole among others. */
+static void ring_is_put_back(void)
+{
+	struct io_uring_params params = { 0 };
+	int ring = (int)syscall(SYS_io_uring_setup, 8, &params);
+	struct control_msg order = { .type = CONTROL_SWAP_MAPPING, .flags = CONTROL_ANONYMOUS | CONTROL_OWN_FD, .fd = ring, .len = 4096,
+				     .a0 = PROT_READ | PROT_WRITE, .a1 = MAP_PRIVATE | MAP_ANONYMOUS, .a4 = MAP_SHARED };
+	struct surgeon_error err = { "", 0 };
+	char *at[6], before[64], after[64];
+	struct swap s;
+	pid_t pid;
+	int ok;
+
+	if (ring < 0) {
+		printf("# no io_uring here: %s\n", strerror(errno));
+		return;
+	}
+	/* Holes above and below, larger and smaller ones. */
+	for (int i = 0; i < 6; i++)
+		at[i] = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, i == 3 ? ring : open_temp("x"), 0);
+	munmap(at[1], 4096);
+	munmap(at[4], 4096);
+	pid = start_child(open_temp("real"), (void **)&at[0]);
+	usleep(100000);
+	order.pid = pid;
+	order.addr = (uintptr_t)at[3];
+	ok = !surgeon_seize(pid, &err) && !surgeon_read(pid, order.addr, before, sizeof(before), &err) &&
+	     !swap_read(&s, &order, NULL, 0, &err) && !swap_make(&s, &err) && swap_in_place(&s) &&
+	     !surgeon_write(pid, order.addr, "placeholder", 12, &err) && !swap_undo(&s, &err) && !swap_in_place(&s) &&
+	     !surgeon_read(pid, order.addr, after, sizeof(after), &err) && !memcmp(before, after, sizeof(before));
+	check(ok, "a mapping whose file takes no address is put back at its own");
+	if (err.err)
+		printf("# %s: %s\n", err.step, strerror(err.err));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
 int main(void)
 {
 	int real = open_temp("real"), fake = open_temp("fake"), old = -1;
@@ -82,11 +137,16 @@ int main(void)
 		check(!surgeon_begin(&s, pid, &err) && !surgeon_syscall(&s, call, &ret, &err) && !surgeon_end(&s, &err) &&
 		      ret == -EBADF, "a failing call is told by its errno");
 	}
-	check(surgeon_swap_fd(pid, 50, fake, 0, &old, &err) == 0 && old >= 0, "a descriptor is swapped");
-	check(pread(old, buf, 4, 0) == 4 && !memcmp(buf, "real", 4), "what was there is handed over");
-	check(surgeon_swap_fd(pid, 49, fake, 0, &old, &err) == -1 && err.err == EBADF && old == -1,
-	      "a descriptor that is not there cannot be swapped");
-	check(surgeon_swap_mapping(pid, (uintptr_t)map, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fake, 0, &err) == 0,
+	check(surgeon_take_fd(pid, 50, &old, &err) == 0 && pread(old, buf, 4, 0) == 4 && !memcmp(buf, "real", 4),
+	      "a descriptor is taken");
+	check(surgeon_swap_fd(pid, 50, fake, 0, &err) == 0, "a descriptor is swapped");
+	check(surgeon_take_fd(pid, 49, &old, &err) == -1 && err.err == EBADF, "one that is not there cannot be taken");
+	check(swaps_and_undoes(pid, CONTROL_SWAP_FD, 50, fake, real), "a swap knows whether it is in place, and is undone twice");
+	check(swaps_and_undoes(pid, CONTROL_SWAP_CWD, 0, open("/proc", O_PATH), open("/proc/self/cwd", O_PATH)),
+	      "so does one of the working directory");
+	check(swaps_and_undoes(pid, CONTROL_SWAP_ROOT, 0, open("/proc", O_PATH), open("/", O_PATH)), "and of the root");
+	ring_is_put_back();
+	check(surgeon_swap_mapping(pid, (uintptr_t)map, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fake, -1, 0, &err) == 0,
 	      "a mapping is swapped");
 	check(surgeon_read(pid, (uintptr_t)map, buf, 4, &err) == 0 && !memcmp(buf, "fake", 4), "the new one is read there");
 	check(surgeon_write(pid, (uintptr_t)map, "made", 4, &err) == 0 && pread(fake, buf, 4, 0) == 4 &&

@@ -27,6 +27,9 @@
 #ifndef PTRACE_O_SUSPEND_SECCOMP
 #define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
 #endif
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
 #define PAGE 4096u
 
 /* uapi/linux/ptrace.h, struct ptrace_rseq_configuration */
@@ -68,15 +71,13 @@ static bool is_event_stop(int status)
 }
 
 /*
- * Stops a task that runs under our ptrace and waits for the stop. Signals on the way are given to the task as if we
+ * Waits for the stop that a task under our ptrace was asked for. Signals on the way are given to the task as if we
  * had not been there; the trap comes first in get_signal() (kernel/signal.c), so the task runs no handler meanwhile.
  */
-static int interrupt(pid_t tid, bool cont, struct surgeon_error *err)
+static int wait_event(pid_t tid, bool cont, struct surgeon_error *err)
 {
 	int status, sig = 0;
 
-	if (ptrace(PTRACE_INTERRUPT, tid, 0, 0))
-		return fail(err, "PTRACE_INTERRUPT", errno);
 	for (;;) {
 		if (cont && ptrace(PTRACE_CONT, tid, 0, sig))
 			return fail(err, "PTRACE_CONT", errno);
@@ -91,17 +92,43 @@ static int interrupt(pid_t tid, bool cont, struct surgeon_error *err)
 	}
 }
 
-int surgeon_seize(pid_t tid, struct surgeon_error *err)
+static int interrupt(pid_t tid, bool cont, struct surgeon_error *err)
+{
+	if (ptrace(PTRACE_INTERRUPT, tid, 0, 0))
+		return fail(err, "PTRACE_INTERRUPT", errno);
+	return wait_event(tid, cont, err);
+}
+
+static int seize(pid_t tid, struct surgeon_error *err)
 {
 	/* Without CONFIG_CHECKPOINT_RESTORE or privilege seccomp stays on: the injected call may then be refused. */
 	if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) &&
 	    ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD))
 		return fail(err, "PTRACE_SEIZE", errno);
+	return 0;
+}
+
+int surgeon_seize(pid_t tid, struct surgeon_error *err)
+{
+	if (seize(tid, err))
+		return -1;
 	if (interrupt(tid, false, err)) {
 		(void)ptrace(PTRACE_DETACH, tid, 0, 0);
 		return -1;
 	}
 	return 0;
+}
+
+int surgeon_ask_to_stop(pid_t tid, struct surgeon_error *err)
+{
+	if (seize(tid, err))
+		return -1;
+	return ptrace(PTRACE_INTERRUPT, tid, 0, 0) ? fail(err, "PTRACE_INTERRUPT", errno) : 0;
+}
+
+int surgeon_wait_stopped(pid_t tid, struct surgeon_error *err)
+{
+	return wait_event(tid, false, err);
 }
 
 int surgeon_release(pid_t tid, struct surgeon_error *err)
@@ -328,7 +355,7 @@ static int run(struct surgeon *s, const char *step, int64_t *ret, struct surgeon
 	return 0;
 }
 
-static int take_fd(pid_t tid, int fd, int *ours, struct surgeon_error *err)
+int surgeon_take_fd(pid_t tid, int fd, int *ours, struct surgeon_error *err)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, tid, 0);
 
@@ -393,7 +420,7 @@ static int give_fd(struct surgeon *s, int fd, int *theirs, struct surgeon_error 
 		return -1;
 	if (surgeon_read(s->tid, at, pair, sizeof(pair), err))
 		return -1;
-	if (take_fd(s->tid, pair[1], &ours, err) || send_fd(ours, fd, err))
+	if (surgeon_take_fd(s->tid, pair[1], &ours, err) || send_fd(ours, fd, err))
 		goto close_pair;
 	p.iov = (struct iovec){ (void *)(uintptr_t)(page + offsetof(struct parcel, byte)), 1 };
 	p.msg = (struct msghdr){ .msg_iov = (void *)(uintptr_t)(page + offsetof(struct parcel, iov)), .msg_iovlen = 1,
@@ -423,40 +450,25 @@ close_pair:
 	return ret;
 }
 
-int surgeon_swap_fd(pid_t tid, int fd, int new_fd, int cloexec, int *old_fd, struct surgeon_error *err)
+/* Closes a descriptor of the task's. A failure counts only where nothing failed before. */
+static int drop_fd(struct surgeon *s, int theirs, int ret, struct surgeon_error *err)
 {
-	struct surgeon_error end_err;
-	int theirs = -1, ret = -1;
-	struct surgeon s;
+	struct surgeon_error unused;
 	int64_t r;
 
-	*old_fd = -1;
-	if (take_fd(tid, fd, old_fd, err) || surgeon_begin(&s, tid, err))
-		goto out;
-	if (give_fd(&s, new_fd, &theirs, err) == 0) {
-		ret = run(&s, "dup3 in the task", &r, err, SYS_dup3, (uint64_t)theirs, (uint64_t)fd,
-			  cloexec ? O_CLOEXEC : 0, 0, 0, 0);
-		if (run(&s, "close in the task", &r, &end_err, SYS_close, (uint64_t)theirs, 0, 0, 0, 0, 0) && !ret) {
-			*err = end_err;
-			ret = -1;
-		}
-	}
-	if (surgeon_end(&s, &end_err) && !ret) {
-		*err = end_err;
-		ret = -1;
-	}
-out:
-	if (ret && *old_fd >= 0) {
-		close(*old_fd);
-		*old_fd = -1;
-	}
-	return ret;
+	return run(s, "close in the task", &r, ret ? &unused : err, SYS_close, (uint64_t)theirs, 0, 0, 0, 0, 0) ? -1 : ret;
 }
 
-int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, uint64_t offset,
-			 struct surgeon_error *err)
+/* Ends an operation whose result so far is ret; the first failure is the one that is told. */
+static int finish(struct surgeon *s, int ret, struct surgeon_error *err)
 {
-	struct surgeon_error end_err;
+	struct surgeon_error unused;
+
+	return surgeon_end(s, ret ? &unused : err) ? -1 : ret;
+}
+
+int surgeon_swap_fd(pid_t tid, int fd, int new_fd, int cloexec, struct surgeon_error *err)
+{
 	int theirs = -1, ret = -1;
 	struct surgeon s;
 	int64_t r;
@@ -464,16 +476,170 @@ int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int f
 	if (surgeon_begin(&s, tid, err))
 		return -1;
 	if (give_fd(&s, new_fd, &theirs, err) == 0) {
-		ret = run(&s, "mmap in the task", &r, err, SYS_mmap, addr, len, (uint64_t)prot,
-			  (uint64_t)(flags | MAP_FIXED), (uint64_t)theirs, offset);
-		if (run(&s, "close in the task", &r, &end_err, SYS_close, (uint64_t)theirs, 0, 0, 0, 0, 0) && !ret) {
-			*err = end_err;
+		ret = run(&s, "dup3 in the task", &r, err, SYS_dup3, (uint64_t)theirs, (uint64_t)fd,
+			  cloexec ? O_CLOEXEC : 0, 0, 0, 0);
+		ret = drop_fd(&s, theirs, ret, err);
+	}
+	return finish(&s, ret, err);
+}
+
+/* Goes to a directory of ours. */
+static int change_dir(struct surgeon *s, int dir, struct surgeon_error *err)
+{
+	int theirs, ret;
+	int64_t r;
+
+	if (give_fd(s, dir, &theirs, err))
+		return -1;
+	ret = run(s, "fchdir in the task", &r, err, SYS_fchdir, (uint64_t)theirs, 0, 0, 0, 0, 0);
+	return drop_fd(s, theirs, ret, err);
+}
+
+int surgeon_swap_cwd(pid_t tid, int now, int to, struct surgeon_error *err)
+{
+	struct surgeon s;
+	int ret;
+
+	if (surgeon_begin(&s, tid, err))
+		return -1;
+	ret = now >= 0 ? change_dir(&s, now, err) : 0;
+	if (!ret)
+		ret = change_dir(&s, to, err);
+	return finish(&s, ret, err);
+}
+
+static int change_root(struct surgeon *s, int dir, struct surgeon_error *err)
+{
+	int64_t r;
+
+	if (change_dir(s, dir, err) || surgeon_write(s->tid, s->scratch, ".", 2, err))
+		return -1;
+	return run(s, "chroot in the task", &r, err, SYS_chroot, s->scratch, 0, 0, 0, 0, 0);
+}
+
+int surgeon_swap_root(pid_t tid, int now, int to, struct surgeon_error *err)
+{
+	struct surgeon_error unused;
+	struct surgeon s;
+	char path[64];
+	int cwd, ret;
+
+	snprintf(path, sizeof(path), "/proc/%d/cwd", tid);
+	cwd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (cwd < 0)
+		return fail(err, "open the task's working directory", errno);
+	ret = surgeon_begin(&s, tid, err);
+	if (!ret) {
+		ret = change_dir(&s, cwd, err);
+		if (!ret && now >= 0)
+			ret = change_root(&s, now, err);
+		if (!ret)
+			ret = change_root(&s, to, err);
+		if (change_dir(&s, cwd, ret ? &unused : err))
 			ret = -1;
-		}
+		ret = finish(&s, ret, err);
 	}
-	if (surgeon_end(&s, &end_err) && !ret) {
-		*err = end_err;
-		ret = -1;
-	}
+	close(cwd);
 	return ret;
+}
+
+struct range {
+	uint64_t from, to;
+};
+
+/* Holes of the task's address space that could be chosen before `addr`, and the rest of the one in which it lies. */
+static int find_holes(pid_t tid, uint64_t addr, uint64_t len, struct range **holes, size_t *n, struct surgeon_error *err)
+{
+	unsigned long long from, to, last = 0;
+	char path[64], line[4608];
+	size_t cap = 0;
+	FILE *maps;
+
+	*holes = NULL;
+	*n = 0;
+	snprintf(path, sizeof(path), "/proc/%d/maps", tid);
+	maps = fopen(path, "re");
+	if (!maps)
+		return fail(err, "read /proc/PID/maps", errno);
+	while (fgets(line, sizeof(line), maps)) {
+		uint64_t begin = last > addr + len ? last : addr + len;
+
+		if (sscanf(line, "%llx-%llx ", &from, &to) != 2)
+			continue;
+		/* The vsyscall page lies beyond what a task can map. */
+		if (from >= 1ULL << 47)
+			break;
+		if (from > begin && (from - begin >= len || last <= addr)) {
+			if (*n == cap) {
+				struct range *more = realloc(*holes, (cap = cap ? cap * 2 : 16) * sizeof(*more));
+
+				if (!more) {
+					fclose(maps);
+					free(*holes);
+					*holes = NULL;
+					return fail(err, "malloc", ENOMEM);
+				}
+				*holes = more;
+			}
+			(*holes)[(*n)++] = (struct range){ begin, from };
+		}
+		last = to;
+	}
+	fclose(maps);
+	return 0;
+}
+
+/* For a file whose mmap takes no address: every hole that the kernel would prefer is filled while it chooses. */
+static int map_by_choice(struct surgeon *s, uint64_t addr, uint64_t len, int prot, int flags, int theirs,
+			 uint64_t offset, struct surgeon_error *err)
+{
+	struct surgeon_error unused;
+	struct range *holes;
+	size_t n, filled;
+	int64_t r;
+	int ret;
+
+	if (run(s, "munmap in the task", &r, err, SYS_munmap, addr, len, 0, 0, 0, 0))
+		return -1;
+	ret = find_holes(s->tid, addr, len, &holes, &n, err);
+	for (filled = 0; !ret && filled < n; filled++)
+		ret = run(s, "fill a hole of the task's memory", &r, err, SYS_mmap, holes[filled].from,
+			  holes[filled].to - holes[filled].from, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, (uint64_t)-1, 0);
+	if (!ret)
+		ret = run(s, "mmap in the task", &r, err, SYS_mmap, 0, len, (uint64_t)prot, (uint64_t)flags,
+			  (uint64_t)theirs, offset);
+	if (!ret && (uint64_t)r != addr) {
+		(void)run(s, "munmap in the task", &r, &unused, SYS_munmap, (uint64_t)r, len, 0, 0, 0, 0);
+		ret = fail(err, "map at the old address", EADDRINUSE);
+	}
+	while (filled-- > 0)
+		if (run(s, "munmap in the task", &r, ret ? &unused : err, SYS_munmap, holes[filled].from,
+			holes[filled].to - holes[filled].from, 0, 0, 0, 0))
+			ret = -1;
+	free(holes);
+	return ret;
+}
+
+int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
+			 uint64_t offset, struct surgeon_error *err)
+{
+	int theirs = own_fd, ret = 0;
+	struct surgeon s;
+	int64_t r;
+
+	if (surgeon_begin(&s, tid, err))
+		return -1;
+	if (new_fd >= 0)
+		ret = give_fd(&s, new_fd, &theirs, err);
+	if (!ret) {
+		ret = run(&s, "mmap in the task", &r, err, SYS_mmap, addr, len, (uint64_t)prot,
+			  (uint64_t)(flags | MAP_FIXED), (uint64_t)(int64_t)theirs, offset);
+		/* Refused before anything was unmapped. */
+		if (ret && err->err == EINVAL && theirs >= 0)
+			ret = map_by_choice(&s, addr, len, prot, flags & ~MAP_FIXED, theirs, offset, err);
+		if (new_fd >= 0)
+			ret = drop_fd(&s, theirs, ret, err);
+	}
+	return finish(&s, ret, err);
 }

@@ -30,6 +30,12 @@ struct surgeon {
 
 /* Seizes and stops one thread; its seccomp filters do not see what is injected. Not for iou-* kernel threads. */
 int surgeon_seize(pid_t tid, struct surgeon_error *err);
+/*
+ * The same in two steps: a thread in a frozen cgroup is seized at once, and comes to its stop when it is thawed, before
+ * it runs an instruction (v1: in its refrigerator; v2: the trap comes before the freezer's, kernel/signal.c).
+ */
+int surgeon_ask_to_stop(pid_t tid, struct surgeon_error *err);
+int surgeon_wait_stopped(pid_t tid, struct surgeon_error *err);
 /* Lets it go on where it was. */
 int surgeon_release(pid_t tid, struct surgeon_error *err);
 
@@ -43,14 +49,22 @@ int surgeon_syscall(struct surgeon *s, const uint64_t call[7], int64_t *ret, str
 int surgeon_read(pid_t tid, uint64_t addr, void *buf, size_t len, struct surgeon_error *err);
 int surgeon_write(pid_t tid, uint64_t addr, const void *buf, size_t len, struct surgeon_error *err);
 
-/*
- * Puts our descriptor new_fd at number fd of the task (close-on-exec as cloexec says). *old_fd is a descriptor of
- * ours for what was there, which is all that an undo needs: nothing is left behind in the task.
- */
-int surgeon_swap_fd(pid_t tid, int fd, int new_fd, int cloexec, int *old_fd, struct surgeon_error *err);
+/* A duplicate of the task's descriptor fd, for us. */
+int surgeon_take_fd(pid_t tid, int fd, int *ours, struct surgeon_error *err);
 
-/* Maps our descriptor new_fd over [addr, addr + len) of the task; prot, flags and offset as for mmap(2). */
-int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, uint64_t offset,
-			 struct surgeon_error *err);
+/* Puts our descriptor new_fd at number fd of the task (close-on-exec as cloexec says); nothing else stays in the task. */
+int surgeon_swap_fd(pid_t tid, int fd, int new_fd, int cloexec, struct surgeon_error *err);
+
+/* Lets the task change its working directory to `to`; first to `now`, where it is, which shows that it may come back. */
+int surgeon_swap_cwd(pid_t tid, int now, int to, struct surgeon_error *err);
+/* The same for its root, with CAP_SYS_CHROOT of the task's own; its working directory stays. */
+int surgeon_swap_root(pid_t tid, int now, int to, struct surgeon_error *err);
+
+/*
+ * Maps our descriptor new_fd over [addr, addr + len) of the task; prot, flags and offset as for mmap(2), or the task's
+ * own own_fd, or -1 twice for MAP_ANONYMOUS. Files that refuse a given address (io_uring's rings) get it by being left no other.
+ */
+int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
+			 uint64_t offset, struct surgeon_error *err);
 
 #endif

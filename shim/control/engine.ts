@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import { addon, closeFd } from "../../native/index.js";
+import { closeSync, constants, openSync } from "node:fs";
+import { closeFd, pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import type { ControlMessage } from "./wire.js";
-import { MAX_DATA, TYPE } from "./wire.js";
+import { ANONYMOUS, encodeControl, MAX_DATA, OWN_FD, TYPE } from "./wire.js";
 
 /** Sends a command to the engine plugin and waits for its RESULT; `fds` are lent. */
 export type Command = (m: ControlMessage, fds?: number[]) => Promise<{ ret: number; data: Buffer; fds: number[] }>;
@@ -13,11 +14,23 @@ export interface MappingSwap {
   /** PROT_* and MAP_* of mmap(2). */
   prot: number;
   flags: number;
-  newFd: number;
+  /** Lent, as is `oldFd`; without one `flags` has MAP_ANONYMOUS, and the placeholder is memory of no file. */
+  newFd?: number;
   newOffset: bigint;
-  /** Becomes the undo record's, which closes it. */
-  oldFd: number;
+  oldFd?: number;
+  /** In place of oldFd: the task's own descriptor, which stays (an io_uring can be sent over no socket). */
+  ownFd?: number;
   oldOffset: bigint;
+  /** What `oldFd` was mapped with, if it differs. */
+  oldFlags?: number;
+}
+
+/** Who undoes swaps when the engine is dead. */
+export interface Undoer {
+  /** Resolves when it knows what is about to be swapped. */
+  swap(order: Buffer, fds: number[]): Promise<void>;
+  /** Nothing is left to be undone. */
+  settled(): void;
 }
 
 /** What can be done with a stopped task, by the engine's own thread. Each throws with the step and its errno. */
@@ -26,9 +39,18 @@ export interface Engine {
   syscall(tid: number, number: number, ...args: bigint[]): Promise<number>;
   readMemory(tid: number, addr: bigint, len: number): Promise<Buffer>;
   writeMemory(tid: number, addr: bigint, data: Buffer): Promise<void>;
-  /** Puts our descriptor at the task's number; undone at the end of the dump. */
+  /**
+   * Puts our descriptor, which is lent, at the task's number. This swap and those below are undone at the end of the dump, and
+   * whoever dies before.
+   */
   swapFd(pid: number, fd: number, newFd: number, cloexec: boolean): Promise<void>;
   swapMapping(pid: number, swap: MappingSwap): Promise<void>;
+  /** The working directory becomes a directory of ours. Fails where the task could not go back to its own. */
+  swapCwd(pid: number, dir: number): Promise<void>;
+  /** The same for its root, which takes CAP_SYS_CHROOT in the task. */
+  swapRoot(pid: number, dir: number): Promise<void>;
+  /** Whether anything is swapped. */
+  readonly swapped: boolean;
   /** Undoes every swap now. Resolves to how many could not be undone. */
   rollBack(): Promise<number>;
   /** The swaps are to stay: what has been put back at a restore. */
@@ -43,16 +65,35 @@ export interface Engine {
   log(text: string): Promise<void>;
 }
 
-/** One swap as this side remembers it, for the case that the engine dies and cannot undo it. */
-export type Undo =
-  | { kind: "fd"; pid: number; fd: number; old: number; cloexec: boolean }
-  | { kind: "mapping"; pid: number; swap: MappingSwap; old: number };
+const O_PATH = 0o10000000;
 
-export const engineBy = (command: Command, undo: Undo[]): Engine => {
-  const forget = (): void => {
-    for (const { old } of undo.splice(0)) closeFd(old);
+/** Runs with a descriptor of ours, which is closed afterwards. */
+const lent = async (fd: number, use: (fd: number) => Promise<void>): Promise<void> => {
+  try {
+    await use(fd);
+  } finally {
+    closeFd(fd);
+  }
+};
+
+export const engineBy = (command: Command, undoer: Undoer): Engine => {
+  let swapped = false;
+  /** What the guard can undo, the plugin may do. */
+  const swap = async (order: ControlMessage, fds: number[]): Promise<void> => {
+    await undoer.swap(encodeControl(order), fds);
+    swapped = true;
+    await command(order, fds);
   };
+  const settled = (): void => {
+    swapped = false;
+    undoer.settled();
+  };
+  const swapDir = (type: number, pid: number, name: "cwd" | "root", dir: number): Promise<void> =>
+    lent(openSync(`/proc/${pid}/${name}`, O_PATH | constants.O_DIRECTORY), (now) => swap({ type, pid }, [dir, now]));
   return {
+    get swapped() {
+      return swapped;
+    },
     async syscall(tid, number, ...args) {
       return (await command({ type: TYPE.INJECT, pid: tid, args: [BigInt(number), ...args] })).ret;
     },
@@ -63,23 +104,32 @@ export const engineBy = (command: Command, undo: Undo[]): Engine => {
       await command({ type: TYPE.WRITE, pid: tid, addr, data });
     },
     async swapFd(pid, fd, newFd, cloexec) {
-      const { fds } = await command({ type: TYPE.SWAP_FD, pid, fd, flags: cloexec ? 1 : 0 }, [newFd]);
-      undo.push({ kind: "fd", pid, fd, old: fds[0]!, cloexec });
+      const pidfd = pidfdOpen(pid);
+      try {
+        await lent(pidfdGetfd(pidfd, fd), (now) =>
+          swap({ type: TYPE.SWAP_FD, pid, fd, flags: cloexec ? 1 : 0 }, [newFd, now]),
+        );
+      } finally {
+        closeSync(pidfd);
+      }
     },
-    async swapMapping(pid, swap) {
-      const { addr, len, prot, flags, newOffset, oldOffset } = swap;
-      const args = [BigInt(prot), BigInt(flags), newOffset, oldOffset];
-      await command({ type: TYPE.SWAP_MAPPING, pid, addr, len, args }, [swap.newFd, swap.oldFd]);
-      undo.push({ kind: "mapping", pid, swap, old: swap.oldFd });
+    async swapMapping(pid, swapped) {
+      const { addr, len, prot, flags, newFd, newOffset, oldFd, ownFd, oldOffset, oldFlags = flags } = swapped;
+      const args = [BigInt(prot), BigInt(flags), newOffset, oldOffset, BigInt(oldFlags)];
+      const kind = (newFd === undefined ? ANONYMOUS : 0) | (ownFd === undefined ? 0 : OWN_FD);
+      const fds = [newFd, ownFd === undefined ? oldFd : undefined].filter((fd) => fd !== undefined);
+      await swap({ type: TYPE.SWAP_MAPPING, pid, fd: ownFd ?? 0, flags: kind, addr, len, args }, fds);
     },
+    swapCwd: (pid, dir) => swapDir(TYPE.SWAP_CWD, pid, "cwd", dir),
+    swapRoot: (pid, dir) => swapDir(TYPE.SWAP_ROOT, pid, "root", dir),
     async rollBack() {
       const { ret } = await command({ type: TYPE.ROLLBACK });
-      forget();
+      if (ret === 0) settled();
       return ret;
     },
     async keep() {
       await command({ type: TYPE.FORGET });
-      forget();
+      settled();
     },
     async external(keys) {
       let text = "";
@@ -101,32 +151,4 @@ export const engineBy = (command: Command, undo: Undo[]): Engine => {
       await command({ type: TYPE.LOG, flags: 3, data: Buffer.from(text) });
     },
   };
-};
-
-const surgeon = addon as unknown as {
-  seize(tid: number): void;
-  release(tid: number): void;
-  swapFd(tid: number, fd: number, ours: number, cloexec: boolean): number;
-  swapMapping(tid: number, addr: bigint, len: bigint, prot: number, flags: number, ours: number, off: bigint): void;
-};
-
-/** Undoes swaps when the engine is dead, newest first, by our own hand. Returns what could not be undone, and why. */
-export const undoByHand = (undo: Undo[]): string[] => {
-  const failures: string[] = [];
-  while (undo.length > 0) {
-    const u = undo.pop()!;
-    try {
-      surgeon.seize(u.pid);
-      try {
-        if (u.kind === "fd") closeFd(surgeon.swapFd(u.pid, u.fd, u.old, u.cloexec));
-        else surgeon.swapMapping(u.pid, u.swap.addr, u.swap.len, u.swap.prot, u.swap.flags, u.old, u.swap.oldOffset);
-      } finally {
-        surgeon.release(u.pid);
-      }
-    } catch (error) {
-      failures.push(`task ${u.pid}: ${(error as Error).message}`);
-    }
-    closeFd(u.old);
-  }
-  return failures;
 };

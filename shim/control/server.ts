@@ -14,8 +14,8 @@ import { reason } from "../error.js";
 import type { Annotations } from "../session/annotations.js";
 import type { Log } from "../session/log.js";
 import { type Found, findSpecial } from "../xray/find.js";
-import { type Command, engineBy, type Undo, undoByHand } from "./engine.js";
-import { type ControlMessage, decodeControl, encodeControl, HOOK, STAGE, TYPE, VERSION } from "./wire.js";
+import { type Command, engineBy, type Undoer } from "./engine.js";
+import { type ControlMessage, decodeControl, encodeControl, HOOK, NEEDED, STAGE, TYPE, VERSION } from "./wire.js";
 
 const ENOTSUP = 95;
 
@@ -33,6 +33,7 @@ export interface ControlOptions {
   /** Asked each time that the engine begins: a connection may bring several requests. */
   asked: () => Asked;
   log: Log;
+  undoer: Undoer;
   /** The engine begins: nothing is stopped yet. */
   onBegin?: (stage: Stage) => void;
   /** All tasks of a dump are stopped; `pid` is one of them. Throwing fails the dump. */
@@ -46,8 +47,8 @@ export interface ControlOptions {
 export interface Control {
   /** Whether the engine has begun its work, and has told how it ended: one that is gone while it works has died. */
   readonly state: "idle" | "working" | "finished";
-  /** After the engine's end: what it has left swapped is undone by our own hand. */
-  close(): Promise<void>;
+  /** After the engine's end. */
+  close(): void;
 }
 
 type Question = Required<ControlMessage>;
@@ -113,9 +114,8 @@ const answerHook = async (
 /** Serves the control socket until the engine is gone. The descriptor becomes the server's. */
 export const serveControl = (
   fd: number,
-  { asked, log, onBegin, onSeized, onFinished, onUnfit }: ControlOptions,
+  { asked, log, undoer, onBegin, onSeized, onFinished, onUnfit }: ControlOptions,
 ): Control => {
-  const undo: Undo[] = [];
   const results = new Map<number, { resolve(m: Question & { fds: number[] }): void; reject(error: Error): void }>();
   let state: Control["state"] = "idle";
   let ended = false;
@@ -137,7 +137,7 @@ export const serveControl = (
     throw Object.assign(new Error(`${r.data.toString()}: errno ${r.err} (task ${m.pid ?? 0})`), { errno: r.err });
   };
   const { annotations } = asked();
-  const context: CarrierContext = { engine: engineBy(command, undo), imagesDir: "", annotations, log };
+  const context: CarrierContext = { engine: engineBy(command, undoer), imagesDir: "", annotations, log };
 
   /** A request begins; what an earlier one of this connection has left is over. */
   const begin = async (): Promise<void> => {
@@ -150,12 +150,14 @@ export const serveControl = (
     seized = false;
   };
 
+  const isNeeded = (): boolean => context.engine.swapped || carriers.some((carrier) => carrier.needed?.());
+
   const done = (q: Question, answer: Answer, args: bigint[] = []): void => {
     if (ended) return;
     try {
       sendMessage(
         fd,
-        encodeControl({ type: TYPE.DONE, seq: q.seq, ret: answer.ret, args }),
+        encodeControl({ type: TYPE.DONE, seq: q.seq, ret: answer.ret, flags: isNeeded() ? NEEDED : 0, args }),
         answer.fd === undefined ? [] : [answer.fd],
       );
     } catch (error) {
@@ -171,6 +173,12 @@ export const serveControl = (
     return false;
   };
 
+  const rollBack = async (): Promise<void> => {
+    if (!context.engine.swapped) return;
+    const failed = await context.engine.rollBack();
+    if (failed > 0) log("Error", `${failed} swaps could not be undone: see CRIU's log`);
+  };
+
   /** Returns false when the engine must not go on. */
   const exit = async (q: Question): Promise<boolean> => {
     const ok = q.ret === 0;
@@ -178,19 +186,19 @@ export const serveControl = (
     try {
       if (stage === "restore") {
         for (const carrier of carriers) carrier.restored?.(ok);
-        if (ok && undo.length > 0) await context.engine.keep();
+        if (ok && context.engine.swapped) await context.engine.keep();
         return true;
       }
       for (const carrier of carriers) await carrier.dumped?.(ok, context);
       if (ok && stage === "dump") writeNeeds(context.imagesDir, carriers);
     } catch (error) {
+      // The engine's end lets the tasks run.
+      await rollBack().catch((again) => log("Error", `after a ${stage}: ${reason(again)}`));
       if (ok && stage === "dump") return unfit(error);
       log("Error", `after a ${stage}: ${reason(error)}`);
+      return true;
     }
-    if (undo.length > 0) {
-      const failed = await context.engine.rollBack();
-      if (failed > 0) log("Error", `${failed} swaps could not be undone: see CRIU's log`);
-    }
+    await rollBack();
     return true;
   };
 
@@ -271,12 +279,11 @@ export const serveControl = (
     get state() {
       return state;
     },
-    async close() {
+    close() {
       stop();
       ended = true;
       closeFd(fd);
       for (const carrier of carriers) carrier.close?.();
-      for (const failure of undoByHand(undo)) log("Error", `cannot undo a swap after the engine's death: ${failure}`);
     },
   };
 };

@@ -2,7 +2,7 @@
 // The control socket's messages as native/control.h declares them (test/unit/control.test.ts holds the two together).
 
 export const MAGIC = 0x31534343;
-export const VERSION = 2;
+export const VERSION = 3;
 export const MAX_DATA = 64 << 10;
 /** sizeof(struct control_msg) */
 export const SIZE = 112;
@@ -24,7 +24,16 @@ export const TYPE = {
   EXTERNAL: 18,
   INHERIT: 19,
   NO_FS_DUMP: 20,
+  SWAP_CWD: 21,
+  SWAP_ROOT: 22,
 } as const;
+
+/** SWAP_MAPPING: the placeholder is private memory of no file; what is there is a mapping of the task's own descriptor. */
+export const ANONYMOUS = 2;
+export const OWN_FD = 4;
+
+/** DONE: without the shim the images of this dump are not complete. */
+export const NEEDED = 1;
 
 /** Where each field lies in the struct. */
 export const OFFSET = {

@@ -93,6 +93,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   const control = serveControl(link.control, {
     asked: () => ({ carriers, annotations, imagesDir, root: work.pid }),
     log,
+    undoer: guard,
     onBegin: () => bracket.begin(),
     onSeized: (pid) => bracket.seized(pid),
     onFinished: (_, ok) => {
@@ -121,14 +122,14 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   });
   closeFd(link.fd.fd);
   await launched(launchFd);
+  guard.arm(line.verb === "restore" ? "watch" : "dump", workDir, freezer === undefined ? [] : [freezer]);
   bracket.requested();
   if (work.kind === "dump" && work.pid !== undefined) await prepareCarriers(carriers, work.pid, log);
-  guard.arm(line.verb === "restore" ? "watch" : "dump", workDir, freezer === undefined ? [] : [freezer]);
   await engineEnd;
-  await control.close();
-  bracket.close();
-  notifications?.close();
+  control.close();
   if (control.state === "working") await guard.fail();
   else guard.answer(Buffer.alloc(0));
+  bracket.close();
+  notifications?.close();
   guard.close();
 };

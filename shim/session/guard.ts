@@ -17,6 +17,9 @@ export type Armed =
   /** The engine serves a command line and needs no shim; what it restores is remembered for `fail`. */
   | "watch";
 
+/** GUARD_KNOWS */
+const KNOWS = "b";
+
 /** The engine's environment variable that names the session. */
 export const SESSION = "CRYOSHIM_SESSION";
 
@@ -31,6 +34,13 @@ export interface Guard {
   kept(id: string, pid: number): void;
   /** A restore takes a waiting network lock over, which must not outlast it. */
   taking(id: string): void;
+  /**
+   * A swap is about to be made in a task of a dump: resolves when the guard can undo it, and only then it may be made. `order`
+   * is its message to the engine plugin, the descriptors are lent. Throws when there is no guard.
+   */
+  swap(order: Buffer, fds: number[]): Promise<void>;
+  /** All swaps have been undone, or are to stay. */
+  settled(): void;
   /** Disarms, and sends the answer to the client. Returns false when there is no guard to do so. */
   answer(data: Buffer): boolean;
   /** The engine has died in its work: resolves when all is settled. */
@@ -42,18 +52,42 @@ export interface Guard {
 /** Takes the descriptor over. A guard that is gone is no error: then there is none, as with CRIU alone. */
 export const openGuard = (fd: number): Guard => {
   let open = true;
-  const tell = (letter: string, data: Buffer | string = ""): boolean => {
+  /** Those who wait for an answer, in the order of what they said. */
+  const waiting: ((answer: string | undefined) => void)[] = [];
+  let stop: (() => void) | undefined;
+  const tell = (letter: string, data: Buffer | string = "", fds: number[] = []): boolean => {
     if (!open) return false;
     try {
-      sendMessage(fd, Buffer.concat([Buffer.from(letter), Buffer.from(data)]));
+      sendMessage(fd, Buffer.concat([Buffer.from(letter), Buffer.from(data)]), fds);
       return true;
     } catch {
       return false;
     }
   };
+  const unwatch = (): void => {
+    stop?.();
+    stop = undefined;
+  };
+  const end = (): void => {
+    unwatch();
+    for (const answer of waiting.splice(0)) answer(undefined);
+  };
+  const watch = (): void => {
+    stop ??= watchReadable(fd, () => {
+      try {
+        const message = receiveMessage(fd);
+        if (message === undefined) return end();
+        waiting.shift()?.(message.data.toString());
+        if (waiting.length === 0) unwatch();
+      } catch (error) {
+        if (!isAgain(error)) end();
+      }
+    });
+  };
   const close = (): void => {
     if (!open) return;
     open = false;
+    end();
     closeFd(fd);
   };
   const session = nanoid();
@@ -73,19 +107,26 @@ export const openGuard = (fd: number): Guard => {
     taking(id) {
       tell("K", id);
     },
+    async swap(order, fds) {
+      const told = tell("B", order, fds);
+      const answer = told
+        ? await new Promise<string | undefined>((resolve) => {
+            waiting.push(resolve);
+            watch();
+          })
+        : undefined;
+      if (answer !== KNOWS) throw new Error("there is no guard that could undo a swap: nothing is swapped");
+    },
+    settled() {
+      tell("N");
+    },
     answer: (data) => data.length <= MAX_ANSWER && tell("A", data),
     async fail() {
       if (!tell("F")) return;
+      // It says nothing more, and ends when all is settled.
       await new Promise<void>((resolve) => {
-        const stop = watchReadable(fd, () => {
-          try {
-            if (receiveMessage(fd) !== undefined) return;
-          } catch (error) {
-            if (isAgain(error)) return;
-          }
-          stop();
-          resolve();
-        });
+        waiting.push(() => resolve());
+        watch();
       });
     },
     close,

@@ -11,6 +11,9 @@ import {
 /** What one direction does with a message before it goes on; undefined: it has been sent already. */
 export type Rewrite = (message: SocketMessage) => Buffer | undefined;
 
+/** Who has gone, when a relay ends by itself. */
+export type Gone = "sender" | "receiver";
+
 export interface Relay {
   /** False once the sender is gone or stop() was called. */
   readonly relaying: boolean;
@@ -20,14 +23,14 @@ export interface Relay {
 }
 
 /**
- * Passes messages and their descriptors from one socket to another until the sender is gone. Each message is whole
+ * Passes messages and their descriptors from one socket to another until one of the two is gone. Each message is whole
  * (SOCK_SEQPACKET), in order, and what is received here is closed here.
  */
-export const relay = (from: number, to: number, rewrite: Rewrite, done: (error?: unknown) => void): Relay => {
+export const relay = (from: number, to: number, rewrite: Rewrite, done: (gone: Gone) => void): Relay => {
   let relaying = true;
-  const finish = (error?: unknown): void => {
+  const finish = (gone: Gone): void => {
     stop();
-    done(error);
+    done(gone);
   };
   /** Passes one message on; false when there is none. */
   const pass = (): boolean => {
@@ -35,19 +38,19 @@ export const relay = (from: number, to: number, rewrite: Rewrite, done: (error?:
     try {
       message = receiveMessage(from);
     } catch (error) {
-      if (!isAgain(error)) finish((error as { code?: string }).code === "ECONNRESET" ? undefined : error);
+      if (!isAgain(error)) finish("sender");
       return false;
     }
     if (message === undefined) {
-      finish();
+      finish("sender");
       return false;
     }
     try {
       const data = rewrite(message);
       if (data !== undefined) sendMessage(to, data, message.fds);
       return true;
-    } catch (error) {
-      finish(error);
+    } catch {
+      finish("receiver");
       return false;
     } finally {
       for (const fd of message.fds) closeFd(fd);

@@ -218,7 +218,11 @@ const fromEngine =
     if (!session.ownNotifications) return data;
     const answer: Request = { type: REQ.notify, notify_success: true };
     acknowledge(session, answer);
-    sendMessage(engine, encodeRequest(answer));
+    try {
+      sendMessage(engine, encodeRequest(answer));
+    } catch {
+      // It has just died, which is told by its own end.
+    }
     return undefined;
   };
 
@@ -282,6 +286,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
   const control = serveControl(link.control, {
     asked: () => session.asked,
     log,
+    undoer: guard,
     onBegin: () => session.bracket?.begin(),
     onSeized: (pid) => session.bracket?.seized(pid),
     onFinished: (_, ok) => session.bracket?.finished(ok),
@@ -309,8 +314,9 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
       closeFd(ours);
       resolve(gone);
     };
-    const toEngine = relay(client, ours, fromClient(session), () => end(true));
-    const toClient = relay(ours, client, fromEngine(session, ours), () => end(false));
+    // Each ends at the end of either: what the client says to an engine that has just died is no end of the client's.
+    const toEngine = relay(client, ours, fromClient(session), (gone) => end(gone === "sender"));
+    const toClient = relay(ours, client, fromEngine(session, ours), (gone) => end(gone === "receiver"));
     // A child that outlives the engine holds its end of the socket open: the engine's own end counts.
     void engineEnd.then(() => {
       toClient.drain();
@@ -319,11 +325,11 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
   });
   // What a dying engine left is settled before the client sees the end of its socket: it may tidy up at once.
   await engineEnd;
-  await control.close();
-  session.bracket?.close();
+  control.close();
   // A restore may still have succeeded after its client has gone; what then becomes of it is as with CRIU alone.
   if (session.working === "restore" && clientIsGone) guard.answer(Buffer.alloc(0));
   else if (session.working !== undefined) await guard.fail();
+  session.bracket?.close();
   for (const held of session.borrowed) held.close();
   guard.close();
   closeFd(client);

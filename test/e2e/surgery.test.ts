@@ -7,7 +7,7 @@ const SETUP = `
 mkdir -p /etc/cryoshim /tmp/i
 cp /cryoshim/test/fixtures/surgery-carrier.mjs /etc/cryoshim/
 echo 'carriers.extra = ["/etc/cryoshim/surgery-carrier.mjs"]' > /etc/cryoshim/config.toml
-printf fake > /tmp/placeholder; truncate -s 4096 /tmp/placeholder
+printf fake > /tmp/placeholder; truncate -s 4096 /tmp/placeholder; mkdir /tmp/placeholder.d
 : > /tmp/surgery.log
 patient() { setsid "$@" </dev/null >/dev/null 2>&1 & sleep 0.5; }
 health() { sleep 0.3; echo "ok lines \${1:-}: $(grep -c ^ok /tmp/out)"; echo "bad lines: $(grep -c BAD /tmp/out)"; }
@@ -70,37 +70,53 @@ echo '{"swap":true}' > /tmp/surgery.json
 patient /cryoshim/build/workloads/patient /tmp/out files; P=$!
 criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job -R; echo "dump $?"; grows; health
 cat /tmp/surgery.log; left_behind`);
-  expect(notes(stdout)).toEqual([{ hook: "swapped", pid: expect.any(Number), fd: "fake", shown: true }]);
+  expect(notes(stdout)).toEqual([
+    { hook: "swapped", pid: expect.any(Number), fd: "fake", shown: true, cwd: "/tmp/placeholder.d" },
+  ]);
   expect(stdout).toContain("dump 0\nalive\n");
   expect(stdout).toContain("bad lines: 0");
   expect(stdout).not.toContain("LEFT");
 });
 
-test.each([
-  ["a carrier fails", "dump"],
-  ["the shim is killed", "shim"],
-])("when %s between swap and dump, everything is put back and the dump fails", async (_, die) => {
-  const { stdout } = await inLab(`${SETUP}
-echo '{"swap":true,"die":"${die}"}' > /tmp/surgery.json
-patient /cryoshim/build/workloads/patient /tmp/out files; P=$!
-criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job; echo "dump $?"; grows; health
-cat /tmp/surgery.log; left_behind`);
-  expect(notes(stdout)).toHaveLength(1);
-  expect(stdout).toContain("dump 1\nalive\n");
-  expect(stdout).toContain("bad lines: 0");
-  expect(stdout).not.toContain("LEFT");
-});
+/** What the task has when nothing is left of a swap. */
+const REAL = "head -c4 /proc/$P/fd/50; echo; grep -c placeholder /proc/$P/maps; readlink /proc/$P/cwd";
 
-test("when the engine is killed with swaps in place, the shim puts everything back by its own hand", async () => {
-  // The task runs from the engine's death until the shim has seized it: what it sees in that moment is not asserted.
+const STEPS = ["fd", "mapping", "cwd", "dumped"];
+
+test.each(["dump", "shim", "engine", "engine, shim"].flatMap((who) => STEPS.map((step) => [who, step] as const)))(
+  "a dump in which %s dies after the step %s leaves every object of the task as it was",
+  async (who, step) => {
+    const die = JSON.stringify(who.split(", "));
+    const { stdout } = await inLab(`${SETUP}
+echo '{"swap":true,"die":${die},"at":"${step}"}' > /tmp/surgery.json
+cd /tmp/i; patient /cryoshim/build/workloads/patient /tmp/out files; P=$!; cd /
+criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job; echo "dump $?"
+for i in $(seq 100); do pgrep -x cryoshim-guard >/dev/null || break; sleep 0.05; done
+: > /tmp/out; grows; health
+${REAL}; cat /tmp/i/cryoshim.log; left_behind`);
+    // CRIU believes a dump done whose exit hook runs: only its end keeps it from ending the task.
+    expect(stdout).toContain(`dump ${who.includes("engine") || step === "dumped" ? 137 : 1}\nalive\n`);
+    expect(stdout).toContain("bad lines: 0\nreal\n0\n/tmp/i");
+    expect(stdout).not.toContain("LEFT");
+    expect(stdout.includes("put back"), stdout).toBe(who.includes("engine"));
+  },
+);
+
+test.each([
+  ["cgroup2", "cgroup.freeze", "1", "0"],
+  ["cgroup v1", "freezer.state", "FROZEN", "THAWED"],
+])("what was swapped in a task that %s has frozen is put back before it runs", async (_, file, frozen, thawed) => {
   const { stdout } = await inLab(`${SETUP}
-echo '{"swap":true,"die":"engine"}' > /tmp/surgery.json
-patient /cryoshim/build/workloads/patient /tmp/out files; P=$!
-criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job; echo "dump $?"; sleep 0.5; : > /tmp/out; grows; health
-head -c4 /proc/$P/fd/50; echo; grep -c placeholder /proc/$P/maps; cat /tmp/surgery.log; left_behind`);
-  expect(notes(stdout)).toHaveLength(1);
-  expect(stdout).toContain("dump 137\nalive\n");
-  expect(stdout).toContain("bad lines: 0\nreal\n0\n");
+for at in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/freezer; do mkdir -p $at/surgery 2>/dev/null; [ -e $at/surgery/${file} ] && G=$at/surgery; done
+echo '{"swap":true,"die":["engine","shim"],"at":"cwd","freeze":["'$G/${file}'","${frozen}"]}' > /tmp/surgery.json
+cd /tmp/i; patient /cryoshim/build/workloads/patient /tmp/out files; P=$!; cd /
+echo $P > $G/cgroup.procs
+criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job --freeze-cgroup $G; echo "dump $?"
+for i in $(seq 100); do pgrep -x cryoshim-guard >/dev/null || break; sleep 0.05; done
+cat $G/${file}; grows; health
+${REAL}; left_behind; kill -9 $P`);
+  expect(stdout).toContain(`dump 137\n${thawed}\nalive\n`);
+  expect(stdout).toContain("bad lines: 0\nreal\n0\n/tmp/i");
   expect(stdout).not.toContain("LEFT");
 });
 
