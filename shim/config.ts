@@ -9,6 +9,8 @@ import { CryoshimError, reason } from "./error.js";
 
 const absolute = z.string().check(z.refine(isAbsolute, "must be an absolute path"));
 
+const seconds = z.number().check(z.positive(), z.maximum(3600));
+
 const schema = z.strictObject({
   engine: z.optional(z.strictObject({ path: z.optional(absolute), node: z.optional(absolute) })),
   cgroup: z.optional(
@@ -20,6 +22,7 @@ const schema = z.strictObject({
     z.strictObject({ lock: z.optional(z.enum(["auto", "bpf", "iptables", "nftables", "caller", "none"])) }),
   ),
   carriers: z.optional(z.strictObject({ extra: z.optional(z.array(absolute)) })),
+  remote: z.optional(z.strictObject({ answer_within: z.optional(seconds) })),
 });
 
 const refuse = (file: string, why: string, cause?: unknown): CryoshimError =>
@@ -46,12 +49,13 @@ export const parseConfig = (text: string, file: string): Config => {
     const why = issue.code === "unrecognized_keys" ? "no such key" : issue.message;
     throw refuse(file, `${key}: ${why}`);
   }
-  const { engine, cgroup, network, carriers } = checked.data;
+  const { engine, cgroup, network, carriers, remote } = checked.data;
   return {
     engine: { ...DEFAULTS.engine, ...engine },
     cgroup: { manage: cgroup?.manage ?? DEFAULTS.cgroup.manage },
     network: { lock: network?.lock ?? DEFAULTS.network.lock },
     carriers: { extra: carriers?.extra ?? DEFAULTS.carriers.extra },
+    remote: { answer_within: remote?.answer_within ?? DEFAULTS.remote.answer_within },
   };
 };
 

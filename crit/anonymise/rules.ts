@@ -301,5 +301,13 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
     blank: "data options flow_label",
     ip: "dst_addr src_addr",
   },
+  cryoshim_remote_entry: { inside: "fs mount node" },
+  cryoshim_remote_fs: { keep: "id", name: "type dev", path: "source base", blank: "options" },
+  cryoshim_remote_mount: { keep: "fs mnt_id ours", path: "key root point", blank: "flags" },
+  cryoshim_remote_node: {
+    keep: "fs ino mode nlink rdev size atime mtime ctime",
+    id: "uid gid",
+    path: "path target",
+  },
   cryoshim_mq_wait: { keep: "address nanoseconds_left", name: "task" },
 };

@@ -119,3 +119,45 @@ export const detached = message("cryoshim_detached_entry", {
   file: [2, () => detachedFile],
   data: [3, () => detachedData],
 });
+
+/** A file system whose files are on a server. */
+const remoteFs = message("cryoshim_remote_fs", {
+  id: [1, "uint32", "required"],
+  ...run("string", 2, "type source options"),
+  /** The directory of it below which everything recorded is. */
+  base: [5, "bytes", "required"],
+  /** As stat(2) splits it. */
+  dev: [6, "string", "required"],
+});
+
+/** Where it was mounted. */
+const remoteMount = message("cryoshim_remote_mount", {
+  ...run("uint32", 1, "fs mnt_id"),
+  /** Under which CRIU asks for it; not there: it was in the host's own mount namespace. */
+  key: [3, "bytes"],
+  /** The key is ours: no runtime knows it. */
+  ours: [4, "bool"],
+  ...run("bytes", 5, "root point"),
+  /** Options of the mount, in mountinfo's words. */
+  flags: [7, "string", "required"],
+});
+
+/** A file that a restore asks for, or a directory above one. */
+const remoteNode = message("cryoshim_remote_node", {
+  fs: [1, "uint32", "required"],
+  /** Below the file system's base; empty: the base itself. */
+  path: [2, "bytes", "required"],
+  ino: [3, "uint64", "required"],
+  ...run("uint32", 4, "mode nlink uid gid rdev"),
+  size: [9, "uint64", "required"],
+  /** Nanoseconds. */
+  ...run("sint64", 10, "atime mtime ctime"),
+  target: [13, "bytes"],
+});
+
+/** One of these each. */
+export const remote = message("cryoshim_remote_entry", {
+  fs: [1, () => remoteFs],
+  mount: [2, () => remoteMount],
+  node: [3, () => remoteNode],
+});

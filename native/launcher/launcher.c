@@ -40,6 +40,7 @@
 
 #include "guard.h"
 #include "launch.h"
+#include "look.h"
 #include "pins.h"
 #include "standin.h"
 
@@ -52,6 +53,7 @@ __attribute__((used)) static const char mark[] = "CRYOSHIM-LAUNCHER-MARK";
 #define NEEDS_US "cryoshim.img"
 #define SHIM_TIMEOUT_MS 20000
 #define NOTIFIER "cryoshim-notify"	/* the name by which CRIU starts this program as an action script */
+#define LOOKER "cryoshim-look"		/* the name by which the shim starts it to look at files that may not answer */
 
 /* IPv4 and IPv6, three hooks */
 #define EARLY_LINKS 6
@@ -856,6 +858,8 @@ int main(int argc, char **argv)
 	slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
 	if (slash && !strcmp(slash + 1, NOTIFIER))
 		return notify_shim();
+	if (slash && !strcmp(slash + 1, LOOKER))
+		return look();
 	l.argv = argv;
 	n = readlink("/proc/self/exe", l.self, sizeof(l.self) - 1);
 	if (n <= 0 || stat("/proc/self/exe", &l.self_st))

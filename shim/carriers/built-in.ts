@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The carriers that cryoshim brings. Imported where they are needed only: most sessions end without.
+import type { Settings } from "../engine/launch-file.js";
 import type { Carrier } from "./carrier.js";
 import { corkCarrier } from "./cork.js";
 import { detachedCarrier } from "./detached.js";
 import { mqueueCarrier } from "./mqueue.js";
+import { remoteCarrier } from "./remote.js";
 
-export const BUILT_IN: Record<string, () => Carrier> = {
+export const BUILT_IN: Record<string, (settings: Settings) => Carrier> = {
   mqueue: mqueueCarrier,
   "udp-cork": corkCarrier,
   detached: detachedCarrier,
+  remote: ({ remote }) => remoteCarrier(remote),
 };

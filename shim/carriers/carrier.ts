@@ -12,6 +12,8 @@ export interface CarrierContext {
   imagesDir: string;
   /** What the container asks for. */
   annotations: Annotations;
+  /** The mounts that the caller has told CRIU of, latin1: a dump's mountpoints and their keys, a restore's keys and paths. */
+  given: ReadonlyMap<string, string>;
   log: Log;
 }
 
@@ -33,6 +35,8 @@ export interface Carrier {
   name: string;
   /** Before the freeze: what takes long is made ready here. Throwing costs the carrier, not the dump. */
   prepare?(root: number): void;
+  /** A dump begins and nothing is stopped yet. Throwing refuses it, and the tasks go on as if nobody had asked. */
+  admit?(root: number, context: CarrierContext): Promise<void>;
   /** All tasks of the tree stand still, nothing has been collected: once, with what the X-ray has found. */
   seized?(seized: Seized, context: CarrierContext): Promise<void>;
   /** As `seized`, for each task: find, save and hide this task's objects. */

@@ -4,6 +4,7 @@ import { dirname, isAbsolute, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { decodeAs, encodeEntries } from "../../crit/frame.js";
 import { needsKind } from "../../crit/schema/cryoshim.js";
+import type { Settings } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
 import type { Log } from "../session/log.js";
 import type { Carrier } from "./carrier.js";
@@ -19,20 +20,36 @@ export const writeNeeds = (imagesDir: string, carriers: readonly Carrier[]): voi
   writeFileSync(join(imagesDir, NEEDS_US), bytes, { mode: 0o600, flag: "wx" });
 };
 
-/** The carriers that images need. Throws ERR_IMAGE, or ERR_CARRIER for one that this version does not know. */
-const neededBy = async (imagesDir: string): Promise<Carrier[]> => {
-  const path = join(imagesDir, NEEDS_US);
-  if (statSync(path, { throwIfNoEntry: false }) === undefined) return [];
-  const [entry] = decodeAs(needsKind, readFileSync(path), NEEDS_US);
-  const { version, carriers = [] } = (entry?.message ?? {}) as { version?: number; carriers?: string[] };
-  const { BUILT_IN } = await import("./built-in.js");
-  const unknown = carriers.filter((name) => !Object.hasOwn(BUILT_IN, name));
-  if (version === 1 && unknown.length === 0) return carriers.map((name) => BUILT_IN[name]!());
-  throw new CryoshimError("ERR_CARRIER", {
+const unable = (imagesDir: string, what: string): CryoshimError =>
+  new CryoshimError("ERR_CARRIER", {
     what: `cannot restore \`${imagesDir}\``,
-    why: `its images need ${unknown.join(", ") || `version ${version}`}, which this cryoshim does not have`,
+    why: `its images need ${what}, which this cryoshim does not have`,
     fix: "restore with the version of cryoshim that made them, or a newer one",
   });
+
+/** The carriers that cryoshim.img names. */
+const listed = (path: string): string[] => {
+  const [entry] = decodeAs(needsKind, readFileSync(path), NEEDS_US);
+  const { version, carriers = [] } = (entry?.message ?? {}) as { version?: number; carriers?: string[] };
+  if (version !== 1) throw unable(dirname(path), `version ${version}`);
+  return carriers;
+};
+
+/** What CRIU alone may restore, and better with us: an image of the carrier's is there. */
+const WELCOME: readonly [name: string, image: string][] = [["remote", "cryoshim-remote.img"]];
+
+const isThere = (path: string): boolean => statSync(path, { throwIfNoEntry: false }) !== undefined;
+
+/** The carriers that a restore asks for. Throws ERR_IMAGE, or ERR_CARRIER for one that this version does not know. */
+const neededBy = async (imagesDir: string, settings: Settings): Promise<Carrier[]> => {
+  const path = join(imagesDir, NEEDS_US);
+  const welcome = WELCOME.filter(([, image]) => isThere(join(imagesDir, image))).map(([name]) => name);
+  if (!isThere(path) && welcome.length === 0) return [];
+  const names = new Set([...(isThere(path) ? listed(path) : []), ...welcome]);
+  const { BUILT_IN } = await import("./built-in.js");
+  const unknown = [...names].filter((name) => !Object.hasOwn(BUILT_IN, name));
+  if (unknown.length === 0) return [...names].map((name) => BUILT_IN[name]!(settings));
+  throw unable(imagesDir, unknown.join(", "));
 };
 
 /** We run it as root: so root alone may be able to write it, or to replace it. */
@@ -73,13 +90,13 @@ export type Carriers = () => Promise<readonly Carrier[]>;
 export type CarrierSource = (kind: WorkKind, imagesDir: string) => Carriers;
 
 /** Throws ERR_CARRIER for a carrier of the configuration that cannot be loaded. */
-export const carrierSource = async (settings: { carriers: { extra: readonly string[] } }): Promise<CarrierSource> => {
+export const carrierSource = async (settings: Settings): Promise<CarrierSource> => {
   const extra = await Promise.all(settings.carriers.extra.map(load));
   const ours = async (kind: WorkKind, imagesDir: string): Promise<Carrier[]> => {
-    if (kind === "restore") return neededBy(imagesDir);
+    if (kind === "restore") return neededBy(imagesDir, settings);
     if (kind === "pre-dump") return [];
     const { BUILT_IN } = await import("./built-in.js");
-    return Object.values(BUILT_IN).map((make) => make());
+    return Object.values(BUILT_IN).map((make) => make(settings));
   };
   return (kind, imagesDir) => {
     let loading: Promise<readonly Carrier[]> | undefined;

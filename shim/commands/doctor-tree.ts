@@ -7,7 +7,9 @@ import { execa } from "execa";
 import { socketProtocol } from "../../native/index.js";
 import { DetachedFiles } from "../carriers/detached.js";
 import { Places } from "../carriers/detached-find.js";
+import { admit, heldMounts, named } from "../carriers/remote-dump.js";
 import { inPath } from "../engine/choose.js";
+import { DEFAULTS } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import { type Found, findSpecial } from "../xray/find.js";
@@ -67,7 +69,6 @@ const ofXray = (found: Found, places: () => Places): Kind => {
   return files.saved.length > 0 ? REOPENED : DETACHED;
 };
 
-const REMOTE = /^(nfs4?|cifs|smb3|ceph|9p|fuse(\..*)?)$/;
 const GHOST_LIMIT = 1 << 20;
 
 /** What does not exist any more says nothing. */
@@ -184,21 +185,24 @@ const lockHolders = (): Set<number> =>
       .map((line) => Number(line.trim().split(/\s+/)[4])),
   );
 
-const remote = (type: string): Kind => ({
-  what: `${type} file system`,
-  verdict: "warn",
-  says: "CRIU takes it only as an external mount, as runtimes do with what they bind from the host",
-  fix: "bind it from the host, and see that its server answers before the restore",
-});
-
-const mounts = (pid: number): Finding[] =>
-  text(`/proc/${pid}/mountinfo`)
-    .split("\n")
-    .flatMap((line) => {
-      const [before = "", after = ""] = line.split(" - ");
-      const type = after.split(" ")[0] ?? "";
-      return REMOTE.test(type) ? [finding(pid, `mount ${before.split(" ")[4] ?? ""}`, remote(type))] : [];
-    });
+/** Mounts whose files are on a server, and what would keep a checkpoint from being taken of them now. */
+const mounts = async (root: number, tree: readonly number[]): Promise<Finding[]> => {
+  const found = quietly(() => heldMounts(root, tree), []).map((mount) =>
+    finding(mount.pid, `mount ${named(mount)}`, {
+      what: "its files are on a server",
+      verdict: "ok",
+      says: mount.host ? "CRIU leaves it as it is" : "carried by cryoshim (remote)",
+    }),
+  );
+  try {
+    await admit(root, new Map(), DEFAULTS.remote.answer_within * 1000);
+  } catch (error) {
+    if (!(error instanceof CryoshimError)) throw error;
+    const { what, why, fix } = error;
+    found.push({ subject: `${root}`, verdict: "fail", finding: `${what}: ${why}`, ...(fix !== undefined && { fix }) });
+  }
+  return found;
+};
 
 const taskFindings = (
   pid: number,
@@ -220,7 +224,7 @@ const taskFindings = (
 };
 
 /** What is special in the tree of a process. Throws ERR_PROCESS where there is none of this number. */
-export const examineTree = (root: number): Finding[] => {
+export const examineTree = async (root: number): Promise<Finding[]> => {
   if (text(`/proc/${root}/stat`) === "")
     throw new CryoshimError("ERR_PROCESS", {
       what: `cannot look at process ${root}`,
@@ -251,12 +255,7 @@ export const examineTree = (root: number): Finding[] => {
     places?.close();
   }
   for (const pid of tree) found.push(...taskFindings(pid, pids, ids, locks, told));
-  const namespaces = new Set<string>();
-  for (const pid of tree) {
-    const namespace = quietly(() => readlinkSync(`/proc/${pid}/ns/mnt`), "");
-    if (namespace !== "" && !namespaces.has(namespace)) found.push(...mounts(pid));
-    namespaces.add(namespace);
-  }
+  found.push(...(await mounts(root, tree)));
   const summary: Finding = {
     subject: `${root} ${text(`/proc/${root}/comm`).trim()}`,
     verdict: "ok",

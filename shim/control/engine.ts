@@ -62,7 +62,7 @@ export interface Engine {
   /** CRIU need not look at the contents of mounts of this type: somebody else carries them. */
   noFsDump(type: string): Promise<void>;
   /** A line for CRIU's own log. */
-  log(text: string): Promise<void>;
+  log(text: string, level?: "error" | "info"): Promise<void>;
 }
 
 const O_PATH = 0o10000000;
@@ -147,8 +147,8 @@ export const engineBy = (command: Command, undoer: Undoer): Engine => {
     async noFsDump(type) {
       await command({ type: TYPE.NO_FS_DUMP, data: Buffer.from(type) });
     },
-    async log(text) {
-      await command({ type: TYPE.LOG, flags: 3, data: Buffer.from(text) });
+    async log(text, level = "info") {
+      await command({ type: TYPE.LOG, flags: level === "error" ? 1 : 3, data: Buffer.from(text) });
     },
   };
 };

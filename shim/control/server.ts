@@ -27,6 +27,8 @@ export interface Asked {
   imagesDir: string;
   /** The root of the tree that is dumped. */
   root?: number | undefined;
+  /** The mounts that CRIU was told of: see CarrierContext. */
+  given: ReadonlyMap<string, string>;
 }
 
 export interface ControlOptions {
@@ -137,7 +139,13 @@ export const serveControl = (
     throw Object.assign(new Error(`${r.data.toString()}: errno ${r.err} (task ${m.pid ?? 0})`), { errno: r.err });
   };
   const { annotations } = asked();
-  const context: CarrierContext = { engine: engineBy(command, undoer), imagesDir: "", annotations, log };
+  const context: CarrierContext = {
+    engine: engineBy(command, undoer),
+    imagesDir: "",
+    annotations,
+    given: new Map(),
+    log,
+  };
 
   /** A request begins; what an earlier one of this connection has left is over. */
   const begin = async (): Promise<void> => {
@@ -146,11 +154,22 @@ export const serveControl = (
     carriers = [...(await request.carriers())];
     context.imagesDir = request.imagesDir;
     context.annotations = request.annotations;
+    context.given = request.given;
     root = request.root;
     seized = false;
   };
 
   const isNeeded = (): boolean => context.engine.swapped || carriers.some((carrier) => carrier.needed?.());
+
+  /** A dump that cannot end well is refused before anything is stopped, and CRIU's log says why. */
+  const admit = async (pid: number): Promise<void> => {
+    try {
+      for (const carrier of carriers) await carrier.admit?.(pid, context);
+    } catch (error) {
+      await context.engine.log(reason(error), "error");
+      throw error;
+    }
+  };
 
   const done = (q: Question, answer: Answer, args: bigint[] = []): void => {
     if (ended) return;
@@ -221,8 +240,9 @@ export const serveControl = (
     try {
       if (q.type === TYPE.HELLO) {
         state = "working";
-        onBegin?.(STAGE[q.hook]!);
         await begin();
+        if (STAGE[q.hook] === "dump" && root !== undefined) await admit(root);
+        onBegin?.(STAGE[q.hook]!);
         const fits = q.args[0] === BigInt(VERSION);
         if (!fits)
           log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);

@@ -21,6 +21,13 @@ export interface Settings {
   cgroup: { manage: CgroupManage };
   network: { lock: NetworkLock };
   carriers: { extra: string[] };
+  remote: RemoteSettings;
+}
+
+/** What a session does with mounts whose files are on a server. */
+export interface RemoteSettings {
+  /** Seconds that a server may take to answer before a checkpoint. */
+  answer_within: number;
 }
 
 /** What shim/config.ts makes of a configuration file. */
@@ -42,6 +49,7 @@ export const DEFAULTS: Config = {
   cgroup: { manage: "auto" },
   network: { lock: "auto" },
   carriers: { extra: [] },
+  remote: { answer_within: 2 },
 };
 
 /** Tells one state of a configuration file from another, as the launcher computes it. */
@@ -64,7 +72,11 @@ const readLaunchFile = (): Launch | undefined => {
     if (values.get("stamp") !== stampOf(CONFIG_FILE) || !engine || !settings) return undefined;
     // The engine may have been taken away since.
     statSync(engine);
-    return { engine, node: values.get("node") ?? process.execPath, settings: JSON.parse(settings) as Settings };
+    const { cgroup, network, carriers, remote } = DEFAULTS;
+    const defaults: Settings = { cgroup, network, carriers, remote };
+    // An older version may have written it, which knew less.
+    const kept = { ...defaults, ...(JSON.parse(settings) as Partial<Settings>) };
+    return { engine, node: values.get("node") ?? process.execPath, settings: kept };
   } catch {
     return undefined;
   }
@@ -111,7 +123,7 @@ export const decideLaunch = (config: Config, env: NodeJS.ProcessEnv): Launch => 
   return {
     engine,
     node: config.engine.node ?? process.execPath,
-    settings: { cgroup: config.cgroup, network: config.network, carriers: config.carriers },
+    settings: { cgroup: config.cgroup, network: config.network, carriers: config.carriers, remote: config.remote },
   };
 };
 

@@ -3,6 +3,7 @@
 import { resolve } from "node:path";
 import { closeFd, peerPid, pidfdOpen } from "../../native/index.js";
 import { carrierSource, prepareCarriers } from "../carriers/registry.js";
+import { needsLinkRemap } from "../carriers/remote-mounts.js";
 import { serveControl } from "../control/server.js";
 import { resolveLaunch } from "../engine/launch-file.js";
 import { reason } from "../error.js";
@@ -17,6 +18,7 @@ import { pathForDump } from "./helpers.js";
 import { sessionLog } from "./log.js";
 import type { Start } from "./main.js";
 import { listen } from "./notifications.js";
+import { givenMounts } from "./request.js";
 
 const SESSION_VERBS = ["dump", "pre-dump", "restore"];
 
@@ -47,6 +49,16 @@ const workOf = (line: CommandLine, enginePid: number, imagesDir: string, freezer
   else if (Number.isSafeInteger(pid) && pid > 0) work.pid = pid;
   return work;
 };
+
+/** The mounts that CRIU is told of; "auto" names none. */
+const mountsGiven = ({ options }: CommandLine): Map<string, string> =>
+  givenMounts(
+    options.get("external") ?? [],
+    (options.get("ext-mount-map") ?? []).flatMap((text) => {
+      const at = text.indexOf(":");
+      return at < 0 ? [] : [{ key: text.slice(0, at), val: text.slice(at + 1) }];
+    }),
+  );
 
 /** Serves one command line from plan to the engine's end. */
 export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): Promise<void> => {
@@ -90,8 +102,9 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
           if (action === "post-restore") bracket.socketsAreBack();
         })
       : undefined;
+  const given = mountsGiven(line);
   const control = serveControl(link.control, {
-    asked: () => ({ carriers, annotations, imagesDir, root: work.pid }),
+    asked: () => ({ carriers, annotations, imagesDir, root: work.pid, given }),
     log,
     undoer: guard,
     onBegin: () => bracket.begin(),
@@ -107,6 +120,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   const more = notifications === undefined ? [] : ["--action-script", notifications.script];
   // A restore takes it from the images.
   if (bracket.method !== undefined && line.verb !== "restore") more.push("--network-lock", bracket.method);
+  if (line.verb === "dump" && work.pid !== undefined && needsLinkRemap(work.pid)) more.push("--link-remap");
   give({
     kind: "exec",
     engine,

@@ -4,8 +4,11 @@ import { dirname, join } from "node:path";
 import { artefact } from "../../native/index.js";
 import { stateDir } from "./plugin-dir.js";
 
-/** The names under which CRIU starts our launcher: an action script, and the tools of a dump (native/launcher/). */
-type Helper = "cryoshim-notify" | "ip" | "tar";
+/**
+ * The names under which our launcher is started: by CRIU as an action script and as the tools of a dump, by us to look at
+ * files of servers that may not answer (native/launcher/).
+ */
+type Helper = "cryoshim-notify" | "cryoshim-look" | "ip" | "tar";
 
 /** The path of a helper, made where it is missing or points to another installation. */
 export const helper = (name: Helper): string => {

@@ -28,7 +28,26 @@ export interface RequestOptions {
   join_ns?: { ns: string; ns_file: string }[];
   manage_cgroups?: boolean;
   manage_cgroups_mode?: number;
+  link_remap?: boolean;
+  ext_mnt?: { key: string; val: string }[];
+  external?: string[];
 }
+
+/** Bytes that CRIU takes as they are, each a character. */
+const latin = (text: string): string => Buffer.from(text, "utf8").toString("latin1");
+
+/** The mounts of `--external mnt[WHAT]:AS` and `--ext-mount-map WHAT:AS`: what each is called on either side. */
+export const givenMounts = (
+  external: readonly string[],
+  maps: readonly { key: string; val: string }[],
+): Map<string, string> =>
+  new Map([
+    ...maps.map(({ key, val }): [string, string] => [latin(key), latin(val)]),
+    ...external.flatMap((text): [string, string][] => {
+      const [, key, value] = /^mnt\[([^\]]+)\](?::(.*))?$/s.exec(text) ?? [];
+      return key === undefined ? [] : [[latin(key), latin(value ?? "")]];
+    }),
+  ]);
 
 /** The descriptors of the client that a request names, opened here under numbers of our own. */
 export interface Borrowed {

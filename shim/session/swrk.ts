@@ -15,6 +15,7 @@ import {
   seqpacketPair,
 } from "../../native/index.js";
 import { type CarrierSource, carrierSource, prepareCarriers, type WorkKind } from "../carriers/registry.js";
+import { needsLinkRemap } from "../carriers/remote-mounts.js";
 import { type Asked, serveControl } from "../control/server.js";
 import { resolveLaunch, type Settings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
@@ -29,7 +30,7 @@ import { pathForDump } from "./helpers.js";
 import { type Log, sessionLog } from "./log.js";
 import type { Start } from "./main.js";
 import { relay } from "./relay.js";
-import { type Borrowed, borrow, REQ, type RequestOptions } from "./request.js";
+import { type Borrowed, borrow, givenMounts, REQ, type RequestOptions } from "./request.js";
 
 /** A number at which this process never has a descriptor. */
 const NO_FD = 0x7ffffff0;
@@ -116,8 +117,10 @@ const askedBy = (
   images: number | undefined,
 ): Asked => {
   const [kind, imagesDir] = [kindOf(request), pathOf(images)];
-  const root = kind === "restore" ? undefined : request.opts?.pid;
-  return { carriers: carriers(kind, imagesDir), annotations, imagesDir, root };
+  const { pid, external = [], ext_mnt = [] } = request.opts ?? {};
+  const root = kind === "restore" ? undefined : pid;
+  const given = givenMounts(external, ext_mnt);
+  return { carriers: carriers(kind, imagesDir), annotations, imagesDir, root, given };
 };
 
 /** Opens the bracket for a request, and tells the engine what is left to it. */
@@ -148,6 +151,8 @@ const openWork = (session: Session, request: Request, { images }: Borrowed, free
   // While the engine reads its request.
   if (kind === "dump" && root !== undefined)
     setImmediate(() => void prepareCarriers(asked.carriers, root, session.log));
+  // NFS keeps an open file whose name is gone under another one: CRIU takes it with a link (criu/files-reg.c).
+  if (kind === "dump" && root !== undefined && needsLinkRemap(root)) opts.link_remap = true;
   if (bracket.method !== undefined) opts.network_lock = LOCK_METHOD[bracket.method];
   session.ownNotifications = restore && !opts.notify_scripts && !opts.orphan_pts_master;
   if (session.ownNotifications) opts.notify_scripts = true;

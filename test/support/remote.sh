@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# Words for scenarios with remote mounts: a server that comes and goes. Sourced after scenario.sh.
+
+mkdir -p /tmp/served
+printf '#!/bin/sh\nexec /usr/lib/openssh/sftp-server\n' >/tmp/transport
+chmod 755 /tmp/transport
+
+# up DIR: mounts the server's files there, by sshfs without a network.
+up() {
+	mkdir -p "$1"
+	sshfs -o ssh_command=/tmp/transport,allow_other,idmap=none,cache=no,max_conns=1 server:/tmp/served "$1"
+}
+
+# down DIR: its server ends, and the mount goes with it.
+down() { umount -l "$1"; }
+
+# no_server: none runs any more.
+no_server() { ! pidof sshfs; }
+
+# Of the program of test/workloads/remote.c, in LAB's l: it is ready; it has checked that everything is as it was.
+ready() { until_true grep -q ready "$1/out"; }
+checked() {
+	touch "$1/go"
+	until_true grep -q done "$1/out"
+	! grep BAD "$1/out" >&2 || no "it is not as it was"
+	[ "$(grep -c ^ok "$1/out")" = "${2:-20}" ] || no "$(grep -c ^ok "$1/out") things were checked"
+}
