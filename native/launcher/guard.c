@@ -143,7 +143,8 @@ static void look_at_children(pid_t parent, pid_t thread)
 
 		if (end == p)
 			return;
-		if (pid > 0 && pid != g.engine && pid != getpid() && !known((pid_t)pid) && made_by_engine((pid_t)pid))
+		if (pid > 0 && pid != g.engine && pid != getpid() && !known((pid_t)pid) &&
+		    (parent == g.engine || made_by_engine((pid_t)pid)))
 			remember((pid_t)pid);
 	}
 }
@@ -373,10 +374,48 @@ static void thaw_all(void)
 		thaw(&g.thaw[i]);
 }
 
+/* The socket by which CRIU's action scripts reach the shim (shim/session/notifications.ts). */
+static void remove_notify(void)
+{
+	const char *id = strchr(g.session, '=');
+	char path[256];
+
+	if (id && !strchr(id, '/') && snprintf(path, sizeof(path), "/run/cryoshim/notify.%s", id + 1) < (int)sizeof(path))
+		(void)unlink(path);
+}
+
+static bool is_stopped_or_gone(pid_t pid)
+{
+	char path[64], buf[512], *p;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return true;
+	n = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	buf[n > 0 ? n : 0] = '\0';
+	p = strrchr(buf, ')');
+	return !p || !p[1] || strchr("TtZX", p[2]);
+}
+
+/* Its children are found by their parent: so they are looked for while it can make no more and still is. */
+static void kill_engine(void)
+{
+	if (syscall(SYS_pidfd_send_signal, g.engine_fd, SIGSTOP, NULL, 0) == 0) {
+		for (int tries = 0; tries < END_MS && !is_stopped_or_gone(g.engine); tries++)
+			usleep(1000);
+		look();
+	}
+	syscall(SYS_pidfd_send_signal, g.engine_fd, SIGKILL, NULL, 0);
+}
+
 static _Noreturn void act(bool restore)
 {
 	if (restore)
-		syscall(SYS_pidfd_send_signal, g.engine_fd, SIGKILL, NULL, 0);
+		kill_engine();
 	wait_end(g.engine_fd, -1);
 	undo_all(thaw_all, note);
 	kill_made(restore);
@@ -385,6 +424,7 @@ static _Noreturn void act(bool restore)
 		remove_roots();
 	thaw_all();
 	remove_yards();
+	remove_notify();
 	_exit(0);
 }
 
@@ -421,7 +461,6 @@ static void told(const char *msg, size_t len, int *fds, int n_fds)
 	switch (msg[0]) {
 	case GUARD_DUMP:
 	case GUARD_RESTORE:
-	case GUARD_WATCH:
 		g.kind = msg[0];
 		clock_gettime(CLOCK_REALTIME_COARSE, &g.armed); /* the clock of file times */
 		snprintf(path, sizeof(path), "/proc/%d/exe", g.engine);
@@ -448,6 +487,11 @@ static void told(const char *msg, size_t len, int *fds, int n_fds)
 	case GUARD_TASK:
 		copy_text(path, sizeof(path), text, len);
 		g.task = atoi(path);
+		break;
+	case GUARD_MADE:
+		copy_text(path, sizeof(path), text, len);
+		if (atoi(path) > 1)
+			remember(atoi(path));
 		break;
 	case GUARD_LOG:
 		copy_text(g.log, sizeof(g.log), text, len);
@@ -530,9 +574,11 @@ _Noreturn void guard(int sk, int client, pid_t engine, pid_t caller)
 	if (g.engine_fd < 0 || stat("/proc/self/ns/pid", &st))
 		_exit(1);
 	g.pid_ns = st.st_ino;
+	/* What it must see in time, it must not miss for a busy machine's sake. */
+	(void)setpriority(PRIO_PROCESS, 0, -20);
 	allow_many_descriptors();
 	for (;;) {
-		bool watching = g.kind == GUARD_RESTORE || g.kind == GUARD_WATCH;
+		bool watching = g.kind == GUARD_RESTORE;
 		struct pollfd p[2] = { { .fd = sk, .events = POLLIN },
 				       { .fd = undo_knows_any() ? g.engine_fd : -1, .events = POLLIN } };
 
@@ -556,5 +602,6 @@ _Noreturn void guard(int sk, int client, pid_t engine, pid_t caller)
 		wait_end(g.engine_fd, -1);
 		undo_all(thaw_all, note);
 	}
+	remove_notify();
 	_exit(0);
 }

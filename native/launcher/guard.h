@@ -11,13 +11,13 @@
  */
 #define GUARD_DUMP 'D'		/* armed: the engine ends by itself, then what it froze is thawed */
 #define GUARD_RESTORE 'R'	/* armed: engine and what it has restored so far are killed, its mounts removed */
-#define GUARD_WATCH 'W'		/* like GUARD_DUMP, and remembers what is restored, for GUARD_FAIL */
 #define GUARD_THAW 'T'		/* "THAWED path": written to that file when it does not say so already */
 #define GUARD_YARD 'Y'		/* the directory in which CRIU makes its `.criu.cgyard.*` */
 #define GUARD_SESSION 'S'	/* "NAME=value" in the environment of the engine and its children */
 #define GUARD_LOG 'L'		/* the file that is told what was done */
 #define GUARD_KEPT 'K'		/* the id of a network lock: kept by a dump, lifted if the task of GUARD_TASK lives; taken by a restore, lifted */
 #define GUARD_TASK 'P'		/* the root task of a dump, in decimal */
+#define GUARD_MADE 'M'		/* the root task of a restore, in decimal: the guard looks for it as well, but may come too late */
 #define GUARD_ANSWER 'A'	/* disarmed, and the bytes are sent to the client: both or neither */
 #define GUARD_FAIL 'F'		/* the engine died: act now as for GUARD_RESTORE */
 #define GUARD_SWAP 'B'		/* before a swap in a task of a dump: its struct control_msg, with its descriptors */

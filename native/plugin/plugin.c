@@ -61,7 +61,7 @@ static struct {
 	uint64_t once;		/* hooks that are wanted for the first task alone */
 	uint32_t seq;
 	bool needed;		/* without the shim the dump is not complete */
-	bool gone;		/* it has died, and was there before */
+	bool gone;		/* it has died */
 	struct swap *undo;
 	size_t n_undo, cap_undo;
 	void (*print)(unsigned int level, const char *format, ...);
@@ -584,6 +584,9 @@ static int plugin_init(int stage)
 	if (stage == STAGE_RESTORE && add)
 		shim.stored = add(shim.fd);
 	ret = transact(&m, NULL, -1, NULL);
+	/* A dump goes on as if there had been no shim; what a restore needs of it cannot be known here. */
+	if (shim.gone && stage == STAGE_RESTORE)
+		return -1;
 	return ret < 0 && ret != -ENOTSUP ? -1 : 0;
 }
 
@@ -597,11 +600,15 @@ static void plugin_exit(int stage, int ret)
 	if (shim.n_undo > 0)
 		(void)roll_back();
 	/*
-	 * CRIU takes the dump for done and would end its tasks, and what the shim had to write is not there. An exit hook
-	 * cannot fail: only its own end keeps CRIU from it. The guard settles the rest.
+	 * CRIU takes its work for done: it would end the tasks of a dump, and what the shim had to write is not there; or say that a
+	 * restore is done, whose tasks the guard is about to kill. An exit hook cannot fail: only its own end keeps CRIU
+	 * from it. The guard settles the rest.
 	 */
-	if (stage == STAGE_DUMP && ret == 0 && shim.gone && shim.needed) {
-		say(LOG_ERROR, "the shim died before its part of the dump was done");
+	if (ret == 0 && shim.gone && (stage == STAGE_RESTORE || (stage == STAGE_DUMP && shim.needed))) {
+		say(LOG_ERROR, "the shim died before its part of the work was done");
+		/* The guard finds the tasks of a restore by their parent, as long as it lives. */
+		if (stage == STAGE_RESTORE)
+			sleep(2);
 		raise(SIGKILL);
 	}
 	free(shim.undo);

@@ -40,6 +40,8 @@ export interface ControlOptions {
   onBegin?: (stage: Stage) => void;
   /** All tasks of a dump are stopped; `pid` is one of them. Throwing fails the dump. */
   onSeized?: (pid: number) => void;
+  /** All tasks of a restore are there and stand before their first instruction; `pid` is their root. */
+  onRestored?: (pid: number) => void;
   /** CRIU believes that a dump is done, and it is not: its tasks must live. */
   onUnfit?: () => void;
   /** The engine tells how its work ended; the tasks are still stopped. */
@@ -116,7 +118,7 @@ const answerHook = async (
 /** Serves the control socket until the engine is gone. The descriptor becomes the server's. */
 export const serveControl = (
   fd: number,
-  { asked, log, undoer, onBegin, onSeized, onFinished, onUnfit }: ControlOptions,
+  { asked, log, undoer, onBegin, onSeized, onRestored, onFinished, onUnfit }: ControlOptions,
 ): Control => {
   const results = new Map<number, { resolve(m: Question & { fds: number[] }): void; reject(error: Error): void }>();
   let state: Control["state"] = "idle";
@@ -247,7 +249,7 @@ export const serveControl = (
         if (!fits)
           log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);
         const asks = onSeized !== undefined || carriers.some((carrier) => carrier.seized);
-        const once = asks ? 1n << BigInt(HOOK.checkpointDevices) : 0n;
+        const once = (asks ? 1n << BigInt(HOOK.checkpointDevices) : 0n) | (1n << BigInt(HOOK.resumeDevicesLate));
         if (fits && STAGE[q.hook] === "restore") for (const carrier of carriers) await carrier.restoring?.(context);
         done(q, { ret: 0 }, fits ? [wantedHooks(carriers), once] : [0n, 0n]);
       } else if (q.type === TYPE.EXIT) {
@@ -256,6 +258,10 @@ export const serveControl = (
         onFinished?.(STAGE[q.hook]!, q.ret === 0);
         done(q, { ret: 0 });
       } else {
+        if (q.hook === HOOK.resumeDevicesLate && !seized) {
+          seized = true;
+          onRestored?.(q.pid);
+        }
         if (q.hook === HOOK.checkpointDevices && !seized) {
           seized = true;
           onSeized?.(q.pid);

@@ -103,12 +103,23 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
         })
       : undefined;
   const given = mountsGiven(line);
+  // Before the engine begins its work, and when it is the engine.
+  let armed = false;
+  const arm = (): void => {
+    if (armed) return;
+    armed = true;
+    guard.arm(line.verb === "restore" ? "restore" : "dump", workDir, freezer === undefined ? [] : [freezer]);
+  };
   const control = serveControl(link.control, {
     asked: () => ({ carriers, annotations, imagesDir, root: work.pid, given }),
     log,
     undoer: guard,
-    onBegin: () => bracket.begin(),
+    onBegin: () => {
+      arm();
+      bracket.begin();
+    },
     onSeized: (pid) => bracket.seized(pid),
+    onRestored: (pid) => guard.made(pid),
     onFinished: (_, ok) => {
       bracket.finished(ok);
       // Nothing tells the caller later than CRIU's own end.
@@ -136,7 +147,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   });
   closeFd(link.fd.fd);
   await launched(launchFd);
-  guard.arm(line.verb === "restore" ? "watch" : "dump", workDir, freezer === undefined ? [] : [freezer]);
+  arm();
   bracket.requested();
   if (work.kind === "dump" && work.pid !== undefined) await prepareCarriers(carriers, work.pid, log);
   await engineEnd;

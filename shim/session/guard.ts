@@ -13,9 +13,7 @@ export type Armed =
   /** The engine may end by itself; what it froze is thawed. */
   | "dump"
   /** Without the shim the client would never get its answer: engine and restored tasks are killed. */
-  | "restore"
-  /** The engine serves a command line and needs no shim; what it restores is remembered for `fail`. */
-  | "watch";
+  | "restore";
 
 /** GUARD_KNOWS */
 const KNOWS = "b";
@@ -23,7 +21,7 @@ const KNOWS = "b";
 /** The engine's environment variable that names the session. */
 export const SESSION = "CRYOSHIM_SESSION";
 
-const LETTER = { dump: "D", restore: "R", watch: "W" } as const;
+const LETTER = { dump: "D", restore: "R" } as const;
 
 export interface Guard {
   /** From here to the answer. `workDir` is where CRIU works and logs; the freezers are those that CRIU may use. */
@@ -34,6 +32,8 @@ export interface Guard {
   kept(id: string, pid: number): void;
   /** A restore takes a waiting network lock over, which must not outlast it. */
   taking(id: string): void;
+  /** The root task of a restore is there, and will run when its engine ends, even by a sudden death. */
+  made(pid: number): void;
   /**
    * A swap is about to be made in a task of a dump: resolves when the guard can undo it, and only then it may be made. `order`
    * is its message to the engine plugin, the descriptors are lent. Throws when there is no guard.
@@ -91,10 +91,10 @@ export const openGuard = (fd: number): Guard => {
     closeFd(fd);
   };
   const session = nanoid();
+  tell("S", `${SESSION}=${session}`);
   return {
     session,
     arm(kind, workDir, freezers) {
-      tell("S", `${SESSION}=${session}`);
       tell("L", `${workDir}/cryoshim.log`);
       tell("Y", workDir);
       for (const { file, thawed } of freezers) tell("T", `${thawed} ${file}`);
@@ -103,6 +103,9 @@ export const openGuard = (fd: number): Guard => {
     kept(id, pid) {
       tell("P", String(pid));
       tell("K", id);
+    },
+    made(pid) {
+      tell("M", String(pid));
     },
     taking(id) {
       tell("K", id);

@@ -294,6 +294,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     undoer: guard,
     onBegin: () => session.bracket?.begin(),
     onSeized: (pid) => session.bracket?.seized(pid),
+    onRestored: (pid) => guard.made(pid),
     onFinished: (_, ok) => session.bracket?.finished(ok),
     onUnfit: () => process.kill(link.pid, "SIGKILL"),
   });

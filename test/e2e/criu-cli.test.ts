@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, test } from "vitest";
 import { holds } from "../support/lab.js";
+import { inLab } from "../support/script.js";
 
 const started = `
 mkdir i l
@@ -75,4 +76,25 @@ END
       criu check 2>&1 | grep -q "Looks good"
       criu --version | grep -q "^Version: 4.2"
       criu cpuinfo dump -D i && ls i/cpuinfo.img && criu cpuinfo check -D i`));
+});
+
+test("a restore by command line whose shim is killed says so, and leaves no task", async () => {
+  const { stdout } = await inLab(`
+mkdir -p /tmp/i
+setsid /cryoshim/build/workloads/patient /tmp/out threads </dev/null >/dev/null 2>&1 & sleep 0.5
+criu dump -t $! -D /tmp/i -o d.log -v4 --shell-job 2>/dev/null; echo "dump $?"
+for k in $(seq 40 4 100); do
+	criu restore -D /tmp/i -o r.log -v4 --shell-job -d 2>/dev/null & R=$!
+	sleep $(printf 0.%03d $k); pkill -9 -f 'shim.cjs'
+	wait $R; rc=$?
+	for i in $(seq 100); do pgrep -x cryoshim-guard >/dev/null || break; sleep 0.05; done
+	pgrep -x patient >/dev/null && l=lives || l=gone
+	echo "restore $rc: $l"; pkill -9 -x patient
+	for i in $(seq 100); do pgrep -x patient >/dev/null || break; sleep 0.02; done
+done; left_behind`);
+  const outcomes = stdout.split("\n").filter((line) => line.startsWith("restore "));
+  expect(outcomes).toHaveLength(16);
+  for (const outcome of outcomes)
+    expect(["restore 0: lives", "restore 137: gone", "restore 1: gone"]).toContain(outcome);
+  expect(stdout).not.toContain("LEFT");
 });
