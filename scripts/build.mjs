@@ -31,6 +31,15 @@ await Promise.all([
     minify: true,
     define: { "import.meta.url": '""' },
   }),
+  // What hooks of runtimes start.
+  build({
+    ...common,
+    entryPoints: ["hooks/main.ts"],
+    outfile: "dist/hook.cjs",
+    format: "cjs",
+    minify: true,
+    define: { "import.meta.url": '""' },
+  }),
   build({
     ...common,
     entryPoints: { cli: "shim/main.ts" },

@@ -20,10 +20,11 @@ const print = (text: string): void => {
 };
 
 const report = (steps: Step[], dryRun: boolean): void => {
-  for (const { action, path, target } of steps)
-    print(
-      `${dryRun ? "would " : ""}${action.padEnd(7)} ${path}${action === "link" || action === "replace" ? ` -> ${target}` : ""}`,
-    );
+  const lines = steps.map(({ action, path, target }) => {
+    const from = ["link", "copy", "replace"].includes(action) ? ` -> ${target}` : "";
+    return `${dryRun ? "would " : ""}${action.padEnd(7)} ${path}${from}`;
+  });
+  print(lines.join("\n"));
 };
 
 /** The `cryoshim` command; the man page is held against this by a test. */
@@ -58,10 +59,11 @@ export const program = (): Command => {
       .command(name)
       .description(text)
       .option("--prefix <dir>", "where to install", "/usr/local")
+      .option("--no-hooks", "leave out the hooks of podman, CRI-O and LXC")
       .option("--dry-run", "only say what would be done")
-      .action(async ({ prefix, dryRun = false }: { prefix: string; dryRun?: boolean }) => {
+      .action(async ({ prefix, hooks, dryRun = false }: { prefix: string; hooks: boolean; dryRun?: boolean }) => {
         const work = (await import("./commands/install.js"))[name];
-        report(work(prefix, dryRun), dryRun);
+        report(work(prefix, { hooks, dryRun }), dryRun);
       });
   cryoshim
     .command("run")

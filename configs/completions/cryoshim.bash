@@ -7,7 +7,7 @@ _cryoshim() {
 	fi
 	case $verb in
 	doctor) mapfile -t COMPREPLY < <(compgen -W "--json --pid --container --help" -- "$cur") ;;
-	install | uninstall) mapfile -t COMPREPLY < <(compgen -W "--prefix --dry-run --help" -- "$cur") ;;
+	install | uninstall) mapfile -t COMPREPLY < <(compgen -W "--prefix --no-hooks --dry-run --help" -- "$cur") ;;
 	lock)
 		if [ "$COMP_CWORD" -eq 2 ]; then
 			mapfile -t COMPREPLY < <(compgen -W "list clear --help" -- "$cur")

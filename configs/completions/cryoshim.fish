@@ -4,6 +4,7 @@ complete -c cryoshim -n "__fish_seen_subcommand_from doctor" -f -l json -d "prin
 complete -c cryoshim -n "__fish_seen_subcommand_from doctor" -x -l pid -a "(__fish_complete_pids)" -d "of this process and its children"
 complete -c cryoshim -n "__fish_seen_subcommand_from doctor" -x -l container -d "of this running container"
 complete -c cryoshim -n "__fish_seen_subcommand_from install uninstall" -l prefix -r -d "where to install"
+complete -c cryoshim -n "__fish_seen_subcommand_from install uninstall" -l no-hooks -d "leave out the hooks"
 complete -c cryoshim -n "__fish_seen_subcommand_from install uninstall" -l dry-run -d "only say what would be done"
 complete -c cryoshim -n "__fish_seen_subcommand_from completion" -f -a "bash zsh fish"
 complete -c cryoshim -n "__fish_seen_subcommand_from lock" -f -a "list clear"

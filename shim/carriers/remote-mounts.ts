@@ -22,9 +22,9 @@ export interface MountLine {
 const unescaped = (text: string): string =>
   text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 
-/** The mounts of a process's namespace. Throws when there is no such process. */
-export const mountsOf = (pid: number | "self"): MountLine[] =>
-  readFileSync(`/proc/${pid}/mountinfo`, "latin1")
+/** The lines of a mountinfo. */
+export const mountLines = (text: string): MountLine[] =>
+  text
     .split("\n")
     .filter(Boolean)
     .map((line) => {
@@ -42,6 +42,10 @@ export const mountsOf = (pid: number | "self"): MountLine[] =>
         source: unescaped(source),
       };
     });
+
+/** The mounts of a process's namespace. Throws when there is no such process. */
+export const mountsOf = (pid: number | "self"): MountLine[] =>
+  mountLines(readFileSync(`/proc/${pid}/mountinfo`, "latin1"));
 
 /** lxcfs and the like are the host's own view of itself, and stand again before any container does. */
 const NOT_REMOTE = /^fuse\.(lxcfs|portal|gvfsd-fuse|fuse-overlayfs)$/;

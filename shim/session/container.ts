@@ -135,7 +135,12 @@ const annotationsOfLxc = (text: string): Record<string, string> => {
   return found;
 };
 
-const lxc = (id: string | undefined, place: string | undefined, owner?: number): Container | undefined => {
+/** A container of LXC by its configuration file. `owner`: the file must be this user's. */
+export const containerOfLxc = (
+  id: string | undefined,
+  place: string | undefined,
+  owner?: number,
+): Container | undefined => {
   const text = place === undefined ? undefined : textOf(place, owner);
   if (text === undefined) return undefined;
   return { id: isContainerId(id) ? id : undefined, runtime: "lxc", place: place!, annotations: annotationsOfLxc(text) };
@@ -160,16 +165,18 @@ export const containerOfCommand = (
   env: NodeJS.ProcessEnv,
 ): Container | undefined => {
   try {
-    if (root === undefined) return lxc(env.LXC_NAME, env.LXC_CONFIG_FILE);
+    if (root === undefined) return containerOfLxc(env.LXC_NAME, env.LXC_CONFIG_FILE);
     const monitor = parentOf(root).parent;
     // Its title is one string.
     const [, path, name] = /^\[lxc monitor\] (\S+) (\S+)$/.exec(words(monitor).join(" ").trim()) ?? [];
     // Who can name itself so cannot make us read what is another's.
-    if (name !== undefined) return lxc(name, join(path!, name, "config"), parentOf(monitor).uid);
+    if (name !== undefined) return containerOfLxc(name, join(path!, name, "config"), parentOf(monitor).uid);
     const client = words(parentOf(caller).parent);
     if (basename(client[0] ?? "") !== "lxc-checkpoint") return undefined;
     const id = option(client, "-n", "--name");
-    return isContainerId(id) ? lxc(id, join(option(client, "-P", "--lxcpath") ?? LXC_PATH, id, "config")) : undefined;
+    return isContainerId(id)
+      ? containerOfLxc(id, join(option(client, "-P", "--lxcpath") ?? LXC_PATH, id, "config"))
+      : undefined;
   } catch {
     return undefined;
   }

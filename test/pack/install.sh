@@ -27,13 +27,15 @@ cryoshim install >&2
 hash -r
 told criu-installed "$(command -v criu)"
 told version "$(criu --version)"
+told hooks "$(cd / && ls usr/share/containers/oci/hooks.d/* etc/lxc/cryoshim.conf usr/local/libexec/cryoshim/*)"
 told doctor "$(cryoshim doctor --json || true)"
 
 podman import --quiet /opt/cryoshim-lab/rootfs.tar localhost/busybox >&2
 mkdir /tmp/counter
-podman run -d --name counter --network none -v /tmp/counter:/lab localhost/busybox \
+podman run -d --name counter --network none --annotation io.cryoshim.log.level=warn -v /tmp/counter:/lab localhost/busybox \
 	sh -c 'n=0; while :; do n=$((n + 1)); echo $n >/lab/next; mv /lab/next /lab/count; sleep 0.05; done' >&2
 sleep 0.5
+told taken-down "$(cat /run/cryoshim/containers/*/container.json)"
 told before "$(cat /tmp/counter/count)"
 podman container checkpoint --keep counter >&2
 told checkpointed "$(podman inspect counter --format '{{.State.Status}}')"
@@ -61,4 +63,5 @@ podman rm -f -t 0 counter >&2
 
 cryoshim uninstall >&2
 hash -r
+told hooks-left "$(ls /usr/share/containers/oci/hooks.d /usr/local/libexec/cryoshim /etc/lxc/cryoshim.conf /run/cryoshim/containers 2>/dev/null | grep -v : || true)"
 told criu-uninstalled "$(command -v criu)"

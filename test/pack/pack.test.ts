@@ -90,6 +90,21 @@ test("cryoshim install puts the launcher before criu, and uninstall leaves the d
   expect(installed["criu-uninstalled"]).toBe("/usr/sbin/criu");
 });
 
+test("hooks are put in place, work with podman, and are gone after uninstall", () => {
+  expect(installed.hooks?.split("\n").map((path) => path.replace(/.*\//, ""))).toEqual([
+    "cryoshim.conf",
+    "create-container",
+    "create-runtime",
+    "lxc",
+    "poststop",
+    "50-cryoshim-create-container.json",
+    "50-cryoshim-create-runtime.json",
+    "50-cryoshim.json",
+  ]);
+  expect(JSON.parse(installed["taken-down"] ?? "")).toMatchObject({ annotations: { "io.cryoshim.log.level": "warn" } });
+  expect(installed["hooks-left"]).toBe("");
+});
+
 test("criu --version says the same through it", () => {
   expect(installed.version).toBe(installed["version-bare"]);
   expect(installed.version).toMatch(/^Version: \d/);

@@ -6,6 +6,9 @@
 #
 #	vm.sh SUITE SCRIPT	SUITE: bookworm (Linux 6.1), trixie (6.12); SCRIPT: a file of this tree
 #
+#	VM_PACKAGES="a b"	these Debian packages are installed, too (a cached layer of the lab's)
+#	VM_MODULES="fs/nfs ..."	and these directories of modules, below kernel/
+#
 # Prints what the script prints, and ends with its exit code; 125: no machine came up. Needs the packages
 # qemu-system-x86, cpio, e2fsprogs and xz-utils, and installs them. Kernels and images are kept beside the lab's file system.
 
@@ -45,8 +48,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 		{ tail -n 5 "$cache/apt.log" >&2 && die "apt-get cannot install ${missing[*]}"; }
 fi
 
-root=$("$here/../lab/rootfs.sh" | head -1)
-[ -n "$root" ] || exit 125
+mapfile -t layers < <("$here/../lab/rootfs.sh" ${VM_PACKAGES-})
+root=${layers[0]-}
+[ "${#layers[@]}" = "$([ -n "${VM_PACKAGES-}" ] && echo 2 || echo 1)" ] || exit 125
+# The topmost comes first.
+lower=${layers[1]:+${layers[1]}:}$root
 
 # The suite's newest cloud kernel, from the mirror that this machine's apt uses.
 kernel=$cache/$suite/kernel
@@ -118,7 +124,7 @@ cp "$(readlink -f "$(command -v node)")" "$work/up/usr/local/bin/node"
 ln -s /cryoshim/dist/cli.js "$work/up/usr/local/bin/cryoshim"
 ln -s /cryoshim/build/Release/criu "$work/up/usr/local/sbin/criu"
 for directory in fs/overlayfs fs/fuse net/netfilter net/ipv4 net/ipv6 net/unix net/netlink net/packet net/bridge net/802 net/llc lib crypto drivers/net/veth.ko \
-	drivers/net/veth.ko.xz drivers/net/tun.ko drivers/net/tun.ko.xz drivers/net/dummy.ko; do
+	drivers/net/veth.ko.xz drivers/net/tun.ko drivers/net/tun.ko.xz drivers/net/dummy.ko ${VM_MODULES-}; do
 	[ ! -e "$modules/$directory" ] || (cd "$modules" && cp -r --parents "$directory" "$work/up/usr/lib/modules/$version/kernel/")
 done
 cp "$(dirname "$modules")"/modules.{builtin,order}* "$work/up/usr/lib/modules/$version/" 2>/dev/null || true
@@ -128,7 +134,7 @@ unshare --mount sh -e -c '
 	chroot "$2/root" depmod "$3"
 	truncate -s 1500M "$2/image"
 	mkfs.ext4 -q -F -O ^has_journal -E lazy_itable_init=1 -d "$2/root" "$2/image"
-' - "$root" "$work" "$version" >&2
+' - "$lower" "$work" "$version" >&2
 
 # One processor: the emulation of two is at times wrong where the kernel changes its own code (an int3 that nobody set).
 timeout "${VM_TIMEOUT:-600}" qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 2048 -nographic -no-reboot -nodefaults \
