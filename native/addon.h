@@ -34,6 +34,9 @@ bool mqueue_register(napi_env env, napi_value exports);
 /* Sockets of other processes (addon_socket.c). */
 bool socket_register(napi_env env, napi_value exports);
 
+/* The stub-proxy file system's control (addon_spfs.c). */
+bool spfs_register(napi_env env, napi_value exports);
+
 /* Copies of mounts (addon_mount.c). */
 bool mount_register(napi_env env, napi_value exports);
 

@@ -40,6 +40,7 @@ interface Addon {
   mqueueMount(ns: number): number;
   mqueueCreate(ns: number, name: Uint8Array, mode: number, maxmsg: number, msgsize: number): number;
   mqueueSend(fd: number, data: Uint8Array, priority: number): void;
+  seqpacketConnect(path: string): number;
   watchReadable(fd: number, callback: () => void): WatchHandle;
   unwatch(handle: WatchHandle): void;
   [verb: string]: unknown;
@@ -61,6 +62,9 @@ export const isAgain = (error: unknown): boolean => (error as { code?: string })
 
 /** A connected pair of SOCK_SEQPACKET sockets, close-on-exec; SO_PEERCRED of either end names this process. */
 export const seqpacketPair = (): [number, number] => addon.seqpacketPair();
+
+/** A connection to a SOCK_SEQPACKET server that listens at a path, close-on-exec. Throws ENOENT, ECONNREFUSED. */
+export const seqpacketConnect = (path: string): number => addon.seqpacketConnect(path);
 
 /** Sends one message, with descriptors. Throws EPIPE when the peer is gone. */
 export const sendMessage = (fd: number, data: Buffer, fds: number[] = []): void => {
@@ -104,7 +108,7 @@ export const closeFd = (fd: number): void => closeSync(fd);
 
 /** Path of a native artefact that lies beside the addon. */
 export const artefact = (
-  name: "criu" | "engine-plugin.so" | `${"lock" | "xray" | "cork" | "pages" | "mount"}.bpf.o`,
+  name: "criu" | "spfs" | "engine-plugin.so" | `${"lock" | "xray" | "cork" | "pages" | "mount"}.bpf.o`,
 ): string => {
   const path = (createRequire(here)("node-gyp-build") as { path(dir: string): string }).path(packageRoot);
   return join(dirname(path), name);

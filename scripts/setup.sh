@@ -34,12 +34,12 @@ if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modu
 	touch node_modules/.package-lock.json
 fi
 
-if outdated build/Release/.built binding.gyp native scripts/build-native.sh; then
+if outdated build/Release/.built binding.gyp native spfs scripts/build-native.sh; then
 	say "building the native parts (addon, launcher, engine plugin)"
 	quietly build-native scripts/build-native.sh
 fi
 
-if outdated dist/shim.cjs package.json scripts/build.mjs shim crit native/index.ts; then
+if outdated dist/shim.cjs package.json scripts/build.mjs shim crit spfs native/index.ts; then
 	say "bundling TypeScript into dist/"
 	quietly bundle npm run --silent bundle
 fi

@@ -73,6 +73,7 @@ test("the addon, the launcher, the plugin and the BPF programs are there", () =>
     "644 lock.bpf.o",
     "644 mount.bpf.o",
     "644 pages.bpf.o",
+    "755 spfs",
     "644 xray.bpf.o",
   ]);
 });

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starts stub-proxy file systems and tells them what to be: to CRIU the record, to tasks a mount that waits, then the backend.
+import { execFile } from "node:child_process";
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { getSystemErrorName } from "node:util";
+import {
+  artefact,
+  closeFd,
+  isAgain,
+  receiveMessage,
+  sendMessage,
+  seqpacketConnect,
+  watchReadable,
+} from "../native/index.js";
+import { CryoshimError, reason } from "../shim/error.js";
+import { stateDir } from "../shim/session/plugin-dir.js";
+import {
+  DIFFERS,
+  decodeAnswer,
+  encodeCommand,
+  encodeRecord,
+  type Message,
+  PHASE,
+  type RecordedNode,
+  TYPE,
+} from "./wire.js";
+
+export type { RecordedNode } from "./wire.js";
+
+export interface SpfsOptions {
+  /** Names the state directory /run/cryoshim/spfs/ID: letters, digits, "_", "-", ".", at most 64, no "." first. */
+  id: string;
+  /** On the host, a directory of ours; the server mounts itself there. */
+  mountpoint: string;
+  readOnly?: boolean;
+  /** Milliseconds after which what waits in STUB gets EIO; 0: waits for ever. */
+  timeoutMs: number;
+  /** FUSE_PASSTHROUGH for opens in PROXY where the kernel has it (6.9). */
+  passthrough: "auto" | "off";
+  /** When the backend is lost in PROXY: back to STUB (tasks wait), or errors are handed on. */
+  onLoss: "stub" | "error";
+  /** For how long a request may be at the backend before that is asked whether it lives, in milliseconds; 10,000 unless told. */
+  lossAfterMs?: number;
+  /** Program (an absolute path) and arguments, started when the file system goes back to STUB by itself; SPFS_ID is in its environment. */
+  onStub?: readonly string[];
+}
+
+export interface SpfsStatus {
+  phase: (typeof PHASE)[number];
+  /** Requests that wait. */
+  blocked: number;
+  /** Open files and directories of tasks. */
+  open: number;
+  nodes: number;
+  /** Whether new opens in PROXY are passed through. */
+  passthrough: boolean;
+  /** The worker. */
+  pid: number;
+  /** How often a worker had to be started again. */
+  restarts: number;
+  /** The process that does so. */
+  holder: number;
+}
+
+export interface ProxyReport {
+  reopened: number;
+  /** Recorded or open files that are gone or differ; "made": what the restore made cannot be made at the backend. */
+  differs: { path: Uint8Array; what: (typeof DIFFERS)[number] }[];
+}
+
+/** A running file system. Every command may be given again: when the worker dies over one, that is what happens. */
+export interface Spfs {
+  readonly id: string;
+  readonly mountpoint: string;
+  /** RESTORE or PROXY to STUB; when it has returned no zero page of RESTORE is in any mapping. */
+  stub(): Promise<void>;
+  /** To PROXY. `backend`: O_PATH|O_DIRECTORY of its root; it stays the caller's. Rejects with ERR_SPFS: then it is STUB. */
+  proxy(backend: number, policy: { gone: "error" | "stub" }): Promise<ProxyReport>;
+  status(): Promise<SpfsStatus>;
+  /** Ends holder and worker, unmounts (MNT_DETACH) and removes the state directory. */
+  stop(): Promise<void>;
+}
+
+const ID = /^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$/;
+const RETRIES = 50;
+
+const root = (): string => join(stateDir(), "spfs");
+const directoryOf = (id: string): string => join(root(), id);
+
+const failure = (id: string, what: string, why: string): CryoshimError =>
+  new CryoshimError("ERR_SPFS", {
+    what: `${what} stub-proxy file system \`${id}\``,
+    why,
+    fix: `its log is ${directoryOf(id)}/log`,
+  });
+
+/** One command on a connection of its own; undefined: the worker died over it. */
+const ask = (
+  socket: string,
+  command: Buffer,
+  fds: number[],
+  onAnswer: (m: Message) => void,
+): Promise<Message | undefined> =>
+  new Promise((resolve, reject) => {
+    const fd = seqpacketConnect(socket);
+    let stop = (): void => {};
+    const end = (settle: () => void): void => {
+      stop();
+      closeFd(fd);
+      settle();
+    };
+    const read = (): void => {
+      try {
+        for (let message = receiveMessage(fd); message !== undefined; message = receiveMessage(fd)) {
+          const answer = decodeAnswer(message.data);
+          if (answer.type === TYPE.RESULT) {
+            end(() => resolve(answer));
+            return;
+          }
+          onAnswer(answer);
+        }
+        end(() => resolve(undefined));
+      } catch (error) {
+        if (isAgain(error)) return;
+        if ((error as { code?: string }).code === "ECONNRESET") end(() => resolve(undefined));
+        else end(() => reject(error));
+      }
+    };
+    try {
+      sendMessage(fd, command, fds);
+      stop = watchReadable(fd, read);
+    } catch (error) {
+      closeFd(fd);
+      const { code } = error as { code?: string };
+      if (code === "EPIPE" || code === "ECONNRESET") resolve(undefined);
+      else reject(error);
+    }
+  });
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+const connect = (id: string, mountpoint: string): Spfs => {
+  const directory = directoryOf(id);
+  const socket = join(directory, "control");
+  let seq = 0;
+
+  const tell = async (
+    what: string,
+    type: number,
+    { flags = 0, fds = [] as number[], onStart = (): void => {}, onAnswer = (_: Message): void => {} } = {},
+  ): Promise<Message | undefined> => {
+    for (let tries = 0; tries < RETRIES; tries++) {
+      onStart();
+      let answer: Message | undefined;
+      try {
+        answer = await ask(socket, encodeCommand(type, ++seq, flags), fds, onAnswer);
+      } catch (error) {
+        if (type === TYPE.STOP && !existsSync(socket)) return undefined;
+        throw failure(id, `cannot ${what}`, reason(error));
+      }
+      if (answer !== undefined) {
+        if (answer.err !== 0) throw failure(id, `cannot ${what}`, getSystemErrorName(-answer.err));
+        return answer;
+      }
+      if (type === TYPE.STOP && !existsSync(directory)) return undefined;
+      await pause(20);
+    }
+    throw failure(id, `cannot ${what}`, "its worker dies each time");
+  };
+
+  return {
+    id,
+    mountpoint,
+    async stub() {
+      await tell("stub", TYPE.STUB);
+    },
+    async proxy(backend, { gone }) {
+      let differs: ProxyReport["differs"] = [];
+      const result = await tell("proxy", TYPE.PROXY, {
+        flags: gone === "stub" ? 1 : 0,
+        fds: [backend],
+        onStart: () => {
+          differs = [];
+        },
+        onAnswer: (m) => {
+          const what = DIFFERS[m.args[0]!];
+          if (m.type === TYPE.DIFFERS && what !== undefined) differs.push({ path: m.data, what });
+        },
+      });
+      return { reopened: result!.args[0]!, differs };
+    },
+    async status() {
+      const [phase, blocked, open, nodes, passthrough, pid, restarts, holder] = (await tell("ask", TYPE.STATUS))!.args;
+      return {
+        phase: PHASE[phase!]!,
+        blocked: blocked!,
+        open: open!,
+        nodes: nodes!,
+        passthrough: passthrough === 1,
+        pid: pid!,
+        restarts: restarts!,
+        holder: holder!,
+      };
+    },
+    async stop() {
+      await tell("stop", TYPE.STOP);
+    },
+  };
+};
+
+/** The words that the program is started with. */
+const optionWords = (options: SpfsOptions, directory: string): string[] => [
+  "serve",
+  `dir=${directory}`,
+  `id=${options.id}`,
+  `mountpoint=${options.mountpoint}`,
+  `timeout=${options.timeoutMs}`,
+  `read-only=${options.readOnly ? 1 : 0}`,
+  `passthrough=${options.passthrough === "auto" ? 1 : 0}`,
+  `stub-on-loss=${options.onLoss === "stub" ? 1 : 0}`,
+  `loss-after=${options.lossAfterMs ?? 10_000}`,
+  ...(options.onStub ?? []).map((word) => `on-stub=${word}`),
+];
+
+const start = (words: string[]): Promise<string | undefined> =>
+  new Promise((resolve) => {
+    execFile(artefact("spfs"), words, { cwd: "/", env: {}, timeout: 30_000 }, (error, _, stderr) => {
+      if (error === null) return resolve(undefined);
+      const [, number, what] = /^(\d+)\t(.*)/.exec(stderr) ?? [];
+      resolve(number === undefined ? reason(error) : `${what}: ${getSystemErrorName(-Number(number))}`);
+    });
+  });
+
+/** Mounts a file system in RESTORE, with what the checkpoint recorded. Throws ERR_SPFS; then nothing of it is left. */
+export const startSpfs = async (options: SpfsOptions, nodes: Iterable<RecordedNode>): Promise<Spfs> => {
+  const { id } = options;
+  if (!ID.test(id)) throw failure(id, "cannot start", "that is no name for one");
+  const directory = directoryOf(id);
+  try {
+    mkdirSync(root(), { recursive: true, mode: 0o700 });
+    mkdirSync(directory, { mode: 0o700 });
+  } catch (error) {
+    throw failure(id, "cannot start", reason(error));
+  }
+  let why: string | undefined;
+  try {
+    writeFileSync(join(directory, "record"), encodeRecord(nodes), { mode: 0o600, flag: "wx" });
+    // Read when it is opened again (openSpfs), by people too.
+    writeFileSync(join(directory, "mountpoint"), options.mountpoint, { mode: 0o600, flag: "wx" });
+    why = await start(optionWords(options, directory));
+  } catch (error) {
+    why = reason(error);
+  }
+  if (why === undefined) return connect(id, options.mountpoint);
+  rmSync(directory, { recursive: true, force: true });
+  throw failure(id, "cannot start", why);
+};
+
+/** A file system that runs. Throws ERR_SPFS when there is none, or nobody answers for it. */
+export const openSpfs = async (id: string): Promise<Spfs> => {
+  if (!ID.test(id)) throw failure(id, "cannot open", "that is no name for one");
+  let mountpoint: string;
+  try {
+    mountpoint = readFileSync(join(directoryOf(id), "mountpoint"), "utf8");
+  } catch (error) {
+    throw failure(id, "cannot open", reason(error));
+  }
+  const spfs = connect(id, mountpoint);
+  await spfs.status();
+  return spfs;
+};
+
+/** The ids of the file systems that run, or whose both processes were killed at once. */
+export const listSpfs = (): string[] => {
+  try {
+    return readdirSync(root()).filter((id) => ID.test(id) && lstatSync(directoryOf(id)).isDirectory());
+  } catch {
+    return [];
+  }
+};

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SPFS_MOUNT_H
+#define SPFS_MOUNT_H
+
+#include <stdbool.h>
+
+/* Mounts the connection on a directory. Returns 0, or -1 with errno. */
+int mount_at(int fuse, const char *id, const char *mountpoint, bool read_only);
+/* Goes to the root of each cgroup hierarchy: a container's end must not end this, nor its freezer freeze it. */
+void leave_cgroups(void);
+
+#endif
