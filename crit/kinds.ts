@@ -3,7 +3,7 @@
 import { common, type Kind, roundUp, service } from "./kind.js";
 import type { Message } from "./message.js";
 import { cgroupKind } from "./schema/cgroup.js";
-import { detached, mqueue, needsKind, remote, udpCork } from "./schema/cryoshim.js";
+import { detached, mqueue, needsKind, remote, udpCork, uring } from "./schema/cryoshim.js";
 import {
   bpfMap,
   bpfMapData,
@@ -172,6 +172,7 @@ export const KINDS = {
   CRYOSHIM_MQUEUE: common(0x43525931, mqueue),
   CRYOSHIM_UDP: common(0x43525932, udpCork),
   CRYOSHIM_DETACHED: common(0x43525933, detached),
+  CRYOSHIM_URING: common(0x43525934, uring),
   CRYOSHIM_REMOTE: common(0x43525935, remote),
 } as const satisfies Record<string, Kind>;
 

@@ -40,4 +40,7 @@ bool spfs_register(napi_env env, napi_value exports);
 /* Copies of mounts (addon_mount.c). */
 bool mount_register(napi_env env, napi_value exports);
 
+/* io_uring rings (addon_uring.c). */
+bool uring_register(napi_env env, napi_value exports);
+
 #endif

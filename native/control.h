@@ -24,6 +24,8 @@
  */
 #define CONTROL_ANONYMOUS 2u
 #define CONTROL_OWN_FD 4u
+/* SWAP_FD: for the same reason only the placeholder comes along; what is there now is taken from the task. */
+#define CONTROL_TAKE 8u
 
 /* DONE: without the shim the images of this dump are not complete. */
 #define CONTROL_NEEDED 1u
@@ -57,7 +59,8 @@ struct control_msg {
 };
 
 #define CONTROL_TYPES(X)                                                                           \
-	X(HELLO, 1)		/* a0: CONTROL_VERSION; answered by DONE, a0: bits of wanted hooks, a1: of those for the first task alone */ \
+	X(HELLO, 1)		/* a0: CONTROL_VERSION; answered by DONE, a0: bits of wanted hooks, a1: of those for the first task alone, \
+				   a2: 1 to keep threads of io_uring's from CRIU */             \
 	X(HOOK, 2)                                                                                 \
 	X(EXIT, 3)		/* ret: how the stage ended */                                     \
 	X(DONE, 4)		/* flags: CONTROL_NEEDED */                                        \
@@ -75,7 +78,8 @@ struct control_msg {
 	X(INHERIT, 19)		/* data: a key of --inherit-fd, with a descriptor, before tasks are forked */ \
 	X(NO_FS_DUMP, 20)	/* data: a file system whose contents CRIU need not look at */     \
 	X(SWAP_CWD, 21)		/* with both descriptors, as O_PATH */                             \
-	X(SWAP_ROOT, 22)
+	X(SWAP_ROOT, 22)                                                                           \
+	X(MAP, 23)		/* addr, len, a0 prot, a1 flags, a2 offset; fd: the task's own, mapped there for good */
 
 enum control_type {
 #define X(name, number) CONTROL_##name = number,

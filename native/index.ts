@@ -41,6 +41,12 @@ interface Addon {
   mqueueCreate(ns: number, name: Uint8Array, mode: number, maxmsg: number, msgsize: number): number;
   mqueueSend(fd: number, data: Uint8Array, priority: number): void;
   seqpacketConnect(path: string): number;
+  uringRead(fd: number, offset: bigint, length: number): Buffer;
+  uringWrite(fd: number, offset: bigint, at: number, data: Uint8Array): void;
+  uringSetup(entries: number, params: Uint8Array): number;
+  eventfd(count: number): number;
+  uringPost(fd: number, completions: Uint8Array): void;
+  uringAdvance(fd: number, params: Uint8Array, submissions: number, completions: number): Promise<void>;
   watchReadable(fd: number, callback: () => void): WatchHandle;
   unwatch(handle: WatchHandle): void;
   [verb: string]: unknown;
@@ -108,7 +114,7 @@ export const closeFd = (fd: number): void => closeSync(fd);
 
 /** Path of a native artefact that lies beside the addon. */
 export const artefact = (
-  name: "criu" | "spfs" | "engine-plugin.so" | `${"lock" | "xray" | "cork" | "pages" | "mount"}.bpf.o`,
+  name: "criu" | "spfs" | "engine-plugin.so" | `${"lock" | "xray" | "cork" | "pages" | "mount" | "uring"}.bpf.o`,
 ): string => {
   const path = (createRequire(here)("node-gyp-build") as { path(dir: string): string }).path(packageRoot);
   return join(dirname(path), name);

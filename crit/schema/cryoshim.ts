@@ -161,3 +161,119 @@ export const remote = message("cryoshim_remote_entry", {
   mount: [2, () => remoteMount],
   node: [3, () => remoteNode],
 });
+
+/** A descriptor of a process. */
+const uringDescriptor = message("cryoshim_uring_descriptor", {
+  task: [1, "string", "required"],
+  fd: [2, "uint32", "required"],
+});
+
+const uringMapping = message("cryoshim_uring_mapping", {
+  task: [1, "string", "required"],
+  ...run("uint64", 2, "start length offset"),
+  prot: [5, "uint32", "required"],
+  /** Not copied to children (madvise(2), MADV_DONTFORK). */
+  dontfork: [6, "bool"],
+});
+
+const uringBuffer = message("cryoshim_uring_buffer", {
+  index: [1, "uint32", "required"],
+  ...run("uint64", 2, "address length tag"),
+});
+
+/** A registered file, by a descriptor of it. */
+const uringFile = message("cryoshim_uring_file", {
+  index: [1, "uint32", "required"],
+  tag: [2, "uint64", "required"],
+  task: [3, "string"],
+  fd: [4, "uint32"],
+});
+
+const uringCompletion = message("cryoshim_uring_completion", {
+  user_data: [1, "uint64", "required"],
+  res: [2, "sint32", "required"],
+  flags: [3, "uint32", "required"],
+});
+
+const uringEventfd = message("cryoshim_uring_eventfd", {
+  task: [1, "string", "required"],
+  fd: [2, "uint32", "required"],
+  async: [3, "bool"],
+});
+
+const uringRestrictions = message("cryoshim_uring_restrictions", {
+  ...run("uint64", 1, "register_ops ops"),
+  ...run("uint32", 3, "flags_allowed flags_required"),
+});
+
+const uringNapi = message("cryoshim_uring_napi", run("uint32", 1, "timeout prefer track"));
+
+const uringProvided = message("cryoshim_uring_provided", {
+  id: [1, "uint32", "required"],
+  ...run("uint64", 2, "address length"),
+});
+
+/** Buffers for the kernel to choose from: a ring of them, or a list. */
+const uringGroup = message("cryoshim_uring_group", {
+  ...run("uint32", 1, "id entries head"),
+  ring: [4, "bool"],
+  incremental: [5, "bool"],
+  /** In memory of the kernel's; otherwise at this address. */
+  mapped: [6, "bool"],
+  address: [7, "uint64"],
+  provided: [8, () => uringProvided, "repeated"],
+  memory: [9, "bytes"],
+});
+
+/** A thread that has the ring registered (IORING_REGISTER_RING_FDS). */
+const uringSlot = message("cryoshim_uring_slot", {
+  task: [1, "string", "required"],
+  thread: [2, "string", "required"],
+  slot: [3, "uint32", "required"],
+});
+
+/** What is in flight. */
+const uringRequest = message("cryoshim_uring_request", {
+  sqe: [1, "bytes", "required"],
+});
+
+/** An io_uring ring. Tasks and threads by their numbers in the pid namespaces from the root task's on. */
+const uringRing = message("cryoshim_uring_ring", {
+  task: [1, "string", "required"],
+  /** The thread that submits; the only one where the ring has IORING_SETUP_SINGLE_ISSUER. */
+  thread: [2, "string", "required"],
+  fd: [3, "uint32"],
+  flags: [5, "uint32", "required", "hex"],
+  ...run("uint32", 6, "sq_entries cq_entries sq_head cq_tail"),
+  rings: [10, "bytes", "required"],
+  sqes: [11, "bytes", "required"],
+  /** Of an SQPOLL thread: milliseconds, processor, and which of the threads of these images it is. */
+  idle: [12, "uint32"],
+  cpu: [13, "uint32"],
+  poller: [14, "uint32"],
+  descriptors: [15, () => uringDescriptor, "repeated"],
+  mappings: [16, () => uringMapping, "repeated"],
+  buffers: [17, () => uringBuffer, "repeated"],
+  /** How many slots there are. */
+  buffer_slots: [18, "uint32"],
+  files: [19, () => uringFile, "repeated"],
+  file_slots: [20, "uint32"],
+  overflow: [21, () => uringCompletion, "repeated"],
+  eventfd: [22, () => uringEventfd],
+  restrictions: [23, () => uringRestrictions],
+  napi: [24, () => uringNapi],
+  workers: [25, "uint32", "repeated"],
+  clock: [26, "uint32"],
+  ...optional("uint32", 27, "alloc_start alloc_end"),
+  personalities: [29, "uint32", "repeated"],
+  groups: [30, () => uringGroup, "repeated"],
+  slots: [31, () => uringSlot, "repeated"],
+  requests: [32, () => uringRequest, "repeated"],
+  /** Where the memory of a ring with IORING_SETUP_NO_MMAP is. */
+  rings_address: [33, "uint64"],
+  sqes_address: [34, "uint64"],
+});
+
+export const uring = message("cryoshim_uring_entry", {
+  ring: [1, () => uringRing],
+});

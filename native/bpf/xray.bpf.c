@@ -26,8 +26,17 @@ struct inode {
 struct vfsmount;
 struct mnt_namespace;
 
+struct qstr {
+	const unsigned char *name;
+} __core;
+
+struct dentry {
+	struct qstr d_name;
+} __core;
+
 struct path {
 	struct vfsmount *mnt;
+	struct dentry *dentry;
 } __core;
 
 struct file {
@@ -46,17 +55,7 @@ struct mount {
 	int mnt_id;
 } __core;
 
-struct pid_namespace;
-
-struct upid {
-	int nr;
-	struct pid_namespace *ns;
-} __core;
-
-struct pid {
-	u32 level;
-	struct upid numbers[];
-} __core;
+#include "pid.h"
 
 /* enum pid_type */
 enum { PIDTYPE_TGID_ = 1 };
@@ -69,35 +68,12 @@ struct bpf_iter_meta {
 	void *seq;
 } __core;
 
-/* A process or thread as whoever reads numbers it; 0: not seen from there. */
-static __attribute__((always_inline)) s32 number_of(struct pid *pid)
-{
-	struct task_struct *current = (struct task_struct *)bpf_get_current_task();
-	struct pid *mine = 0;
-	struct upid *upid;
-	struct pid_namespace *ns = 0, *their_ns = 0;
-	u32 level = 0, their_level = 0;
-	s32 number = 0;
-
-	READ(mine, current->thread_pid);
-	READ(level, mine->level);
-	READ(their_level, pid->level);
-	if (level > 32 || their_level < level)
-		return 0;
-	upid = (struct upid *)((char *)&mine->numbers[0] + level * SIZE_OF(struct upid));
-	READ(ns, upid->ns);
-	upid = (struct upid *)((char *)&pid->numbers[0] + level * SIZE_OF(struct upid));
-	READ(their_ns, upid->ns);
-	if (ns == their_ns)
-		READ(number, upid->nr);
-	return number;
-}
-
 enum { S_IFMT_ = 0170000, S_IFREG_ = 0100000 };
 #define MQUEUE_MAGIC 0x19800202
+#define ANON_INODE_FS_MAGIC 0x09041934
 
 /* shim/xray/find.ts has the same. */
-enum kind { MQUEUE = 1, DETACHED = 2, CORKED = 3 };
+enum kind { MQUEUE = 1, DETACHED = 2, CORKED = 3, URING = 4 };
 
 struct found {
 	u32 kind;
@@ -125,6 +101,23 @@ static __attribute__((always_inline)) u32 kind_of(const struct super_block *sb, 
 	return ns ? 0 : DETACHED;
 }
 
+/* Files without an inode of their own have only their name (fs/anon_inodes.c). */
+static __attribute__((always_inline)) int is_ring(struct file *file)
+{
+	static const char name[] = "[io_uring]";
+	const unsigned char *at = 0;
+	struct dentry *dentry = 0;
+	char have[sizeof(name)] = { 0 };
+
+	READ(dentry, file->f_path.dentry);
+	READ(at, dentry->d_name.name);
+	bpf_probe_read_kernel(have, sizeof(have), at);
+	for (u32 i = 0; i < sizeof(name); i++)
+		if (have[i] != name[i])
+			return 0;
+	return 1;
+}
+
 SEC("iter/task_file")
 int find(struct bpf_iter__task_file *ctx)
 {
@@ -148,6 +141,8 @@ int find(struct bpf_iter__task_file *ctx)
 	sk = udp_socket(inode, f.mode);
 	if (sk)
 		f.kind = is_corked(sk, &pending, &corked) ? CORKED : 0;
+	else if (inode->i_sb->s_magic == ANON_INODE_FS_MAGIC)
+		f.kind = is_ring(file) ? URING : 0;
 	else
 		f.kind = kind_of(inode->i_sb, ns, f.mode);
 	if (!f.kind)

@@ -28,6 +28,7 @@
 #include "../control.h"
 #include "../surgeon/surgeon.h"
 #include "../surgeon/swap.h"
+#include "threads.h"
 
 /* criu/include/criu-plugin.h (4.1.1, 4.2.1): version 0.2.0; 4.1.1 takes at most 13 hooks. */
 #define PLUGIN_VERSION (2u << 8)
@@ -58,6 +59,7 @@ static struct {
 	int stored;		/* CRIU's fdstore id of the socket: its close_old_fds() takes ours away from tasks */
 	pthread_mutex_t *lock;	/* shared: restoring tasks speak over one socket */
 	uint64_t hooks;
+	bool hides_threads;	/* io_uring's, from CRIU */
 	uint64_t once;		/* hooks that are wanted for the first task alone */
 	uint32_t seq;
 	bool needed;		/* without the shim the dump is not complete */
@@ -339,6 +341,9 @@ static int obey(int sk, struct command *c)
 	case CONTROL_SWAP_ROOT:
 		failed = swap(c, &err);
 		break;
+	case CONTROL_MAP:
+		failed = surgeon_swap_mapping(c->m.pid, c->m.addr, c->m.len, (int)c->m.a0, (int)c->m.a1, -1, c->m.fd, c->m.a2, &err);
+		break;
 	case CONTROL_ROLLBACK:
 		ret = roll_back();
 		break;
@@ -439,7 +444,7 @@ static int64_t transact(struct control_msg *m, const void *data, int send_fd, in
 			ret = c.m.ret;
 			shim.needed = c.m.flags & CONTROL_NEEDED;
 			if (m->type == CONTROL_HELLO)
-				shim.hooks = c.m.a0, shim.once = c.m.a1;
+				shim.hooks = c.m.a0, shim.once = c.m.a1, shim.hides_threads = c.m.a2 & 1;
 			if (fd && c.n_fds > 0) {
 				*fd = c.fds[0];
 				c.fds[0] = -1;
@@ -584,6 +589,8 @@ static int plugin_init(int stage)
 	if (stage == STAGE_RESTORE && add)
 		shim.stored = add(shim.fd);
 	ret = transact(&m, NULL, -1, NULL);
+	if (shim.hides_threads && !hide_kernel_threads())
+		say(LOG_WARN, "this CRIU is built otherwise: threads of io_uring's cannot be kept from it");
 	/* A dump goes on as if there had been no shim; what a restore needs of it cannot be known here. */
 	if (shim.gone && stage == STAGE_RESTORE)
 		return -1;

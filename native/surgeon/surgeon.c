@@ -2,17 +2,23 @@
 #define _GNU_SOURCE
 #include "surgeon.h"
 
+#include <dirent.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -30,7 +36,14 @@
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
+#ifndef MAP_ABOVE4G
+#define MAP_ABOVE4G 0x80
+#endif
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
 #define PAGE 4096u
+#define MAX_WATCHES 64
 
 /* uapi/linux/ptrace.h, struct ptrace_rseq_configuration */
 struct rseq_configuration {
@@ -400,7 +413,7 @@ static int send_fd(int sk, int fd, struct surgeon_error *err)
  * Brings a descriptor of ours into the task, at a number of the kernel's choice: a socket pair that is made inside,
  * whose one end we take, so that no path and no namespace matters.
  */
-static int give_fd(struct surgeon *s, int fd, int *theirs, struct surgeon_error *err)
+static int send_to_task(struct surgeon *s, int fd, int *theirs, struct surgeon_error *err)
 {
 	uint64_t at, page;
 	int ours = -1, ret = -1, pair[2];
@@ -450,6 +463,124 @@ close_pair:
 	return ret;
 }
 
+/* The first of the numbers behind a name in /proc/PID/status. */
+static bool status_number(const char *status, const char *name, unsigned long *number)
+{
+	const char *line = strstr(status, name);
+
+	return line && sscanf(line + strlen(name), " %lu", number) == 1;
+}
+
+/* Becomes a process that the task may look at: its user namespace and ids, no capabilities. */
+static bool dress_as(pid_t tid)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct none[2] = { 0 };
+	unsigned long uid, gid;
+	struct stat mine, their;
+	char path[64], status[4096];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/user", tid);
+	if (stat("/proc/self/ns/user", &mine) || stat(path, &their))
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/status", tid);
+	if (mine.st_ino != their.st_ino) {
+		char ns[64];
+
+		snprintf(ns, sizeof(ns), "/proc/%d/ns/user", tid);
+		fd = open(ns, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || setns(fd, CLONE_NEWUSER))
+			return false;
+		close(fd);
+	}
+	/* Opened here: the kernel shows ids as the namespace of who opens it has them. */
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, status, sizeof(status) - 1);
+	if (n <= 0)
+		return false;
+	status[n] = '\0';
+	return status_number(status, "\nUid:", &uid) && status_number(status, "\nGid:", &gid) &&
+	       syscall(SYS_setresgid, gid, gid, gid) == 0 && syscall(SYS_setresuid, uid, uid, uid) == 0 &&
+	       syscall(SYS_capset, &head, none) == 0 && prctl(PR_SET_DUMPABLE, 1) == 0 &&
+	       /* Yama: not only those above it. Without Yama there is no such call. */
+	       (prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0) == 0 || errno == EINVAL);
+}
+
+/*
+ * A child that holds what we hold, and waits. By clone(2) without a signal at its end: the caller may be CRIU, which
+ * counts its children.
+ */
+static pid_t start_holder(pid_t tid, int *alive, struct surgeon_error *err)
+{
+	int pair[2];
+	char ready;
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		return fail(err, "socketpair", errno);
+	pid = (pid_t)syscall(SYS_clone, 0, 0, 0, 0, 0);
+	if (pid == 0) {
+		close(pair[0]);
+		if (dress_as(tid) && write(pair[1], "r", 1) == 1)
+			while (read(pair[1], &ready, 1) > 0)
+				;
+		_exit(0);
+	}
+	close(pair[1]);
+	if (pid > 0 && read(pair[0], &ready, 1) == 1) {
+		*alive = pair[0];
+		return pid;
+	}
+	close(pair[0]);
+	if (pid < 0)
+		return fail(err, "clone", errno);
+	(void)waitpid(pid, NULL, __WALL);
+	return fail(err, "become a process that the task may look at", EPERM);
+}
+
+/*
+ * A ring of io_uring can be sent over no socket: the task takes it, by a call of its own, from a child of ours that it
+ * may look at (pidfd_getfd(2), Linux 5.6).
+ */
+static int let_take(struct surgeon *s, int fd, int *theirs, struct surgeon_error *err)
+{
+	int alive, pidfd = -1, seen = -1, ret = -1;
+	struct surgeon_error unused;
+	pid_t holder;
+	int64_t r;
+
+	holder = start_holder(s->tid, &alive, err);
+	if (holder < 0)
+		return -1;
+	pidfd = (int)syscall(SYS_pidfd_open, holder, 0);
+	if (pidfd < 0) {
+		fail(err, "pidfd_open", errno);
+		goto out;
+	}
+	if (send_to_task(s, pidfd, &seen, err))
+		goto out;
+	ret = run(s, "pidfd_getfd in the task", &r, err, SYS_pidfd_getfd, (uint64_t)seen, (uint64_t)fd, 0, 0, 0, 0);
+	*theirs = (int)r;
+	(void)run(s, "close in the task", &r, &unused, SYS_close, (uint64_t)seen, 0, 0, 0, 0, 0);
+out:
+	if (pidfd >= 0)
+		close(pidfd);
+	close(alive);
+	(void)waitpid(holder, NULL, __WALL);
+	return ret;
+}
+
+static int give_fd(struct surgeon *s, int fd, int *theirs, struct surgeon_error *err)
+{
+	if (!send_to_task(s, fd, theirs, err))
+		return 0;
+	if (err->err != EINVAL || strcmp(err->step, "sendmsg"))
+		return -1;
+	return let_take(s, fd, theirs, err);
+}
+
 /* Closes a descriptor of the task's. A failure counts only where nothing failed before. */
 static int drop_fd(struct surgeon *s, int theirs, int ret, struct surgeon_error *err)
 {
@@ -467,17 +598,82 @@ static int finish(struct surgeon *s, int ret, struct surgeon_error *err)
 	return surgeon_end(s, ret ? &unused : err) ? -1 : ret;
 }
 
+/* An epoll of the task's, and what it watches a descriptor for. */
+struct watch {
+	int epoll;
+	struct epoll_event event;
+};
+
+/* The epolls in which a descriptor of the task's is (proc_pid_fdinfo(5)); at most `max`. */
+static size_t find_watches(pid_t tid, int fd, struct watch *watches, size_t max)
+{
+	char path[64], line[256];
+	struct dirent *d;
+	size_t n = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo", tid);
+	dir = opendir(path);
+	while (dir && n < max && (d = readdir(dir))) {
+		int epoll = atoi(d->d_name), info;
+		FILE *f;
+
+		if (d->d_name[0] == '.')
+			continue;
+		info = openat(dirfd(dir), d->d_name, O_RDONLY | O_CLOEXEC);
+		f = info < 0 ? NULL : fdopen(info, "r");
+		while (f && n < max && fgets(line, sizeof(line), f)) {
+			unsigned long long data;
+			unsigned int events;
+			int target;
+
+			if (sscanf(line, "tfd: %d events: %x data: %llx", &target, &events, &data) == 3 && target == fd)
+				watches[n++] = (struct watch){ epoll, { .events = events, .data.u64 = data } };
+		}
+		if (f)
+			fclose(f);
+		else if (info >= 0)
+			close(info);
+	}
+	if (dir)
+		closedir(dir);
+	return n;
+}
+
+static int swap_watched(struct surgeon *s, int fd, int theirs, int cloexec, struct surgeon_error *err)
+{
+	struct watch watches[MAX_WATCHES];
+	size_t n = find_watches(s->tid, fd, watches, MAX_WATCHES), i;
+	struct surgeon_error unused;
+	int64_t r;
+	int ret;
+
+	/* One that is not this file's any more is another process's affair, who shares the epoll. */
+	for (i = 0; i < n; i++)
+		if (run(s, "epoll_ctl in the task", &r, &unused, SYS_epoll_ctl, (uint64_t)watches[i].epoll, EPOLL_CTL_DEL,
+			(uint64_t)fd, 0, 0, 0))
+			watches[i].epoll = -1;
+	ret = run(s, "dup3 in the task", &r, err, SYS_dup3, (uint64_t)theirs, (uint64_t)fd, cloexec ? O_CLOEXEC : 0, 0, 0, 0);
+	for (i = 0; i < n; i++) {
+		if (watches[i].epoll < 0)
+			continue;
+		if (surgeon_write(s->tid, s->scratch, &watches[i].event, sizeof(watches[i].event), ret ? &unused : err) ||
+		    run(s, "epoll_ctl in the task", &r, ret ? &unused : err, SYS_epoll_ctl, (uint64_t)watches[i].epoll,
+			EPOLL_CTL_ADD, (uint64_t)fd, s->scratch, 0, 0))
+			ret = -1;
+	}
+	return ret;
+}
+
 int surgeon_swap_fd(pid_t tid, int fd, int new_fd, int cloexec, struct surgeon_error *err)
 {
 	int theirs = -1, ret = -1;
 	struct surgeon s;
-	int64_t r;
 
 	if (surgeon_begin(&s, tid, err))
 		return -1;
 	if (give_fd(&s, new_fd, &theirs, err) == 0) {
-		ret = run(&s, "dup3 in the task", &r, err, SYS_dup3, (uint64_t)theirs, (uint64_t)fd,
-			  cloexec ? O_CLOEXEC : 0, 0, 0, 0);
+		ret = swap_watched(&s, fd, theirs, cloexec, err);
 		ret = drop_fd(&s, theirs, ret, err);
 	}
 	return finish(&s, ret, err);
@@ -547,13 +743,34 @@ struct range {
 	uint64_t from, to;
 };
 
-/* Holes of the task's address space that could be chosen before `addr`, and the rest of the one in which it lies. */
-static int find_holes(pid_t tid, uint64_t addr, uint64_t len, struct range **holes, size_t *n, struct surgeon_error *err)
+/* Where the kernel may map for a task, from 4 GiB on (MAP_ABOVE4G) to the end of its address space. */
+#define LOWEST (1ULL << 32)
+#define HIGHEST ((1ULL << 47) - PAGE)
+
+static int add_range(struct range **holes, size_t *n, size_t *cap, uint64_t from, uint64_t to, struct surgeon_error *err)
 {
-	unsigned long long from, to, last = 0;
+	if (*n == *cap) {
+		struct range *more = realloc(*holes, (*cap = *cap ? *cap * 2 : 16) * sizeof(*more));
+
+		if (!more)
+			return fail(err, "malloc", ENOMEM);
+		*holes = more;
+	}
+	(*holes)[(*n)++] = (struct range){ from, to };
+	return 0;
+}
+
+/* The holes of the task's address space in which a mapping finds room, but for [addr, addr + len), which is one. */
+static int find_holes(pid_t tid, uint64_t addr, uint64_t len, bool below, struct range **holes, size_t *n,
+		      struct surgeon_error *err)
+{
+	unsigned long long from = 0, to = 0;
+	uint64_t last = LOWEST;
 	char path[64], line[4608];
+	bool more = true;
 	size_t cap = 0;
 	FILE *maps;
+	int ret = 0;
 
 	*holes = NULL;
 	*n = 0;
@@ -561,37 +778,38 @@ static int find_holes(pid_t tid, uint64_t addr, uint64_t len, struct range **hol
 	maps = fopen(path, "re");
 	if (!maps)
 		return fail(err, "read /proc/PID/maps", errno);
-	while (fgets(line, sizeof(line), maps)) {
-		uint64_t begin = last > addr + len ? last : addr + len;
-
-		if (sscanf(line, "%llx-%llx ", &from, &to) != 2)
+	while (!ret && more) {
+		more = fgets(line, sizeof(line), maps) != NULL;
+		if (more && sscanf(line, "%llx-%llx ", &from, &to) != 2)
 			continue;
 		/* The vsyscall page lies beyond what a task can map. */
-		if (from >= 1ULL << 47)
-			break;
-		if (from > begin && (from - begin >= len || last <= addr)) {
-			if (*n == cap) {
-				struct range *more = realloc(*holes, (cap = cap ? cap * 2 : 16) * sizeof(*more));
-
-				if (!more) {
-					fclose(maps);
-					free(*holes);
-					*holes = NULL;
-					return fail(err, "malloc", ENOMEM);
-				}
-				*holes = more;
-			}
-			(*holes)[(*n)++] = (struct range){ begin, from };
+		if (!more || from >= HIGHEST) {
+			from = HIGHEST;
+			more = false;
 		}
-		last = to;
+		if (from > last && last <= addr && addr < from) {
+			/* The hole that addr is in: the kernel would choose its end, or its beginning. */
+			if (below && addr > last)
+				ret = add_range(holes, n, &cap, last, addr, err);
+			if (!ret && from > addr + len)
+				ret = add_range(holes, n, &cap, addr + len, from, err);
+		} else if (from > last && from - last >= len && (below || last > addr)) {
+			ret = add_range(holes, n, &cap, last, from, err);
+		}
+		if (to > last)
+			last = to;
 	}
 	fclose(maps);
-	return 0;
+	return ret;
 }
 
-/* For a file whose mmap takes no address: every hole that the kernel would prefer is filled while it chooses. */
+/*
+ * For a file whose mmap takes no address: every hole that the kernel would prefer is filled while it chooses. It chooses
+ * from the top of the space for mappings downwards; after a restore that top may be below the address, which the
+ * kernel then looks at only when nothing else is left.
+ */
 static int map_by_choice(struct surgeon *s, uint64_t addr, uint64_t len, int prot, int flags, int theirs,
-			 uint64_t offset, struct surgeon_error *err)
+			 uint64_t offset, bool below, struct surgeon_error *err)
 {
 	struct surgeon_error unused;
 	struct range *holes;
@@ -599,16 +817,14 @@ static int map_by_choice(struct surgeon *s, uint64_t addr, uint64_t len, int pro
 	int64_t r;
 	int ret;
 
-	if (run(s, "munmap in the task", &r, err, SYS_munmap, addr, len, 0, 0, 0, 0))
-		return -1;
-	ret = find_holes(s->tid, addr, len, &holes, &n, err);
+	ret = find_holes(s->tid, addr, len, below, &holes, &n, err);
 	for (filled = 0; !ret && filled < n; filled++)
 		ret = run(s, "fill a hole of the task's memory", &r, err, SYS_mmap, holes[filled].from,
 			  holes[filled].to - holes[filled].from, PROT_NONE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, (uint64_t)-1, 0);
 	if (!ret)
-		ret = run(s, "mmap in the task", &r, err, SYS_mmap, 0, len, (uint64_t)prot, (uint64_t)flags,
-			  (uint64_t)theirs, offset);
+		ret = run(s, "mmap in the task", &r, err, SYS_mmap, 0, len, (uint64_t)prot,
+			  (uint64_t)(flags | MAP_ABOVE4G), (uint64_t)theirs, offset);
 	if (!ret && (uint64_t)r != addr) {
 		(void)run(s, "munmap in the task", &r, &unused, SYS_munmap, (uint64_t)r, len, 0, 0, 0, 0);
 		ret = fail(err, "map at the old address", EADDRINUSE);
@@ -619,6 +835,20 @@ static int map_by_choice(struct surgeon *s, uint64_t addr, uint64_t len, int pro
 			ret = -1;
 	free(holes);
 	return ret;
+}
+
+static int map_at(struct surgeon *s, uint64_t addr, uint64_t len, int prot, int flags, int theirs, uint64_t offset,
+		  struct surgeon_error *err)
+{
+	int64_t r;
+
+	if (run(s, "munmap in the task", &r, err, SYS_munmap, addr, len, 0, 0, 0, 0))
+		return -1;
+	if (!map_by_choice(s, addr, len, prot, flags, theirs, offset, false, err))
+		return 0;
+	if (err->err != EADDRINUSE)
+		return -1;
+	return map_by_choice(s, addr, len, prot, flags, theirs, offset, true, err);
 }
 
 int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
@@ -637,7 +867,7 @@ int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int f
 			  (uint64_t)(flags | MAP_FIXED), (uint64_t)(int64_t)theirs, offset);
 		/* Refused before anything was unmapped. */
 		if (ret && err->err == EINVAL && theirs >= 0)
-			ret = map_by_choice(&s, addr, len, prot, flags & ~MAP_FIXED, theirs, offset, err);
+			ret = map_at(&s, addr, len, prot, flags & ~MAP_FIXED, theirs, offset, err);
 		if (new_fd >= 0)
 			ret = drop_fd(&s, theirs, ret, err);
 	}

@@ -14,13 +14,15 @@
 
 int swap_read(struct swap *s, const struct control_msg *order, int *fds, int n_fds, struct surgeon_error *err)
 {
-	uint32_t flags = order->type == CONTROL_SWAP_MAPPING ? order->flags : 0;
+	uint32_t flags = order->type == CONTROL_SWAP_MAPPING ? order->flags & (CONTROL_ANONYMOUS | CONTROL_OWN_FD) :
+			 order->type == CONTROL_SWAP_FD	     ? order->flags & CONTROL_TAKE :
+							       0;
 	int *all[2], wanted = 0;
 
 	*s = (struct swap){ .order = *order, .placeholder = -1, .now = -1, .task = -1 };
 	if (!(flags & CONTROL_ANONYMOUS))
 		all[wanted++] = &s->placeholder;
-	if (!(flags & CONTROL_OWN_FD))
+	if (!(flags & (CONTROL_OWN_FD | CONTROL_TAKE)))
 		all[wanted++] = &s->now;
 	if (n_fds != wanted) {
 		*err = (struct surgeon_error){ "a swap comes with the new and the old descriptor", EINVAL };
@@ -29,6 +31,10 @@ int swap_read(struct swap *s, const struct control_msg *order, int *fds, int n_f
 	s->task = (int)syscall(SYS_pidfd_open, order->pid, 0);
 	if (s->task < 0) {
 		*err = (struct surgeon_error){ "pidfd_open", errno };
+		return -1;
+	}
+	if (flags & CONTROL_TAKE && surgeon_take_fd(order->pid, order->fd, &s->now, err)) {
+		swap_close(s);
 		return -1;
 	}
 	for (int i = 0; i < n_fds; i++) {

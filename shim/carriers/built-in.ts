@@ -6,10 +6,12 @@ import { corkCarrier } from "./cork.js";
 import { detachedCarrier } from "./detached.js";
 import { mqueueCarrier } from "./mqueue.js";
 import { remoteCarrier } from "./remote.js";
+import { uringCarrier } from "./uring.js";
 
 export const BUILT_IN: Record<string, (settings: Settings) => Carrier> = {
   mqueue: mqueueCarrier,
   "udp-cork": corkCarrier,
   detached: detachedCarrier,
   remote: ({ remote }) => remoteCarrier(remote),
+  "io-uring": () => uringCarrier(),
 };

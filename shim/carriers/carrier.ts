@@ -37,6 +37,8 @@ export interface Carrier {
   prepare?(root: number): void;
   /** A dump begins and nothing is stopped yet. Throwing refuses it, and the tasks go on as if nobody had asked. */
   admit?(root: number, context: CarrierContext): Promise<void>;
+  /** Before the freeze: tasks may have threads of io_uring's, which CRIU must not see. */
+  hasKernelThreads?(): boolean;
   /** All tasks of the tree stand still, nothing has been collected: once, with what the X-ray has found. */
   seized?(seized: Seized, context: CarrierContext): Promise<void>;
   /** As `seized`, for each task: find, save and hide this task's objects. */

@@ -34,6 +34,7 @@ const option = (what: string, name: string): Kind => ({ what, verdict: "note", s
 
 const MQUEUE: Kind = { what: "POSIX message queue", verdict: "ok", says: "carried by cryoshim (mqueue)" };
 const CORKED: Kind = { what: "corked UDP socket", verdict: "ok", says: "carried by cryoshim (udp-cork)" };
+const URING: Kind = { what: "io_uring", verdict: "ok", says: "carried by cryoshim (io-uring)" };
 const FOREIGN = refused("file on a mount that no process of the tree has");
 const REOPENED: Kind = {
   what: "file on a mount that has been unmounted",
@@ -44,7 +45,10 @@ const DETACHED = refused("file on a mount that has been unmounted, of a file sys
 
 /** By what /proc/PID/fd/N points to. */
 const LINKS: readonly [link: RegExp, kind: Kind][] = [
-  [/^anon_inode:\[io_uring\]$/, refused("io_uring", "run the program without io_uring")],
+  [
+    /^anon_inode:\[io_uring\]$/,
+    refused("io_uring", "run the program without io_uring, or on a kernel with BPF iterators"),
+  ],
   [/^anon_inode:\[userfaultfd\]$/, refused("userfaultfd")],
   [/^anon_inode:bpf-prog$/, refused("BPF program")],
   [/^anon_inode:bpf-map$/, refused("BPF map", "close it, or use a CRIU that was built with libbpf")],
@@ -63,7 +67,7 @@ const PROTOCOLS = /^(TCP|UDP|UDP-?Lite|RAW|PING|UNIX|UNIX-STREAM|NETLINK|PACKET)
 
 /** What the X-ray has found: a file on an unmounted mount is carried where it is found again. */
 const ofXray = (found: Found, places: () => Places): Kind => {
-  if (found.kind !== "detached") return found.kind === "mqueue" ? MQUEUE : CORKED;
+  if (found.kind !== "detached") return { mqueue: MQUEUE, corked: CORKED, uring: URING }[found.kind];
   const files = new DetachedFiles([found], places, true);
   files.close();
   return files.saved.length > 0 ? REOPENED : DETACHED;
@@ -249,7 +253,7 @@ export const examineTree = async (root: number): Promise<Finding[]> => {
     found.push({
       subject: "X-ray",
       verdict: "note",
-      finding: `queues, corked sockets and detached mounts are not looked for: ${reason(error)}`,
+      finding: `queues, corked sockets, rings and detached mounts are not looked for: ${reason(error)}`,
     });
   } finally {
     places?.close();

@@ -2,7 +2,7 @@
 import { closeSync, constants, openSync } from "node:fs";
 import { closeFd, pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import type { ControlMessage } from "./wire.js";
-import { ANONYMOUS, encodeControl, MAX_DATA, OWN_FD, TYPE } from "./wire.js";
+import { ANONYMOUS, encodeControl, MAX_DATA, OWN_FD, TAKE, TYPE } from "./wire.js";
 
 /** Sends a command to the engine plugin and waits for its RESULT; `fds` are lent. */
 export type Command = (m: ControlMessage, fds?: number[]) => Promise<{ ret: number; data: Buffer; fds: number[] }>;
@@ -44,11 +44,18 @@ export interface Engine {
    * whoever dies before.
    */
   swapFd(pid: number, fd: number, newFd: number, cloexec: boolean): Promise<void>;
+  /** The same for a ring of io_uring, which can be sent over no socket. */
+  swapRing(pid: number, fd: number, newFd: number, cloexec: boolean): Promise<void>;
   swapMapping(pid: number, swap: MappingSwap): Promise<void>;
   /** The working directory becomes a directory of ours. Fails where the task could not go back to its own. */
   swapCwd(pid: number, dir: number): Promise<void>;
   /** The same for its root, which takes CAP_SYS_CHROOT in the task. */
   swapRoot(pid: number, dir: number): Promise<void>;
+  /** Maps a descriptor of the task's own where something of no worth is; that stays. For a restore. */
+  mapOwn(
+    pid: number,
+    at: { addr: bigint; len: bigint; prot: number; flags: number; fd: number; offset: bigint },
+  ): Promise<void>;
   /** Whether anything is swapped. */
   readonly swapped: boolean;
   /** Undoes every swap now. Resolves to how many could not be undone. */
@@ -113,12 +120,18 @@ export const engineBy = (command: Command, undoer: Undoer): Engine => {
         closeSync(pidfd);
       }
     },
+    async swapRing(pid, fd, newFd, cloexec) {
+      await swap({ type: TYPE.SWAP_FD, pid, fd, flags: (cloexec ? 1 : 0) | TAKE }, [newFd]);
+    },
     async swapMapping(pid, swapped) {
       const { addr, len, prot, flags, newFd, newOffset, oldFd, ownFd, oldOffset, oldFlags = flags } = swapped;
       const args = [BigInt(prot), BigInt(flags), newOffset, oldOffset, BigInt(oldFlags)];
       const kind = (newFd === undefined ? ANONYMOUS : 0) | (ownFd === undefined ? 0 : OWN_FD);
       const fds = [newFd, ownFd === undefined ? oldFd : undefined].filter((fd) => fd !== undefined);
       await swap({ type: TYPE.SWAP_MAPPING, pid, fd: ownFd ?? 0, flags: kind, addr, len, args }, fds);
+    },
+    async mapOwn(pid, { addr, len, prot, flags, fd, offset }) {
+      await command({ type: TYPE.MAP, pid, fd, addr, len, args: [BigInt(prot), BigInt(flags), offset] });
     },
     swapCwd: (pid, dir) => swapDir(TYPE.SWAP_CWD, pid, "cwd", dir),
     swapRoot: (pid, dir) => swapDir(TYPE.SWAP_ROOT, pid, "root", dir),

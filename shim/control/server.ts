@@ -42,7 +42,7 @@ export interface ControlOptions {
   onSeized?: (pid: number) => void;
   /** All tasks of a restore are there and stand before their first instruction; `pid` is their root. */
   onRestored?: (pid: number) => void;
-  /** CRIU believes that a dump is done, and it is not: its tasks must live. */
+  /** CRIU believes that a dump or restore is done, and it is not: the tasks must live, or must not. */
   onUnfit?: () => void;
   /** The engine tells how its work ended; the tasks are still stopped. */
   onFinished?: (stage: Stage, ok: boolean) => void;
@@ -74,6 +74,10 @@ const wantedHooks = (carriers: readonly Carrier[]): bigint => {
   for (const [step, hook] of steps) if (carriers.some((carrier) => carrier[step])) bits |= 1n << BigInt(hook);
   return bits;
 };
+
+/** Whether tasks have threads of the kernel's own, which CRIU must not see. */
+const hidesThreads = (carriers: readonly Carrier[]): bigint =>
+  carriers.some((carrier) => carrier.hasKernelThreads?.()) ? 1n : 0n;
 
 /** Asks the carriers one after the other; the first that claims an object has it. */
 const claim = async (
@@ -251,7 +255,7 @@ export const serveControl = (
         const asks = onSeized !== undefined || carriers.some((carrier) => carrier.seized);
         const once = (asks ? 1n << BigInt(HOOK.checkpointDevices) : 0n) | (1n << BigInt(HOOK.resumeDevicesLate));
         if (fits && STAGE[q.hook] === "restore") for (const carrier of carriers) await carrier.restoring?.(context);
-        done(q, { ret: 0 }, fits ? [wantedHooks(carriers), once] : [0n, 0n]);
+        done(q, { ret: 0 }, fits ? [wantedHooks(carriers), once, hidesThreads(carriers)] : [0n, 0n]);
       } else if (q.type === TYPE.EXIT) {
         if (!(await exit(q))) return;
         state = "finished";
@@ -271,7 +275,9 @@ export const serveControl = (
       }
     } catch (error) {
       log("Error", `hook ${q.hook} for task ${q.pid}: ${reason(error)}`);
-      done(q, { ret: -1 });
+      // CRIU does not look at what this one returns (criu/cr-restore.c), and would let the tasks run.
+      if (q.type === TYPE.HOOK && q.hook === HOOK.resumeDevicesLate) onUnfit?.();
+      else done(q, { ret: -1 });
     } finally {
       for (const lent of fds) closeFd(lent);
     }

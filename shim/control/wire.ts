@@ -26,11 +26,14 @@ export const TYPE = {
   NO_FS_DUMP: 20,
   SWAP_CWD: 21,
   SWAP_ROOT: 22,
+  MAP: 23,
 } as const;
 
 /** SWAP_MAPPING: the placeholder is private memory of no file; what is there is a mapping of the task's own descriptor. */
 export const ANONYMOUS = 2;
 export const OWN_FD = 4;
+/** SWAP_FD: what is there now is taken from the task, as it can be sent over no socket. */
+export const TAKE = 8;
 
 /** DONE: without the shim the images of this dump are not complete. */
 export const NEEDED = 1;

@@ -6,7 +6,7 @@ import { treeOf } from "../netlock/netlock.js";
 import { loadIterator, openFiles, runIterator } from "./iterator.js";
 
 /** enum kind of native/bpf/xray.bpf.c */
-const KINDS = { 1: "mqueue", 2: "detached", 3: "corked" } as const;
+const KINDS = { 1: "mqueue", 2: "detached", 3: "corked", 4: "uring" } as const;
 export type Kind = (typeof KINDS)[keyof typeof KINDS];
 
 /** A descriptor of something special, as the X-ray sees it. */
@@ -55,7 +55,7 @@ const MANY_FILES = 50_000;
 let program: number | undefined;
 
 /** Where an earlier session has left the program loaded: loading it takes 20 ms. The number changes with its records. */
-const PINNED = "find4";
+const PINNED = "find-uring1";
 
 /** Makes the program ready, before the freeze. Throws where the kernel cannot. */
 export const prepareFind = (): number => {

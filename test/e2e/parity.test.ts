@@ -49,7 +49,7 @@ describe("beside CRIU alone", () => {
   test("the cases are what they are called: most fail, and say why", () => {
     const said = [...bare.values()].filter((text) => /Error \(|^code [1-9]|stderr: ./m.test(text));
     expect(said.length).toBeGreaterThan(40);
-    for (const name of ["dump of an established connection", "dump of a held lock", "dump of an io_uring"])
+    for (const name of ["dump of an established connection", "dump of a held lock", "dump of a userfaultfd"])
       expect(bare.get(name), name).toMatch(/^code 1\n(.*\n)*.*Dumping FAILED.*\n(.*\n)*unharmed/);
     expect(bare.get("swrk: version")).toMatch(/answer 080a1001/);
   });

@@ -81,10 +81,10 @@ end
 fresh
 begin python3 -c '
 import ctypes, time
-fd = ctypes.CDLL(None).syscall(425, 4, (ctypes.c_char * 120)())  # io_uring_setup
+fd = ctypes.CDLL(None).syscall(323, 0o2000000)  # userfaultfd
 assert fd >= 0
 time.sleep(1000)'
-show "dump of an io_uring" criu dump -t "$pid" -D i -o dump.log
+show "dump of a userfaultfd" criu dump -t "$pid" -D i -o dump.log
 kill -0 "$pid" && echo "unharmed"
 end
 

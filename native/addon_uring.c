@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: Apache-2.0
+/* io_uring rings of other processes, by a descriptor of ours: their shared memory, and bringing their counters on. */
+#define _GNU_SOURCE
+#include "addon.h"
+
+#include <errno.h>
+#include <linux/io_uring.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What older headers do not have (include/uapi/linux/io_uring.h). */
+#define SETUP_SQPOLL (1u << 1)
+#define SQE_SKIP_SUCCESS (1u << 6)
+#define OP_MSG_RING 40
+#define MSG_RING_FLAGS_PASS (1u << 1)
+
+static bool get_wide(napi_env env, napi_value value, uint64_t *out)
+{
+	bool lossless;
+
+	if (napi_get_value_bigint_uint64(env, value, out, &lossless) == napi_ok)
+		return true;
+	napi_throw_type_error(env, "ERR_ARGS", "a bigint was expected");
+	return false;
+}
+
+static long enter(int fd, unsigned submit, unsigned wait, unsigned flags)
+{
+	long ret;
+
+	do
+		ret = syscall(SYS_io_uring_enter, fd, submit, wait, flags, NULL, 0);
+	while (ret < 0 && errno == EINTR);
+	return ret;
+}
+
+/* uringRead(fd, offset, length): Buffer — a copy of the ring's memory, as mmap(2) has it at this offset */
+static napi_value uring_read(napi_env env, napi_callback_info info)
+{
+	napi_value args[3], buffer;
+	uint64_t offset;
+	int32_t fd, len;
+	void *from;
+
+	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &fd) || !get_wide(env, args[1], &offset) ||
+	    !get_int(env, args[2], &len))
+		return NULL;
+	from = mmap(NULL, (size_t)len, PROT_READ, MAP_SHARED, fd, (off_t)offset);
+	if (from == MAP_FAILED)
+		return throw_errno(env, errno, "mmap of a ring");
+	if (napi_create_buffer_copy(env, (size_t)len, from, NULL, &buffer) != napi_ok)
+		buffer = NULL;
+	munmap(from, (size_t)len);
+	return buffer;
+}
+
+/* uringWrite(fd, offset, at, data) — puts bytes into the memory that is mapped at this offset */
+static napi_value uring_write(napi_env env, napi_callback_info info)
+{
+	napi_value args[4], undefined = NULL;
+	uint64_t offset;
+	int32_t fd, at;
+	size_t len;
+	void *data;
+	char *to;
+
+	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &fd) || !get_wide(env, args[1], &offset) ||
+	    !get_int(env, args[2], &at))
+		return NULL;
+	if (at < 0 || napi_get_buffer_info(env, args[3], &data, &len) != napi_ok) {
+		napi_throw_type_error(env, "ERR_ARGS", "a Buffer was expected");
+		return NULL;
+	}
+	to = mmap(NULL, (size_t)at + len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+	if (to == MAP_FAILED)
+		return throw_errno(env, errno, "mmap of a ring");
+	memcpy(to + at, data, len);
+	munmap(to, (size_t)at + len);
+	napi_get_undefined(env, &undefined);
+	return undefined;
+}
+
+/* uringSetup(entries, params): number — a ring of ours; params (struct io_uring_params) are filled in */
+static napi_value uring_setup(napi_env env, napi_callback_info info)
+{
+	napi_value args[2], result;
+	int32_t entries;
+	size_t len;
+	void *data;
+	long fd;
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &entries))
+		return NULL;
+	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len != sizeof(struct io_uring_params)) {
+		napi_throw_type_error(env, "ERR_ARGS", "a Buffer with struct io_uring_params was expected");
+		return NULL;
+	}
+	fd = syscall(SYS_io_uring_setup, (unsigned)entries, data);
+	if (fd < 0)
+		return throw_errno(env, errno, "io_uring_setup");
+	return napi_create_int32(env, (int32_t)fd, &result) == napi_ok ? result : NULL;
+}
+
+/* A ring's shared memory in this process. */
+struct ring {
+	int fd;
+	unsigned flags, sq_entries, cq_entries;
+	struct io_sqring_offsets sq;
+	struct io_cqring_offsets cq;
+	char *rings;
+	size_t rings_len;
+	char *sqes;
+	size_t sqes_len, sqe_size;
+};
+
+static _Atomic uint32_t *word(const struct ring *r, uint32_t offset)
+{
+	return (_Atomic uint32_t *)(void *)(r->rings + offset);
+}
+
+/* `with_array`: indices instead of the entries' own order (no IORING_SETUP_NO_SQARRAY). */
+static int map_ring(struct ring *r, int fd, const struct io_uring_params *p, bool with_array)
+{
+	size_t cqes = p->cq_off.cqes + (size_t)p->cq_entries * (p->flags & (1u << 11) ? 32 : 16);
+	size_t array = with_array ? p->sq_off.array + (size_t)p->sq_entries * 4 : 0;
+
+	*r = (struct ring){ .fd = fd, .flags = p->flags, .sq_entries = p->sq_entries, .cq_entries = p->cq_entries,
+			    .sq = p->sq_off, .cq = p->cq_off, .sqe_size = p->flags & (1u << 10) ? 128 : 64 };
+	r->rings_len = cqes > array ? cqes : array;
+	r->sqes_len = r->sqe_size * p->sq_entries;
+	r->rings = mmap(NULL, r->rings_len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
+	if (r->rings == MAP_FAILED)
+		return -1;
+	r->sqes = mmap(NULL, r->sqes_len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)IORING_OFF_SQES);
+	if (r->sqes == MAP_FAILED) {
+		munmap(r->rings, r->rings_len);
+		return -1;
+	}
+	return 0;
+}
+
+static void unmap_ring(struct ring *r)
+{
+	munmap(r->rings, r->rings_len);
+	munmap(r->sqes, r->sqes_len);
+}
+
+/* Each entry becomes a NOP, with or without a completion. */
+static void fill_nops(struct ring *r, bool with_array, bool skip)
+{
+	for (unsigned i = 0; i < r->sq_entries; i++) {
+		struct io_uring_sqe *sqe = (struct io_uring_sqe *)(void *)(r->sqes + i * r->sqe_size);
+
+		memset(sqe, 0, r->sqe_size);
+		sqe->flags = skip ? SQE_SKIP_SUCCESS : 0;
+		if (with_array)
+			atomic_store(word(r, r->sq.array + 4 * i), 0);
+	}
+}
+
+/* Submits n, at most as many as both queues take, and empties the completion queue. */
+static int submit_nops(struct ring *r, unsigned n)
+{
+	uint32_t tail = atomic_load(word(r, r->sq.tail)) + n;
+	const struct timespec moment = { 0, 1000 };
+
+	atomic_store(word(r, r->sq.tail), tail);
+	if (!(r->flags & SETUP_SQPOLL)) {
+		long done = enter(r->fd, n, 0, 0);
+
+		if (done != (long)n) {
+			errno = done < 0 ? errno : EAGAIN;
+			return -1;
+		}
+	}
+	while (atomic_load(word(r, r->sq.head)) != tail) {
+		if ((atomic_load(word(r, r->sq.flags)) & IORING_SQ_NEED_WAKEUP) && enter(r->fd, 0, 0, IORING_ENTER_SQ_WAKEUP) < 0)
+			return -1;
+		nanosleep(&moment, NULL);
+	}
+	return 0;
+}
+
+static void drain(struct ring *r)
+{
+	atomic_store(word(r, r->cq.head), atomic_load(word(r, r->cq.tail)));
+}
+
+static int advance_by_nops(struct ring *r, bool with_array, uint32_t steps, bool skip)
+{
+	/* Few enough to stay in the processor's cache. */
+	unsigned most = r->sq_entries < r->cq_entries ? r->sq_entries : r->cq_entries, n;
+
+	if (most > 64)
+		most = 64;
+	fill_nops(r, with_array, skip);
+	for (; steps > 0; steps -= n) {
+		n = steps < most ? steps : most;
+		if (submit_nops(r, n))
+			return -1;
+		/* An SQPOLL thread posts after it has taken. */
+		if (r->flags & SETUP_SQPOLL && !skip) {
+			uint32_t want = atomic_load(word(r, r->cq.head)) + n;
+
+			while (atomic_load(word(r, r->cq.tail)) != want)
+				nanosleep(&(const struct timespec){ 0, 1000 }, NULL);
+		}
+		drain(r);
+	}
+	return 0;
+}
+
+/* Completions for another ring, from one of ours (IORING_OP_MSG_RING, Linux 5.18; with flags 6.3). */
+static int post(int own, struct ring *from, int to, const struct io_uring_cqe *cqes, unsigned n)
+{
+	unsigned done = 0;
+
+	while (done < n) {
+		unsigned batch = n - done < from->sq_entries ? n - done : from->sq_entries;
+		uint32_t tail = atomic_load(word(from, from->sq.tail)), head;
+
+		for (unsigned i = 0; i < batch; i++) {
+			unsigned slot = (tail + i) & (from->sq_entries - 1);
+			struct io_uring_sqe *sqe = (struct io_uring_sqe *)(void *)(from->sqes + slot * from->sqe_size);
+			const struct io_uring_cqe *cqe = cqes ? &cqes[done + i] : NULL;
+
+			memset(sqe, 0, sizeof(*sqe));
+			sqe->opcode = OP_MSG_RING;
+			sqe->fd = to;
+			if (cqe) {
+				sqe->off = cqe->user_data;
+				sqe->len = (uint32_t)cqe->res;
+				if (cqe->flags) {
+					sqe->rw_flags = (int)MSG_RING_FLAGS_PASS;
+					sqe->file_index = cqe->flags;
+				}
+			}
+			atomic_store(word(from, from->sq.array + 4 * slot), slot);
+		}
+		atomic_store(word(from, from->sq.tail), tail + batch);
+		if (enter(own, batch, batch, IORING_ENTER_GETEVENTS) != (long)batch)
+			return -1;
+		head = atomic_load(word(from, from->cq.head));
+		for (unsigned i = 0; i < batch; i++) {
+			const struct io_uring_cqe *cqe = (const struct io_uring_cqe *)(void *)(from->rings + from->cq.cqes);
+
+			cqe += (head + i) & (from->cq_entries - 1);
+			if (cqe->res < 0) {
+				errno = -cqe->res;
+				return -1;
+			}
+		}
+		drain(from);
+		done += batch;
+	}
+	return 0;
+}
+
+static int own_ring(struct ring *r)
+{
+	struct io_uring_params p = { 0 };
+	int fd = (int)syscall(SYS_io_uring_setup, 64, &p);
+
+	if (fd < 0)
+		return -1;
+	if (map_ring(r, fd, &p, true)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* uringPost(fd, cqes: Buffer) — gives a ring completions (struct io_uring_cqe), in this order */
+static napi_value uring_post(napi_env env, napi_callback_info info)
+{
+	napi_value args[2], undefined = NULL;
+	struct ring own;
+	int32_t fd;
+	int own_fd, failed, err;
+	size_t len;
+	void *data;
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &fd))
+		return NULL;
+	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len % 16) {
+		napi_throw_type_error(env, "ERR_ARGS", "a Buffer with completions was expected");
+		return NULL;
+	}
+	own_fd = own_ring(&own);
+	if (own_fd < 0)
+		return throw_errno(env, errno, "io_uring_setup");
+	failed = post(own_fd, &own, fd, data, (unsigned)(len / 16));
+	err = errno;
+	unmap_ring(&own);
+	close(own_fd);
+	if (failed)
+		return throw_errno(env, err, "IORING_OP_MSG_RING");
+	napi_get_undefined(env, &undefined);
+	return undefined;
+}
+
+struct advance {
+	napi_async_work work;
+	napi_deferred deferred;
+	struct io_uring_params params;
+	int fd;			/* a duplicate of ours */
+	bool with_array;
+	uint32_t sq, cq;
+	int err;
+};
+
+static int advance(struct advance *a)
+{
+	uint32_t both = a->sq < a->cq ? a->sq : a->cq;
+	uint32_t rest = a->cq - both;
+	struct ring r, own;
+	int ret = -1, own_fd;
+
+	if (map_ring(&r, a->fd, &a->params, a->with_array))
+		return -1;
+	if (advance_by_nops(&r, a->with_array, both, false) || advance_by_nops(&r, a->with_array, a->sq - both, true))
+		goto out;
+	if (rest) {
+		own_fd = own_ring(&own);
+		if (own_fd < 0)
+			goto out;
+		ret = 0;
+		while (!ret && rest > 0) {
+			unsigned n = rest < r.cq_entries ? rest : r.cq_entries;
+
+			ret = post(own_fd, &own, a->fd, NULL, n);
+			drain(&r);
+			rest -= n;
+		}
+		unmap_ring(&own);
+		close(own_fd);
+	} else
+		ret = 0;
+out:
+	unmap_ring(&r);
+	return ret;
+}
+
+static void advance_execute(napi_env env, void *data)
+{
+	struct advance *a = data;
+
+	(void)env;
+	errno = 0;
+	if (advance(a))
+		a->err = errno ? errno : EIO;
+}
+
+static void advance_complete(napi_env env, napi_status status, void *data)
+{
+	struct advance *a = data;
+	napi_value value = NULL;
+
+	(void)status;
+	if (a->err) {
+		(void)throw_errno(env, a->err, "bring a ring's counters on");
+		napi_get_and_clear_last_exception(env, &value);
+		napi_reject_deferred(env, a->deferred, value);
+	} else {
+		napi_get_undefined(env, &value);
+		napi_resolve_deferred(env, a->deferred, value);
+	}
+	napi_delete_async_work(env, a->work);
+	close(a->fd);
+	free(a);
+}
+
+/*
+ * uringAdvance(fd, params, sq, cq): Promise — brings the counters of a ring that any thread may submit to on by so many
+ * submissions and completions; its memory is overwritten. In another thread.
+ */
+static napi_value uring_advance(napi_env env, napi_callback_info info)
+{
+	napi_value args[4], promise, name;
+	struct advance *a;
+	int32_t fd;
+	size_t len;
+	void *data;
+
+	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &fd))
+		return NULL;
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return throw_errno(env, ENOMEM, "malloc");
+	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len != sizeof(a->params) ||
+	    napi_get_value_uint32(env, args[2], &a->sq) != napi_ok || napi_get_value_uint32(env, args[3], &a->cq) != napi_ok) {
+		free(a);
+		napi_throw_type_error(env, "ERR_ARGS", "struct io_uring_params and two counts were expected");
+		return NULL;
+	}
+	memcpy(&a->params, data, len);
+	a->with_array = !(a->params.flags & (1u << 16));
+	a->fd = dup(fd);
+	if (a->fd < 0 || napi_create_promise(env, &a->deferred, &promise) != napi_ok ||
+	    napi_create_string_utf8(env, "uringAdvance", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+	    napi_create_async_work(env, NULL, name, advance_execute, advance_complete, a, &a->work) != napi_ok ||
+	    napi_queue_async_work(env, a->work) != napi_ok) {
+		if (a->fd >= 0)
+			close(a->fd);
+		free(a);
+		return throw_errno(env, ENOMEM, "start a thread");
+	}
+	return promise;
+}
+
+/* eventfd(count): number — close-on-exec */
+static napi_value make_eventfd(napi_env env, napi_callback_info info)
+{
+	napi_value args[1], result;
+	int32_t count;
+	int fd;
+
+	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &count))
+		return NULL;
+	fd = eventfd((unsigned)count, EFD_CLOEXEC);
+	if (fd < 0)
+		return throw_errno(env, errno, "eventfd");
+	return napi_create_int32(env, fd, &result) == napi_ok ? result : NULL;
+}
+
+bool uring_register(napi_env env, napi_value exports)
+{
+	const napi_property_descriptor verbs[] = {
+#define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_enumerable, NULL }
+		VERB("uringRead", uring_read), VERB("uringWrite", uring_write), VERB("uringSetup", uring_setup),
+		VERB("uringPost", uring_post), VERB("eventfd", make_eventfd), VERB("uringAdvance", uring_advance),
+#undef VERB
+	};
+
+	return napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) == napi_ok;
+}

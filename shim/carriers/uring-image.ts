@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// cryoshim-uring.img: rings with all that a restore makes them of. What is read is checked: it may come from anywhere.
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { decodeImage, encodeImage } from "../../crit/image.js";
+import type { Message } from "../../crit/message.js";
+import { CryoshimError } from "../error.js";
+
+export const URING_IMAGE = "cryoshim-uring.img";
+
+/** A descriptor of a process; for names of tasks see tasks.ts:taskName. */
+export interface Descriptor {
+  task: string;
+  fd: number;
+}
+export interface Mapping {
+  task: string;
+  start: bigint;
+  length: bigint;
+  offset: bigint;
+  prot: number;
+  dontfork?: boolean;
+}
+export interface Group {
+  id: number;
+  entries: number;
+  head: number;
+  ring?: boolean;
+  incremental?: boolean;
+  mapped?: boolean;
+  address?: bigint;
+  provided?: { id: number; address: bigint; length: bigint }[];
+  memory?: Uint8Array;
+}
+/** A ring of the images, field by field as crit/schema/cryoshim.ts has it. */
+export interface ImageRing {
+  task: string;
+  thread: string;
+  fd?: number;
+  flags: number;
+  sq_entries: number;
+  cq_entries: number;
+  sq_head: number;
+  cq_tail: number;
+  rings: Uint8Array;
+  sqes: Uint8Array;
+  idle?: number;
+  cpu?: number;
+  poller?: number;
+  descriptors?: Descriptor[];
+  mappings?: Mapping[];
+  buffers?: { index: number; address: bigint; length: bigint; tag: bigint }[];
+  buffer_slots?: number;
+  files?: { index: number; tag: bigint; task?: string; fd?: number }[];
+  file_slots?: number;
+  overflow?: { user_data: bigint; res: number; flags: number }[];
+  eventfd?: { task: string; fd: number; async?: boolean };
+  restrictions?: { register_ops: bigint; ops: bigint; flags_allowed: number; flags_required: number };
+  napi?: { timeout: number; prefer: number; track: number };
+  workers?: number[];
+  clock?: number;
+  alloc_start?: number;
+  alloc_end?: number;
+  personalities?: number[];
+  groups?: Group[];
+  slots?: { task: string; thread: string; slot: number }[];
+  requests?: Record<string, unknown>[];
+  rings_address?: bigint;
+  sqes_address?: bigint;
+}
+
+/** Writes the image. */
+export const writeRings = (imagesDir: string, rings: readonly ImageRing[]): void => {
+  const entries = rings.map((ring) => ({ message: { ring: ring as unknown as Message } }));
+  const image = encodeImage({ kind: "CRYOSHIM_URING", entries });
+  writeFileSync(join(imagesDir, URING_IMAGE), image, { mode: 0o600, flag: "wx" });
+};
+
+// include/uapi/linux/io_uring.h and io_uring/: IORING_MAX_ENTRIES, IORING_MAX_CQ_ENTRIES, IORING_MAX_REG_BUFFERS,
+// IORING_MAX_FIXED_FILES, MAX_BIDS_PER_BGID, IO_RINGFD_REG_MAX
+const [MAX_SQ, MAX_CQ, MAX_BUFFERS, MAX_FILES, MAX_PROVIDED, MAX_SLOTS] = [
+  1 << 15,
+  1 << 16,
+  1 << 14,
+  1 << 20,
+  1 << 16,
+  16,
+];
+/** What user space can have: below it, and page by page. */
+const [TOP, PAGE] = [1n << 47n, 4096n];
+
+type Check = (value: unknown) => boolean;
+const upTo =
+  (max: number): Check =>
+  (value) =>
+    typeof value === "number" && value >= 0 && value <= max;
+const word = upTo(0xffffffff);
+const fd = upTo(0x7fffffff);
+const long: Check = (value) => typeof value === "bigint";
+const optional =
+  (check: Check): Check =>
+  (value) =>
+    value === undefined || check(value);
+const task: Check = (value) => typeof value === "string" && /^\d+(:\d+)*$/.test(value);
+const power =
+  (max: number): Check =>
+  (value) =>
+    typeof value === "number" && value > 0 && value <= max && (value & (value - 1)) === 0;
+const bytes =
+  (max: number): Check =>
+  (value) =>
+    value instanceof Uint8Array && value.length <= max;
+const place: Check = (value) => typeof value === "bigint" && value > 0n && value < TOP && value % PAGE === 0n;
+const each =
+  (checks: Record<string, Check>, max: number): Check =>
+  (value) =>
+    value === undefined || (Array.isArray(value) && value.length <= max && value.every((one) => one_(checks)(one)));
+const one_ =
+  (checks: Record<string, Check>): Check =>
+  (value) =>
+    typeof value === "object" &&
+    value !== null &&
+    Object.entries(checks).every(([field, fits]) => fits((value as Message)[field]));
+
+const RING: Record<string, Check> = {
+  task,
+  thread: task,
+  fd: optional(fd),
+  flags: word,
+  sq_entries: power(MAX_SQ),
+  cq_entries: power(MAX_CQ),
+  sq_head: word,
+  cq_tail: word,
+  rings: bytes(MAX_CQ * 32 + MAX_SQ * 4 + 8192),
+  sqes: bytes(MAX_SQ * 128),
+  idle: optional(word),
+  cpu: optional(upTo(1 << 16)),
+  poller: optional(word),
+  descriptors: each({ task, fd }, 1 << 20),
+  mappings: each(
+    {
+      task,
+      start: place,
+      length: place,
+      offset: (value) => long(value) && (value as bigint) % PAGE === 0n,
+      prot: upTo(7),
+    },
+    1 << 16,
+  ),
+  buffers: each({ index: upTo(MAX_BUFFERS - 1), address: long, length: long, tag: long }, MAX_BUFFERS),
+  buffer_slots: optional(upTo(MAX_BUFFERS)),
+  files: each({ index: upTo(MAX_FILES - 1), tag: long, task: optional(task), fd: optional(fd) }, MAX_FILES),
+  file_slots: optional(upTo(MAX_FILES)),
+  overflow: each({ user_data: long, res: (value) => typeof value === "number", flags: word }, 1 << 20),
+  eventfd: optional(one_({ task, fd })),
+  restrictions: optional(one_({ register_ops: long, ops: long, flags_allowed: upTo(255), flags_required: upTo(255) })),
+  napi: optional(one_({ timeout: word, prefer: upTo(1), track: upTo(255) })),
+  workers: optional((value) => Array.isArray(value) && value.length <= 2 && value.every(word)),
+  clock: optional(upTo(16)),
+  alloc_start: optional(upTo(MAX_FILES)),
+  alloc_end: optional(upTo(MAX_FILES)),
+  personalities: optional((value) => Array.isArray(value) && value.every(upTo(0xffff))),
+  groups: each(
+    {
+      id: upTo(0xffff),
+      entries: upTo(1 << 15),
+      head: upTo(0xffff),
+      address: optional(long),
+      provided: each({ id: upTo(0xffff), address: long, length: long }, MAX_PROVIDED),
+      memory: optional(bytes(1 << 19)),
+    },
+    1 << 16,
+  ),
+  slots: each({ task, thread: task, slot: upTo(MAX_SLOTS - 1) }, 1 << 20),
+  rings_address: optional(place),
+  sqes_address: optional(place),
+};
+
+const wrong = (entry: number, why: string): CryoshimError =>
+  new CryoshimError("ERR_IMAGE", {
+    what: `cannot use entry ${entry} of image \`${URING_IMAGE}\``,
+    why,
+    fix: "the file is damaged, or was made by something else; take the checkpoint again or copy it again",
+  });
+
+/** The rings of the images. Throws ERR_IMAGE. */
+export const loadRings = (imagesDir: string): ImageRing[] => {
+  const { kind, entries } = decodeImage(readFileSync(join(imagesDir, URING_IMAGE)), URING_IMAGE);
+  if (kind !== "CRYOSHIM_URING") throw wrong(0, `it is an image of kind ${kind}`);
+  return entries.map(({ message }, at) => {
+    const ring = message.ring as Message | undefined;
+    if (ring === undefined) throw wrong(at, "it says nothing that this version knows");
+    for (const [field, fits] of Object.entries(RING))
+      if (!fits(ring[field])) throw wrong(at, `its ${field} is missing or is not one that the kernel has`);
+    return ring as unknown as ImageRing;
+  });
+};

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+// io_uring. The rings are read while the tasks stand still; nothing is submitted to them, cancelled or taken out. Their
+// mappings, which CRIU cannot even look at, are private memory while it does, and their descriptors eventfds. What a restore makes of it is in uring-rings.ts.
+import { closeSync, readFileSync } from "node:fs";
+import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
+import { treeOf } from "../netlock/netlock.js";
+import { findSpecial } from "../xray/find.js";
+import { type OpenFile, type RingMapping, RingReader, type RingState, type ThreadState } from "../xray/rings.js";
+import type { Carrier, CarrierContext, Seized } from "./carrier.js";
+import { depthOf, taskName } from "./tasks.js";
+import { type ImageRing, writeRings } from "./uring-image.js";
+import { encodeParams, offsetsHere } from "./uring-params.js";
+import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
+import { RingRestore } from "./uring-rings.js";
+
+/** All that this version knows. */
+const KNOWN = (1 << 19) - 1;
+const [OFF_SQ_RING, OFF_SQES] = [0n, 0x10000000n];
+/** VM_* of linux/mm.h, and mmap(2)'s flags. */
+const [VM_DONTCOPY, VM_PROT] = [0x20000n, 7n];
+const [MAP_SHARED, MAP_PLACEHOLDER] = [1, 0x2 | 0x20 | 0x4000];
+
+/** A ring of the dump. */
+interface Saved {
+  state: RingState;
+  /** Of ours. */
+  fd: number;
+  owner: { pid: number; tid: number; fd: number };
+  descriptors: { pid: number; fd: number }[];
+  mappings: RingMapping[];
+  slots: { pid: number; tid: number; slot: number }[];
+  inFlight: InFlight;
+  image: ImageRing;
+}
+
+/** Whether a descriptor of a process is close-on-exec. */
+export const closesOnExec = (pid: number, fd: number): boolean => {
+  const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
+  return (Number.parseInt(flags, 8) & 0o2000000) !== 0;
+};
+
+const tgidOf = (tid: number): number =>
+  Number(/^Tgid:\s+(\d+)$/m.exec(readFileSync(`/proc/${tid}/status`, "utf8"))?.[1] ?? 0);
+
+const pageAlign = (bytes: number): number => Math.ceil(bytes / 4096) * 4096;
+
+/** The sizes of what a ring's descriptor maps at its two offsets. */
+const memoryOf = ({ flags, sqEntries, cqEntries, sqArray }: RingState, cqes: number): [rings: number, sqes: number] => {
+  const completions = cqes + cqEntries * (flags & SETUP.cqe32 ? 32 : 16);
+  const indices = flags & SETUP.noSqarray ? 0 : sqArray + 4 * sqEntries;
+  return [pageAlign(Math.max(completions, indices)), pageAlign(sqEntries * (flags & SETUP.sqe128 ? 128 : 64))];
+};
+
+/** What of a ring is not carried. */
+const objection = (state: RingState): string | undefined => {
+  const { flags, has, submitter } = state;
+  if ((flags & ~KNOWN) !== 0) return `set up with flags that this version does not know (0x${flags.toString(16)})`;
+  if (has.zcrx) return "a queue of a network device is registered for zero copy receive";
+  if (has.parameters) return "memory for the arguments of waits is registered (IORING_REGISTER_MEM_REGION)";
+  if (flags & SETUP.singleIssuer && submitter === 0 && (flags & SETUP.rDisabled) === 0)
+    return "it belongs to a thread that has ended (IORING_SETUP_SINGLE_ISSUER)";
+  if (flags & SETUP.noMmap) return "its memory is the program's own (IORING_SETUP_NO_MMAP)";
+  return undefined;
+};
+
+/** Jiffies to milliseconds: the kernel tells no program how long its jiffies are, but a ring of ours shows it. */
+const jiffy = (reader: RingReader): number => {
+  const fd = addon.uringSetup(1, encodeParams({ flags: SETUP.sqpoll, idle: 1000 }));
+  try {
+    return 1000 / reader.rings().get(fd)!.idle;
+  } finally {
+    closeSync(fd);
+  }
+};
+
+/** Finds and reads all rings that a dump must carry, and hides them. */
+class Dump {
+  readonly saved: Saved[] = [];
+  readonly #reader: RingReader;
+  readonly #inFlight: InFlightCarrier | undefined;
+  readonly #cqes: number;
+
+  constructor(reader: RingReader, inFlight: InFlightCarrier | undefined) {
+    this.#reader = reader;
+    this.#inFlight = inFlight;
+    this.#cqes = offsetsHere().cq.cqes;
+  }
+
+  /** Nothing is changed here. Throws ERR_URING where a ring cannot be carried. */
+  async find({ root, found }: Seized, context: CarrierContext): Promise<void> {
+    const tree = new Set(treeOf(root));
+    const files = found.filter(({ kind }) => kind === "uring");
+    const threads = this.#reader.threads().filter(({ pid }) => tree.has(pid));
+    const open = new Set(files.map(({ file }) => file));
+    for (const { pid, tid, rings } of threads)
+      if (rings.some((file) => file !== 0n && !open.has(file)))
+        throw refuse(
+          `cannot carry a ring of thread ${tid} of process ${pid}`,
+          "it has no descriptor, and is registered only (IORING_REGISTER_RING_FDS)",
+          "keep its descriptor open",
+        );
+    if (files.length === 0) return;
+    const byFile = new Map<bigint, { pid: number; fd: number }[]>();
+    for (const { pid, fd, file } of files) byFile.set(file, [...(byFile.get(file) ?? []), { pid, fd }]);
+    const ours = new Map<bigint, number>();
+    try {
+      for (const [file, [first]] of byFile) ours.set(file, take(first!));
+      const states = this.#reader.rings();
+      const mappings = [...tree].flatMap((pid) => this.#reader.mappings(pid));
+      for (const [file, fd] of ours) {
+        const state = states.get(fd);
+        const descriptors = byFile.get(file)!;
+        if (state === undefined || state.file !== file)
+          throw refuse(
+            `cannot read the ring at descriptor ${descriptors[0]!.fd} of process ${descriptors[0]!.pid}`,
+            "the X-ray does not find it",
+            "report this with the kernel's version",
+          );
+        const mine = mappings.filter((mapping) => mapping.file === file);
+        this.saved.push(await this.#save(state, fd, descriptors, mine, threads, root, context));
+        ours.delete(file);
+      }
+    } finally {
+      for (const fd of ours.values()) closeSync(fd);
+    }
+    this.#link(root, tree);
+  }
+
+  async #save(
+    state: RingState,
+    fd: number,
+    descriptors: { pid: number; fd: number }[],
+    mappings: RingMapping[],
+    threads: readonly ThreadState[],
+    root: number,
+    context: CarrierContext,
+  ): Promise<Saved> {
+    const at = `the ring at descriptor ${descriptors[0]!.fd} of process ${descriptors[0]!.pid}`;
+    const why = objection(state);
+    if (why !== undefined) throw refuse(`cannot carry ${at}`, why, "checkpoint when it is not in use");
+    for (const { pid } of mappings)
+      if (!descriptors.some((each) => each.pid === pid))
+        throw refuse(`cannot carry ${at}`, `process ${pid} has it mapped, but no descriptor of it`, "keep one open");
+    const owner = this.#owner(state, descriptors, threads, at);
+    const ring: Ring = {
+      fd,
+      fdInTask: owner.fd,
+      pid: owner.pid,
+      tid: owner.tid,
+      flags: state.flags,
+      sqEntries: state.sqEntries,
+      cqEntries: state.cqEntries,
+      sqHead: state.sqHead,
+      cqTail: state.cqTail,
+    };
+    const inFlight = await this.#requests(ring, at, context);
+    const slots = threads.flatMap(({ pid, tid, rings }) =>
+      rings.flatMap((file, slot) => (file === state.file ? [{ pid, tid, slot }] : [])),
+    );
+    const depth = depthOf(root);
+    const name = (pid: number): string => taskName(pid, depth);
+    const [rings, sqes] = memoryOf(state, this.#cqes);
+    const image: ImageRing = {
+      task: name(owner.pid),
+      thread: name(owner.tid),
+      fd: owner.fd,
+      flags: state.flags,
+      sq_entries: state.sqEntries,
+      cq_entries: state.cqEntries,
+      sq_head: state.sqHead,
+      cq_tail: state.cqTail,
+      rings: new Uint8Array(addon.uringRead(fd, OFF_SQ_RING, rings)),
+      sqes: new Uint8Array(addon.uringRead(fd, OFF_SQES, sqes)),
+      descriptors: descriptors.map((each) => ({ task: name(each.pid), fd: each.fd })),
+      mappings: mappings.map(({ pid, start, end, offset, flags }) => ({
+        task: name(pid),
+        start,
+        length: end - start,
+        offset,
+        prot: Number(flags & VM_PROT),
+        ...((flags & VM_DONTCOPY) !== 0n && { dontfork: true }),
+      })),
+      slots: slots.map(({ pid, tid, slot }) => ({ task: name(pid), thread: name(tid), slot })),
+      requests: [...inFlight.requests],
+    };
+    return { state, fd, owner, descriptors, mappings, slots, inFlight, image };
+  }
+
+  /** The process and thread that set it up, or who may stand for it. */
+  #owner(
+    { submitter, mm }: RingState,
+    descriptors: readonly { pid: number; fd: number }[],
+    threads: readonly ThreadState[],
+    at: string,
+  ): Saved["owner"] {
+    const pid = submitter === 0 ? threads.find((thread) => thread.mm === mm)?.pid : tgidOf(submitter);
+    const mine = descriptors.find((each) => each.pid === pid) ?? (submitter === 0 ? descriptors[0] : undefined);
+    if (mine === undefined)
+      throw refuse(
+        `cannot carry ${at}`,
+        `thread ${submitter}, to which it belongs, has no descriptor of it`,
+        "keep one open",
+      );
+    return { pid: mine.pid, tid: submitter || mine.pid, fd: mine.fd };
+  }
+
+  async #requests(ring: Ring, at: string, context: CarrierContext): Promise<InFlight> {
+    if (this.#inFlight !== undefined) return this.#inFlight.save(ring, context);
+    const count = this.#reader.requests(ring.fd);
+    if (count === 0) return { submissions: 0, requests: [] };
+    throw refuse(
+      `cannot carry ${at}`,
+      count === undefined
+        ? "whether requests are in flight is not known on this kernel"
+        : `${count} requests are in flight`,
+      "checkpoint when none is",
+    );
+  }
+
+  /** What rings know by the kernel's addresses becomes a name that a restore finds again. */
+  #link(root: number, tree: ReadonlySet<number>): void {
+    const depth = depthOf(root);
+    let open: OpenFile[] | undefined;
+    const opened = (): OpenFile[] => (open ??= [...tree].flatMap((pid) => this.#reader.descriptors(pid)));
+    const pollers = new Map<bigint, number>();
+    for (const { state, fd, image, descriptors } of this.saved) {
+      const at = `the ring at descriptor ${descriptors[0]!.fd} of process ${descriptors[0]!.pid}`;
+      if (state.sqData !== 0n) {
+        const poller = pollers.get(state.sqData) ?? pollers.size;
+        pollers.set(state.sqData, poller);
+        image.poller = poller;
+        image.idle = Math.round(state.idle * jiffy(this.#reader));
+        if (state.flags & SETUP.sqAff) image.cpu = state.sqCpu;
+      }
+      if (state.buffers > 0) {
+        image.buffer_slots = state.buffers;
+        image.buffers = this.#reader.buffers(fd).map(({ index, addr, len, tag, kernel }) => {
+          if (kernel)
+            throw refuse(`cannot carry ${at}`, `its buffer ${index} is of the kernel's own`, "unregister it before");
+          return { index, address: addr, length: BigInt(len), tag };
+        });
+      }
+      if (state.files > 0) {
+        image.file_slots = state.files;
+        if (state.alloc[0] !== 0 || state.alloc[1] !== state.files) [image.alloc_start, image.alloc_end] = state.alloc;
+        image.files = this.#reader.files(fd).map(({ index, file, tag }) => {
+          if (file === 0n) return { index, tag };
+          const one = opened().find((each) => each.file === file);
+          if (one === undefined)
+            throw refuse(
+              `cannot carry ${at}`,
+              `its registered file ${index} is open nowhere else`,
+              "keep a descriptor of it",
+            );
+          return { index, tag, task: taskName(one.pid, depth), fd: one.fd };
+        });
+      }
+      if (state.eventfd !== 0n) {
+        const one = opened().find(({ eventfd }) => eventfd === state.eventfd);
+        if (one === undefined)
+          throw refuse(`cannot carry ${at}`, "its eventfd is open nowhere else", "keep a descriptor of it");
+        image.eventfd = { task: taskName(one.pid, depth), fd: one.fd, async: state.eventfdAsync };
+      }
+      if (state.has.overflow)
+        image.overflow = this.#reader.overflow(fd).map(({ userData, res, flags, extra }) => {
+          if (extra.some((word) => word !== 0n))
+            throw refuse(
+              `cannot carry ${at}`,
+              "completions of 32 bytes wait outside of the full queue",
+              "read completions first",
+            );
+          return { user_data: userData, res, flags };
+        });
+      if (state.restrictions !== undefined) {
+        const { registerOps, ops, allowed, required } = state.restrictions;
+        image.restrictions = { register_ops: registerOps, ops, flags_allowed: allowed, flags_required: required };
+      }
+      if (state.napi !== undefined) image.napi = { ...state.napi, timeout: Math.floor(state.napi.timeout / 1000) };
+      if (state.workers.some((limit) => limit !== 0)) image.workers = [...state.workers];
+      if (state.clock !== 1) image.clock = state.clock;
+      if (state.has.personalities) image.personalities = personalitiesOf(descriptors[0]!, at);
+      if (state.has.groups)
+        throw refuse(`cannot carry ${at}`, "buffers are provided to it", "use buffers of requests' own");
+    }
+  }
+
+  /**
+   * CRIU shall see private memory where rings are mapped, and in place of a ring something that it can dump and that can
+   * be polled as well: an eventfd.
+   */
+  async hide({ engine }: CarrierContext): Promise<void> {
+    for (const { mappings, descriptors } of this.saved) {
+      for (const { pid, start, end, offset, flags } of mappings)
+        await engine.swapMapping(pid, {
+          addr: start,
+          len: end - start,
+          prot: Number(flags & VM_PROT),
+          flags: MAP_PLACEHOLDER,
+          newOffset: 0n,
+          ownFd: descriptors.find((each) => each.pid === pid)!.fd,
+          oldOffset: offset,
+          oldFlags: MAP_SHARED,
+        });
+      const placeholder = addon.eventfd(0);
+      try {
+        for (const { pid, fd } of descriptors) await engine.swapRing(pid, fd, placeholder, closesOnExec(pid, fd));
+      } finally {
+        closeSync(placeholder);
+      }
+    }
+  }
+
+  write(imagesDir: string): void {
+    // Whoever is attached to comes first.
+    const sorted = [...this.saved].sort((a, b) => Number(isAttached(a)) - Number(isAttached(b)));
+    writeRings(
+      imagesDir,
+      sorted.map(({ image }) => image),
+    );
+  }
+
+  close(): void {
+    for (const { fd } of this.saved.splice(0)) closeSync(fd);
+  }
+}
+
+const isAttached = ({ state: { flags } }: Saved): boolean => (flags & SETUP.attachWq) !== 0;
+
+/** Registered credentials: those of the process itself can be registered again. */
+const personalitiesOf = ({ pid, fd }: { pid: number; fd: number }, at: string): number[] => {
+  const [, list = ""] = readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8").split("Personalities:\n");
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  const field = (name: string): string => new RegExp(`^${name}:\\s+(.*)$`, "m").exec(status)?.[1]?.trim() ?? "";
+  return [
+    ...list.matchAll(/^\s*(\d+)\n\s+Uid:\s+(.*)\n\s+Gid:\s+(.*)\n(?:\s+Groups:\s+(.*)\n)?\s+CapEff:\s+(.*)$/gm),
+  ].map(([, id, uid, gid, , caps]) => {
+    const same = (words: string | undefined, name: string): boolean =>
+      (words ?? "").trim().split(/\s+/).join(" ") === field(name).split(/\s+/).join(" ");
+    if (!same(uid, "Uid") || !same(gid, "Gid") || !same(caps, "CapEff"))
+      throw refuse(`cannot carry ${at}`, `personality ${id} is not what its process is now`, "unregister it before");
+    return Number(id);
+  });
+};
+
+const take = ({ pid, fd }: { pid: number; fd: number }): number => {
+  const pidfd = pidfdOpen(pid);
+  try {
+    return pidfdGetfd(pidfd, fd);
+  } finally {
+    closeSync(pidfd);
+  }
+};
+
+/** The carrier of one session. */
+export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
+  let reader: RingReader | undefined;
+  let dump: Dump | undefined;
+  let threads = false;
+  let restore: RingRestore | undefined;
+  return {
+    name: "io-uring",
+    prepare(root) {
+      if (!findSpecial(root).some(({ kind }) => kind === "uring")) return;
+      threads = true;
+      reader ??= new RingReader();
+      reader.threads();
+      inFlight?.prepare?.();
+    },
+    hasKernelThreads: () => threads,
+    async seized(seized, context) {
+      if (!seized.found.some(({ kind }) => kind === "uring")) return;
+      reader ??= new RingReader();
+      dump = new Dump(reader, inFlight);
+      await dump.find(seized, context);
+      await dump.hide(context);
+    },
+    needed: () => dump !== undefined && dump.saved.length > 0,
+    async dumped(ok, { imagesDir }) {
+      if (ok && dump !== undefined && dump.saved.length > 0) dump.write(imagesDir);
+    },
+    async restoring({ imagesDir }) {
+      restore = new RingRestore(imagesDir, inFlight);
+    },
+    async resume(pid, context) {
+      await restore?.resume(pid, context);
+    },
+    close() {
+      dump?.close();
+      restore?.close();
+      inFlight?.close?.();
+      reader?.close();
+    },
+  };
+};

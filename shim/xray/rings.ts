@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads io_uring rings by native/bpf/uring.bpf.c: what they are, where they are mapped, who has registered them.
+import { readFileSync } from "node:fs";
+import { artefact, closeFd } from "../../native/index.js";
+import { bpf, CMD } from "../netlock/bpf.js";
+import { type LoadedObject, loadObject } from "../netlock/bpf-object.js";
+import { runIterator, TASK_FILE } from "./iterator.js";
+
+/** A ring as the kernel has it. */
+export interface RingState {
+  /** Equal for all descriptors and mappings of a ring. */
+  file: bigint;
+  /** Of the process that set it up, as `ThreadState.mm`. */
+  mm: bigint;
+  /** Equal for rings that share a thread (ATTACH_WQ); 0: there is none. */
+  sqData: bigint;
+  /** The registered eventfd, by the address that its files have; 0: none. */
+  eventfd: bigint;
+  eventfdAsync: boolean;
+  /** Where the array of indices begins in the ring's memory; 0: there is none. */
+  sqArray: number;
+  /** IORING_SETUP_* */
+  flags: number;
+  sqEntries: number;
+  cqEntries: number;
+  sqHead: number;
+  cqTail: number;
+  /** The only thread that may submit, as this process numbers it; 0: any may. */
+  submitter: number;
+  /** Of the SQPOLL thread: idle time in jiffies, processor (-1: any), and the thread. */
+  idle: number;
+  sqCpu: number;
+  sqThread: number;
+  files: number;
+  buffers: number;
+  restrictions?: { registerOps: bigint; ops: bigint; allowed: number; required: number };
+  napi?: { timeout: number; prefer: number; track: number };
+  /** Limits of bounded and unbounded workers; 0: never set. */
+  workers: [number, number];
+  clock: number;
+  has: { overflow: boolean; groups: boolean; personalities: boolean; parameters: boolean; zcrx: boolean };
+  /** The slots that the kernel chooses from: first, and first after. */
+  alloc: [number, number];
+  /** First pages of user memory that is the ring's (NO_MMAP), by their address in the kernel. */
+  pages: [bigint, bigint];
+}
+
+/** A descriptor of a process. */
+export interface OpenFile {
+  pid: number;
+  fd: number;
+  /** As `RingFile.file`. */
+  file: bigint;
+  /** As `RingState.eventfd`; 0: it is none. */
+  eventfd: bigint;
+}
+
+/** Where a process has a ring mapped. */
+export interface RingMapping {
+  pid: number;
+  file: bigint;
+  start: bigint;
+  end: bigint;
+  offset: bigint;
+  /** VM_* */
+  flags: bigint;
+}
+
+/** A thread that has used io_uring. */
+export interface ThreadState {
+  pid: number;
+  tid: number;
+  mm: bigint;
+  /** Registered rings by slot (IORING_REGISTER_RING_FDS), by `file`; 0: none. */
+  rings: bigint[];
+}
+
+export interface RingBuffer {
+  index: number;
+  addr: bigint;
+  len: number;
+  tag: bigint;
+  /** Registered by the kernel itself (ublk): it cannot be made again. */
+  kernel: boolean;
+}
+export interface RingFile {
+  index: number;
+  /** The file, as the X-ray knows it; 0: an empty slot with a tag. */
+  file: bigint;
+  tag: bigint;
+}
+export interface Completion {
+  userData: bigint;
+  res: number;
+  flags: number;
+  extra: [bigint, bigint];
+}
+export interface BufferGroup {
+  id: number;
+  entries: number;
+  head: number;
+  /** A ring of buffers; otherwise a list of them. */
+  ring: boolean;
+  /** IOU_PBUF_RING_INC */
+  incremental: boolean;
+  /** Memory of the kernel's, mapped by the process. */
+  mapped: boolean;
+  /** The first page of user memory, by its address in the kernel. */
+  page: bigint;
+  provided: { id: number; addr: bigint; len: number }[];
+}
+
+// enum of native/bpf/uring.bpf.c, and its structs' sizes
+const PART = { buffer: 2, file: 3, overflow: 4, group: 5, provided: 6, requests: 9 } as const;
+const [RING, MAPPING, THREAD, DESCRIPTOR] = [1, 7, 8, 10];
+const [RING_SIZE, ITEM_SIZE, CURSOR_SIZE, MAPPING_SIZE, THREAD_SIZE, DESCRIPTOR_SIZE] = [176, 40, 32, 48, 160, 40];
+
+const TASK_VMA = { ...TASK_FILE, target: "bpf_iter_task_vma" };
+const TASK = { ...TASK_FILE, target: "bpf_iter_task" };
+
+interface Item {
+  index: number;
+  a: bigint;
+  b: bigint;
+  c: bigint;
+  d: bigint;
+}
+
+const records = (bytes: Buffer, size: number, magic: number): Buffer[] =>
+  Array.from({ length: Math.floor(bytes.length / size) }, (_, i) => {
+    const record = bytes.subarray(i * size, (i + 1) * size);
+    if (record.readUInt32LE(0) !== magic) throw new Error("the X-ray's records of rings are damaged");
+    return record;
+  });
+
+const ringOf = (r: Buffer): RingState => {
+  const word = (at: number): number => r.readUInt32LE(at);
+  const long = (at: number): bigint => r.readBigUInt64LE(at);
+  const [restricted, has, timeout] = [word(120), word(144), Number(long(64))];
+  return {
+    file: long(8),
+    mm: long(16),
+    sqData: long(24),
+    eventfd: long(32),
+    eventfdAsync: word(108) !== 0,
+    sqArray: Number(long(40)),
+    flags: word(72),
+    sqEntries: word(76),
+    cqEntries: word(80),
+    sqHead: word(84),
+    cqTail: word(88),
+    submitter: r.readInt32LE(92),
+    idle: word(96),
+    sqCpu: r.readInt32LE(100),
+    sqThread: r.readInt32LE(104),
+    files: word(112),
+    buffers: word(116),
+    ...((restricted & 1) === 1 && {
+      restrictions: {
+        registerOps: long(48),
+        ops: long(56),
+        allowed: (restricted >> 8) & 0xff,
+        required: (restricted >> 16) & 0xff,
+      },
+    }),
+    ...(timeout !== 0 && { napi: { timeout, prefer: word(124), track: word(128) } }),
+    workers: [word(132), word(136)],
+    clock: r.readInt32LE(140),
+    has: {
+      overflow: (has & 1) !== 0,
+      groups: (has & 2) !== 0,
+      personalities: (has & 4) !== 0,
+      parameters: (has & 8) !== 0,
+      zcrx: (has & 16) !== 0,
+    },
+    alloc: [word(148), word(152)],
+    pages: [long(160), long(168)],
+  };
+};
+
+/** The X-ray of rings: loaded before the freeze, used in it. */
+export class RingReader {
+  readonly #rings: LoadedObject;
+  readonly #parts: LoadedObject;
+  readonly #mappings: LoadedObject;
+  readonly #threads: LoadedObject;
+  #descriptors: LoadedObject | undefined;
+
+  /** Throws where the kernel cannot: bpf_loop is of Linux 5.17. */
+  constructor() {
+    const object = readFileSync(artefact("uring.bpf.o"));
+    this.#rings = loadObject(object, { "iter/task_file.rings": TASK_FILE });
+    this.#parts = loadObject(object, { "iter/task_file.parts": TASK_FILE });
+    this.#mappings = loadObject(object, { "iter/task_vma.mappings": TASK_VMA });
+    this.#threads = loadObject(object, { "iter/task.threads": TASK });
+  }
+
+  /** All rings that this process has open, by descriptor. */
+  rings(): Map<number, RingState> {
+    return new Map(
+      records(this.#run(this.#rings.programs.rings!, process.pid), RING_SIZE, RING).map((record) => [
+        record.readUInt32LE(4),
+        ringOf(record),
+      ]),
+    );
+  }
+
+  /** Where a process has rings mapped. */
+  mappings(pid: number): RingMapping[] {
+    return records(this.#run(this.#mappings.programs.mappings!, pid), MAPPING_SIZE, MAPPING).map((record) => ({
+      pid: record.readInt32LE(4),
+      file: record.readBigUInt64LE(8),
+      start: record.readBigUInt64LE(16),
+      end: record.readBigUInt64LE(24),
+      offset: record.readBigUInt64LE(32),
+      flags: record.readBigUInt64LE(40),
+    }));
+  }
+
+  /** All threads of this machine that have used io_uring. */
+  threads(): ThreadState[] {
+    return records(this.#run(this.#threads.programs.threads!), THREAD_SIZE, THREAD).map((record) => ({
+      pid: record.readInt32LE(4),
+      tid: record.readInt32LE(8),
+      mm: record.readBigUInt64LE(16),
+      rings: Array.from({ length: 16 }, (_, i) => record.readBigUInt64LE(32 + 8 * i)),
+    }));
+  }
+
+  /** The registered buffers of the ring at a descriptor of ours. */
+  buffers(fd: number): RingBuffer[] {
+    return this.#items(PART.buffer, fd).map(({ index, a, b, c, d }) => ({
+      index,
+      addr: a,
+      len: Number(b),
+      tag: c,
+      kernel: d !== 0n,
+    }));
+  }
+
+  files(fd: number): RingFile[] {
+    return this.#items(PART.file, fd).map(({ index, a, b }) => ({ index, file: a, tag: b }));
+  }
+
+  /** Completions that did not fit into the ring, oldest first. */
+  overflow(fd: number): Completion[] {
+    return this.#items(PART.overflow, fd).map(({ a, b, c, d }) => ({
+      userData: a,
+      res: Number(BigInt.asIntN(32, b)),
+      flags: Number(b >> 32n),
+      extra: [c, d],
+    }));
+  }
+
+  /** How many requests are in flight; undefined: this kernel does not count them (Linux 6.17). */
+  requests(fd: number): number | undefined {
+    const [counted] = this.#items(PART.requests, fd);
+    return counted === undefined ? undefined : Number(counted.a - counted.b);
+  }
+
+  groups(fd: number): BufferGroup[] {
+    return this.#items(PART.group, fd).map(({ index, a, b, c, d }) => {
+      const flags = Number(a >> 48n);
+      const ring = (flags & 1) !== 0;
+      return {
+        id: index,
+        entries: Number(a & 0xffffn),
+        head: Number((a >> 16n) & 0xffffn),
+        ring,
+        incremental: (flags & 2) !== 0,
+        mapped: (flags & 0x100) !== 0,
+        page: b,
+        provided: ring
+          ? []
+          : this.#items(PART.provided, fd, d, c).map(({ index: id, a: addr, b: len }) => ({
+              id,
+              addr,
+              len: Number(len),
+            })),
+      };
+    });
+  }
+
+  /** Every descriptor of a process. */
+  descriptors(pid: number): OpenFile[] {
+    this.#descriptors ??= loadObject(readFileSync(artefact("uring.bpf.o")), {
+      "iter/task_file.descriptors": TASK_FILE,
+    });
+    return records(this.#run(this.#descriptors.programs.descriptors!, pid), DESCRIPTOR_SIZE, DESCRIPTOR).map(
+      (record) => ({
+        pid,
+        fd: record.readUInt32LE(4),
+        file: record.readBigUInt64LE(8),
+        eventfd: record.readBigUInt64LE(16),
+      }),
+    );
+  }
+
+  close(): void {
+    const loaded = [this.#rings, this.#parts, this.#mappings, this.#threads, this.#descriptors];
+    for (const { maps, programs } of loaded.filter((each) => each !== undefined))
+      for (const fd of [...Object.values(maps), ...Object.values(programs)]) closeFd(fd);
+  }
+
+  #run(program: number, pid?: number): Buffer {
+    return runIterator(program, pid);
+  }
+
+  /** A table may be longer than a pass: then the next pass goes on where it ended. */
+  #items(kind: number, fd: number, at = 0n, base = 0n): Item[] {
+    const items: Item[] = [];
+    this.#aim(kind, fd, at, base);
+    for (;;) {
+      const bytes = this.#run(this.#parts.programs.parts!, process.pid);
+      for (const record of records(bytes, ITEM_SIZE, kind))
+        items.push({
+          index: record.readUInt32LE(4),
+          a: record.readBigUInt64LE(8),
+          b: record.readBigUInt64LE(16),
+          c: record.readBigUInt64LE(24),
+          d: record.readBigUInt64LE(32),
+        });
+      const cursor = Buffer.alloc(CURSOR_SIZE);
+      bpf(CMD.mapLookup, { 0: this.#parts.maps.cursor!, 8: Buffer.alloc(4), 16: cursor });
+      if (cursor.readUInt32LE(28) !== 0) return items;
+    }
+  }
+
+  #aim(kind: number, fd: number, at = 0n, base = 0n): void {
+    const value = Buffer.alloc(CURSOR_SIZE);
+    value.writeUInt32LE(kind, 0);
+    value.writeUInt32LE(fd, 4);
+    value.writeBigUInt64LE(at, 8);
+    value.writeBigUInt64LE(base, 16);
+    bpf(CMD.mapUpdate, { 0: this.#parts.maps.cursor!, 8: Buffer.alloc(4), 16: value });
+  }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// io_uring rings of every kind (test/workloads/rings.c checks itself) through checkpoint and restore.
+import { describe, expect, test } from "vitest";
+import { bare, holds } from "../support/lab.js";
+
+/** Starts the program with kinds of rings, waits for it, lets it check, and shows what it found. */
+const WORDS = `
+ready() { until_true grep -q ready "$1/out"; }
+checked() { touch "$1/go"; until_true grep -q done "$1/out"; ! grep BAD "$1/out" || no "it is not as it was"; grep -q ^ok "$1/out"; }
+program="/cryoshim/build/workloads/rings /tmp/l/out /tmp/l/go"
+start() { mkdir -p l i; setsid "$@" </dev/null >/dev/null 2>&1 & pid=$!; ready l; }
+dump() { criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
+restore() { criu restore -D /tmp/i -o r.log -v4 --shell-job -d; }
+`;
+
+test("CRIU alone refuses a process with a ring", async () => {
+  const { code, output } = await bare(`${WORDS}
+start $program plain; code=0; dump || code=$?; grep -h Error i/d.log; exit $code`);
+  expect(code).toBe(1);
+  expect(output).toContain("anon_inode:[io_uring]");
+});
+
+describe("criu's command line", () => {
+  test.each(["plain clamp submit-all", "coop single defer", "sqe128 cqe32 no-sqarray", "sqpoll plain"])(
+    "rings are made again with counters, unread completions and what was not submitted: %s",
+    async (kinds) => {
+      await holds(`${WORDS}
+start $program ${kinds}; dump; restore; checked l`);
+    },
+  );
+
+  test("--leave-running leaves every ring as it is, and again", () =>
+    holds(`${WORDS}
+start $program plain sqe128 defer sqpoll no-sqarray; dump -R; rm -r i; mkdir i; dump -R; checked l`));
+
+  test("a dump that fails leaves every ring as it is, and no image", () =>
+    holds(`${WORDS}
+start /cryoshim/build/workloads/locked /tmp/l/lock $program plain defer sqpoll
+fails "" dump; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checked l`));
+
+  test("images cut short are refused, and say which", () =>
+    holds(`${WORDS}
+start $program plain; dump; truncate -s 300 i/cryoshim-uring.img
+fails "" restore; grep -q "cryoshim-uring.img" i/r.log i/cryoshim.log`));
+});
+
+describe.each(["runc", "crun"])("%s", (runtime) => {
+  test("a container's rings are made again", () =>
+    holds(`${WORDS}
+mkdir l i; cp /cryoshim/build/workloads/rings l
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b /lab/rings /lab/out /lab/go plain defer sqpoll
+${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
+${runtime} checkpoint --image-path /tmp/i --work-path /tmp/i c1
+${runtime} restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
+checked l`));
+});
+
+test("podman exports a container with rings, and imports it under another name", () =>
+  holds(`${WORDS}
+lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/rings l
+podman run -d --name c1 --network none --security-opt seccomp=unconfined -v /tmp/l:/lab localhost/busybox \\
+  /lab/rings /lab/out /lab/go plain defer sqpoll >/dev/null; ready l
+podman container checkpoint --export /tmp/c1.tar.gz c1; podman rm c1 >/dev/null
+podman container restore --import /tmp/c1.tar.gz --name c2; checked l`));
+
+test("LXC restores a container's rings", () =>
+  holds(`${WORDS}
+lab-lxc-create c1 /lab/rings /lab/out /lab/go plain defer sqpoll
+l=/var/lib/lxc/c1/rootfs/lab; mkdir -p $l d; cp /cryoshim/build/workloads/rings $l
+lxc-start -d -n c1; ready $l
+lxc-checkpoint -n c1 -D /tmp/d -s; lxc-checkpoint -n c1 -D /tmp/d -r; checked $l
+lxc-stop -k -n c1`));
