@@ -3,7 +3,7 @@
 import { common, type Kind, roundUp, service } from "./kind.js";
 import type { Message } from "./message.js";
 import { cgroupKind } from "./schema/cgroup.js";
-import { detached, mqueue, needsKind, remote, udpCork, uring } from "./schema/cryoshim.js";
+import { detached, mqueue, needsKind, pidfdOfOurs, remote, udpCork, uring } from "./schema/cryoshim.js";
 import {
   bpfMap,
   bpfMapData,
@@ -174,6 +174,7 @@ export const KINDS = {
   CRYOSHIM_DETACHED: common(0x43525933, detached),
   CRYOSHIM_URING: common(0x43525934, uring),
   CRYOSHIM_REMOTE: common(0x43525935, remote),
+  CRYOSHIM_PIDFD: common(0x43525936, pidfdOfOurs),
 } as const satisfies Record<string, Kind>;
 
 export type KindName = keyof typeof KINDS;

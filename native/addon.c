@@ -57,7 +57,7 @@ bool get_int(napi_env env, napi_value value, int32_t *out)
 	return false;
 }
 
-static napi_value make_int(napi_env env, int32_t n)
+napi_value make_int(napi_env env, int32_t n)
 {
 	napi_value v = NULL;
 
@@ -394,7 +394,8 @@ NAPI_MODULE_INIT()
 
 	if (napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) != napi_ok ||
 	    !mqueue_register(env, exports) || !socket_register(env, exports) ||
-	    !mount_register(env, exports) || !spfs_register(env, exports) || !uring_register(env, exports))
+	    !mount_register(env, exports) || !spfs_register(env, exports) || !uring_register(env, exports) ||
+	    !pidfd_register(env, exports))
 		return NULL;
 	return surgeon_register(env, exports);
 }

@@ -10,6 +10,8 @@
 /* Throws an Error with `code` (the errno's name), `errno` and `syscall`, as Node's own do. Returns NULL. */
 napi_value throw_errno(napi_env env, int err, const char *syscall_name);
 
+napi_value make_int(napi_env env, int32_t n);
+
 /* Both throw and return false when the caller gave something else. */
 bool get_args(napi_env env, napi_callback_info info, size_t want, napi_value *args);
 bool get_int(napi_env env, napi_value value, int32_t *out);
@@ -36,6 +38,9 @@ bool socket_register(napi_env env, napi_value exports);
 
 /* The stub-proxy file system's control (addon_spfs.c). */
 bool spfs_register(napi_env env, napi_value exports);
+
+/* pidfds (addon_pidfd.c). */
+bool pidfd_register(napi_env env, napi_value exports);
 
 /* Copies of mounts (addon_mount.c). */
 bool mount_register(napi_env env, napi_value exports);

@@ -79,7 +79,13 @@ struct control_msg {
 	X(NO_FS_DUMP, 20)	/* data: a file system whose contents CRIU need not look at */     \
 	X(SWAP_CWD, 21)		/* with both descriptors, as O_PATH */                             \
 	X(SWAP_ROOT, 22)                                                                           \
-	X(MAP, 23)		/* addr, len, a0 prot, a1 flags, a2 offset; fd: the task's own, mapped there for good */
+	X(MAP, 23)		/* addr, len, a0 prot, a1 flags, a2 offset; fd: the task's own, mapped there for good */ \
+	X(INTERCEPT, 24)	/* a0: CONTROL_KNOWN_*; HOOK_KNOWN is asked for each file of it, a0 the kind, fd its id */
+
+/* Files that CRIU knows, and of which it refuses some: pidfds, POSIX queues, UDP sockets with unsent bytes. */
+enum control_known { KNOWN_PIDFD = 1, KNOWN_QUEUE, KNOWN_UDP };
+/* Our own hook, beside CRIU's: with a descriptor. */
+#define CONTROL_HOOK_KNOWN 100
 
 enum control_type {
 #define X(name, number) CONTROL_##name = number,

@@ -35,6 +35,9 @@ interface Addon {
   sendTo(fd: number, flags: number, address: Uint8Array, control: Uint8Array, data: Uint8Array): void;
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, fd: number): number;
+  pidfdOpenAs(pid: number, flags: number): number;
+  deadPidfd(flags: number, task: number): number;
+  sameFile(pid: number, fd: number, ours: number): boolean;
   memfd(name: string): number;
   cgroupRoot(): number;
   mqueueMount(ns: number): number;

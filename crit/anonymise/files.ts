@@ -13,7 +13,7 @@ const STEMS =
   "packetsk netlinksk sk-queues itimers posix-timers creds utsns ipcns-var ipcns-shm ipcns-msg ipcns-sem fs remap-fpath " +
   "ghost-file tcp-stream mountpoints netdev netns tty tty-info tty-data filelocks rlimit signal-s signal-p tunfile " +
   "cgroup timerfd cpuinfo userns seccomp binfmt-misc autofs files memfd timens pidns bpfmap-file bpfmap-data apparmor pidfd " +
-  "cryoshim cryoshim-mqueue cryoshim-udp cryoshim-detached cryoshim-uring cryoshim-remote";
+  "cryoshim cryoshim-mqueue cryoshim-udp cryoshim-detached cryoshim-uring cryoshim-remote cryoshim-pidfd";
 const IMAGE = new RegExp(
   `^((${STEMS.split(" ").join("|")})(-[0-9a-f]{1,16}){0,2}\\.img|stats-(dump|restore)|irmap-cache)$`,
 );

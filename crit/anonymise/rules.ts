@@ -318,6 +318,10 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   },
   cryoshim_uring_slot: { name: "task thread", keep: "slot" },
   cryoshim_uring_request: { blank: "sqe" },
+  cryoshim_pidfd_entry: { keep: "id flags process thread", inside: "outside places watches" },
+  cryoshim_pidfd_outside: { keep: "pid", blank: "start ino", name: "boot" },
+  cryoshim_pidfd_place: { keep: "task fd cloexec" },
+  cryoshim_pidfd_watch: { keep: "task epoll fd events", blank: "data" },
   cryoshim_udp_cork: { name: "task", keep: "fd corked", inside: "datagram" },
   cryoshim_udp_datagram: {
     keep: "family dst_port ifindex segment tos ttl hop_limit tclass",

@@ -277,3 +277,32 @@ const uringRing = message("cryoshim_uring_ring", {
 export const uring = message("cryoshim_uring_entry", {
   ring: [1, () => uringRing],
 });
+
+/** A process that is not in the tree, on the host and boot where the checkpoint was taken. */
+const outside = message("cryoshim_pidfd_outside", {
+  pid: [1, "uint32", "required"],
+  /** Its start in clock ticks since boot, and its inode in pidfs (Linux 6.9), 0 before. */
+  ...run("uint64", 2, "start ino"),
+  /** /proc/sys/kernel/random/boot_id */
+  boot: [4, "string", "required"],
+});
+
+const place = message("cryoshim_pidfd_place", {
+  ...run("uint32", 1, "task fd"),
+  cloexec: [3, "bool"],
+});
+
+const watch = message("cryoshim_pidfd_watch", {
+  ...run("uint32", 1, "task epoll fd events"),
+  data: [5, "uint64", "required"],
+});
+
+/** A pidfd that CRIU refuses. Neither `process` nor `outside`: what it was of had ended. */
+export const pidfdOfOurs = message("cryoshim_pidfd_entry", {
+  ...run("uint32", 1, "id flags"),
+  /** In the tree: numbers as CRIU's images have them. */
+  ...optional("uint32", 3, "process thread"),
+  outside: [5, () => outside],
+  places: [6, () => place, "repeated"],
+  watches: [7, () => watch, "repeated"],
+});

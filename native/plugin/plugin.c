@@ -28,6 +28,7 @@
 #include "../control.h"
 #include "../surgeon/surgeon.h"
 #include "../surgeon/swap.h"
+#include "intercept.h"
 #include "threads.h"
 
 /* criu/include/criu-plugin.h (4.1.1, 4.2.1): version 0.2.0; 4.1.1 takes at most 13 hooks. */
@@ -300,6 +301,8 @@ static int no_fs_dump(const char *name, struct surgeon_error *err)
 	return 0;
 }
 
+static int ask_about(enum control_known kind, int lfd, uint32_t id);
+
 /* The data as a string. */
 static char *text_of(struct command *c)
 {
@@ -360,6 +363,9 @@ static int obey(int sk, struct command *c)
 		break;
 	case CONTROL_INHERIT:
 		failed = add_inherit(text_of(c), c->n_fds > 0 ? c->fds[0] : -1, &err);
+		break;
+	case CONTROL_INTERCEPT:
+		failed = intercept((enum control_known)c->m.a0, ask_about, &err);
 		break;
 	case CONTROL_NO_FS_DUMP:
 		failed = no_fs_dump(text_of(c), &err);
@@ -497,10 +503,19 @@ static int resume_devices_late(int pid)
 	return on_task(HOOK_RESUME_DEVICES_LATE, pid);
 }
 
+static int ask_about(enum control_known kind, int lfd, uint32_t id)
+{
+	struct control_msg m = { .type = CONTROL_HOOK, .hook = CONTROL_HOOK_KNOWN, .fd = (int)id, .a0 = kind };
+
+	return (int)transact(&m, NULL, lfd, NULL);
+}
+
 static int dump_ext_file(int fd, int id)
 {
 	struct control_msg m = { .type = CONTROL_HOOK, .hook = HOOK_DUMP_EXT_FILE, .fd = id };
 
+	if (intercept_has(id))
+		return 0;
 	return wanted(HOOK_DUMP_EXT_FILE) ? (int)transact(&m, NULL, fd, NULL) : -ENOTSUP;
 }
 

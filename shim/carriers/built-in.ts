@@ -5,6 +5,7 @@ import type { Carrier } from "./carrier.js";
 import { corkCarrier } from "./cork.js";
 import { detachedCarrier } from "./detached.js";
 import { mqueueCarrier } from "./mqueue.js";
+import { pidfdCarrier } from "./pidfd.js";
 import { remoteCarrier } from "./remote.js";
 import { uringCarrier } from "./uring.js";
 
@@ -12,6 +13,7 @@ export const BUILT_IN: Record<string, (settings: Settings) => Carrier> = {
   mqueue: mqueueCarrier,
   "udp-cork": corkCarrier,
   detached: detachedCarrier,
+  pidfd: pidfdCarrier,
   remote: ({ remote }) => remoteCarrier(remote),
   "io-uring": () => uringCarrier(),
 };

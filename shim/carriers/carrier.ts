@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Engine } from "../control/engine.js";
+import type { Known } from "../control/wire.js";
 import type { Annotations } from "../session/annotations.js";
 import type { Log } from "../session/log.js";
 import type { Found } from "../xray/find.js";
@@ -60,6 +61,11 @@ export interface Carrier {
   resume?(pid: number, context: CarrierContext): Promise<void>;
   /** CRIU met a file that it does not know; true: this carrier restores it, by the same id. `fd` is lent. */
   dumpFile?(fd: number, id: number, context: CarrierContext): Promise<boolean>;
+  /**
+   * CRIU is about to dump a file that it knows, and that `engine.intercept` has named: as `dumpFile`. In files.img it is then a
+   * file of a plugin; its descriptors (fdinfo-*.img) are left to the carrier.
+   */
+  dumpKnown?(kind: Known, fd: number, id: number, context: CarrierContext): Promise<boolean>;
   /**
    * A restoring task, lent as a pidfd, needs the file with this id: a descriptor of ours, undefined when it is another
    * carrier's.

@@ -102,8 +102,9 @@ const descriptorFlags = (info: string): number => Number.parseInt(/^flags:\s+(\d
 /** A pidfd, by its fdinfo (fs/pidfs.c); undefined for those that CRIU takes. */
 const pidfdKind = (info: string, tree: ReadonlySet<number>): Kind | undefined => {
   const pid = Number(/^Pid:\s+(-?\d+)$/m.exec(info)?.[1]);
-  if ((descriptorFlags(info) & PIDFD_THREAD) !== 0) return refused("pidfd of a thread");
-  return pid > 0 && !tree.has(pid) ? refused(`pidfd of process ${pid}, which is not in the tree`) : undefined;
+  const carried = (what: string): Kind => ({ what, verdict: "ok", says: "carried by cryoshim (pidfd)" });
+  if ((descriptorFlags(info) & PIDFD_THREAD) !== 0) return carried("pidfd of a thread");
+  return pid > 0 && !tree.has(pid) ? carried(`pidfd of process ${pid}, which is not in the tree`) : undefined;
 };
 
 /** A file whose name is gone. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { closeSync, constants, openSync } from "node:fs";
 import { closeFd, pidfdGetfd, pidfdOpen } from "../../native/index.js";
-import type { ControlMessage } from "./wire.js";
-import { ANONYMOUS, encodeControl, MAX_DATA, OWN_FD, TAKE, TYPE } from "./wire.js";
+import type { ControlMessage, Known } from "./wire.js";
+import { ANONYMOUS, encodeControl, KNOWN, MAX_DATA, OWN_FD, TAKE, TYPE } from "./wire.js";
 
 /** Sends a command to the engine plugin and waits for its RESULT; `fds` are lent. */
 export type Command = (m: ControlMessage, fds?: number[]) => Promise<{ ret: number; data: Buffer; fds: number[] }>;
@@ -66,6 +66,8 @@ export interface Engine {
   external(keys: Iterable<string>): Promise<void>;
   /** As `--inherit-fd`, when a restore begins: what was external under this key is `fd`, which is lent. */
   inherit(fd: number, key: string): Promise<void>;
+  /** Before CRIU dumps a file of this kind, carriers are asked (`dumpKnown`). Before anything is collected. */
+  intercept(kind: Known): Promise<void>;
   /** CRIU need not look at the contents of mounts of this type: somebody else carries them. */
   noFsDump(type: string): Promise<void>;
   /** A line for CRIU's own log. */
@@ -156,6 +158,9 @@ export const engineBy = (command: Command, undoer: Undoer): Engine => {
     },
     async inherit(fd, key) {
       await command({ type: TYPE.INHERIT, data: Buffer.from(key) }, [fd]);
+    },
+    async intercept(kind) {
+      await command({ type: TYPE.INTERCEPT, args: [BigInt(KNOWN[kind])] });
     },
     async noFsDump(type) {
       await command({ type: TYPE.NO_FS_DUMP, data: Buffer.from(type) });

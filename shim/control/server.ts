@@ -15,7 +15,18 @@ import type { Annotations } from "../session/annotations.js";
 import type { Log } from "../session/log.js";
 import { type Found, findSpecial } from "../xray/find.js";
 import { type Command, engineBy, type Undoer } from "./engine.js";
-import { type ControlMessage, decodeControl, encodeControl, HOOK, NEEDED, STAGE, TYPE, VERSION } from "./wire.js";
+import {
+  type ControlMessage,
+  decodeControl,
+  encodeControl,
+  HOOK,
+  KNOWN,
+  type Known,
+  NEEDED,
+  STAGE,
+  TYPE,
+  VERSION,
+} from "./wire.js";
 
 const ENOTSUP = 95;
 
@@ -104,6 +115,10 @@ const answerHook = async (
       return { ret: 0 };
     case HOOK.dumpExtFile:
       return claim((carrier) => carrier.dumpFile?.(fds[0] ?? -1, q.fd, ctx), all);
+    case HOOK.knownFile: {
+      const kind = (Object.keys(KNOWN) as Known[]).find((name) => BigInt(KNOWN[name]) === q.args[0])!;
+      return claim((carrier) => carrier.dumpKnown?.(kind, fds[0] ?? -1, q.fd, ctx), all);
+    }
     case HOOK.dumpExtMount:
       return claim((carrier) => carrier.dumpMount?.(mountpoint, q.fd, ctx), all);
     case HOOK.restoreExtMount:

@@ -27,7 +27,12 @@ export const TYPE = {
   SWAP_CWD: 21,
   SWAP_ROOT: 22,
   MAP: 23,
+  INTERCEPT: 24,
 } as const;
+
+/** Files that CRIU knows, and of which it refuses some: enum control_known. */
+export const KNOWN = { pidfd: 1, mqueue: 2, udp: 3 } as const;
+export type Known = keyof typeof KNOWN;
 
 /** SWAP_MAPPING: the placeholder is private memory of no file; what is there is a mapping of the task's own descriptor. */
 export const ANONYMOUS = 2;
@@ -69,6 +74,8 @@ export const HOOK = {
   restoreExtMount: 5,
   resumeDevicesLate: 9,
   checkpointDevices: 11,
+  /** Our own (CONTROL_HOOK_KNOWN). */
+  knownFile: 100,
 } as const;
 
 export const STAGE = ["dump", "pre-dump", "restore"] as const;

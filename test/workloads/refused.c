@@ -210,6 +210,40 @@ static int pidfd_thread(void)
 	return (int)syscall(SYS_pidfd_open, a_thread(), PIDFD_THREAD);
 }
 
+/* A descriptor that is nowhere but in a message on its way. */
+static int sent(int fd)
+{
+	union {
+		char space[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	struct iovec iov = { "x", 1 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+	int pair[2];
+
+	if (fd < 0 || socketpair(AF_UNIX, SOCK_DGRAM, 0, pair))
+		return -1;
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	if (sendmsg(pair[0], &msg, 0) != 1)
+		return -1;
+	close(fd);
+	return pair[1];
+}
+
+static int pidfd_thread_sent(void)
+{
+	return sent(pidfd_thread());
+}
+
+static int pidfd_outside_sent(void)
+{
+	return sent(pidfd_outside());
+}
+
 static int pidfd_child(void)
 {
 	pid_t pid = fork();
@@ -337,7 +371,9 @@ static const struct {
 	{ "pidfd-child", pidfd_child },
 	{ "pidfd-dead", pidfd_dead },
 	{ "pidfd-outside", pidfd_outside },
+	{ "pidfd-outside-sent", pidfd_outside_sent },
 	{ "pidfd-thread", pidfd_thread },
+	{ "pidfd-thread-sent", pidfd_thread_sent },
 	{ "traced-child", traced },
 	{ "seccomp-listener", seccomp_listener },
 	{ "unix-outside", unix_outside },
