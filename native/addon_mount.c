@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <linux/openat2.h>
 #include <node_api.h>
 #include <pthread.h>
@@ -11,15 +12,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "addon.h"
 
 /* linux/mount.h, which does not go together with sys/mount.h everywhere. */
-enum { OPEN_TREE_CLONE_ = 1 };
+enum { OPEN_TREE_CLONE_ = 1, MOVE_MOUNT_F_EMPTY_PATH_ = 4 };
 struct mount_attr_ {
 	uint64_t attr_set, attr_clr, propagation, userns_fd;
 };
@@ -190,6 +195,20 @@ static napi_value make_node(napi_env env, napi_callback_info info)
 	return err ? throw_errno(env, errno, "mknodat") : NULL;
 }
 
+/* linkName(fd, dir, name): a name for a file that may have none */
+static napi_value link_name(napi_env env, napi_callback_info info)
+{
+	char path[4096], from[64];
+	napi_value args[3];
+	int32_t fd, dir;
+
+	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &dir) ||
+	    !get_path(env, args[2], path, sizeof(path)))
+		return NULL;
+	snprintf(from, sizeof(from), "/proc/self/fd/%d", fd);
+	return linkat(AT_FDCWD, from, dir, path, AT_SYMLINK_FOLLOW) ? throw_errno(env, errno, "linkat") : NULL;
+}
+
 #define HANDLE_MAX 128
 
 /* fileHandle(fd): Buffer | undefined: the kernel's name for an inode in its file system; some have none */
@@ -313,66 +332,328 @@ end:
 	return out;
 }
 
-struct clone {
+/* Work in another mount namespace. */
+struct visit {
 	int ns;			/* -1: here */
-	const char *path;
-	uint64_t set, clear;
-	int fd, err;
-	const char *step;
+	bool (*work)(struct visit *v);
+	const char *step;	/* what failed, and how */
+	int err;
 };
 
 /* In a thread of its own: a mount namespace is changed only by who shares his working directory with nobody. */
-static void *clone_in_thread(void *arg)
+static void *visit_in_thread(void *arg)
 {
-	struct clone *c = arg;
-	struct mount_attr_ attr = { .attr_set = c->set, .attr_clr = c->clear };
+	struct visit *v = arg;
 
-	c->fd = -1;
-	c->step = "unshare";
+	v->err = 0;
+	v->step = "unshare";
 	if (unshare(CLONE_FS))
 		goto failed;
-	c->step = "setns";
-	if (c->ns >= 0 && setns(c->ns, CLONE_NEWNS))
+	v->step = "setns";
+	if (v->ns >= 0 && setns(v->ns, CLONE_NEWNS))
 		goto failed;
-	c->step = "open_tree";
-	c->fd = (int)syscall(SYS_open_tree, AT_FDCWD, c->path, OPEN_TREE_CLONE_ | O_CLOEXEC | AT_SYMLINK_NOFOLLOW);
-	if (c->fd < 0)
-		goto failed;
-	c->step = "mount_setattr";
-	if ((c->set || c->clear) && syscall(SYS_mount_setattr, c->fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)))
-		goto failed;
-	return NULL;
+	if (v->work(v))
+		return NULL;
 failed:
-	c->err = errno;
-	if (c->fd >= 0)
-		close(c->fd);
-	c->fd = -1;
+	v->err = errno ? errno : EIO;
 	return NULL;
 }
 
-/* cloneMount(ns, path, set, clear): number: a copy of a mount, or of a part of it, with other MOUNT_ATTR_* */
+/* Throws where it fails. */
+static bool visit(napi_env env, struct visit *v)
+{
+	pthread_t thread;
+	int err = pthread_create(&thread, NULL, visit_in_thread, v);
+
+	if (err) {
+		throw_errno(env, err, "pthread_create");
+		return false;
+	}
+	pthread_join(thread, NULL);
+	if (v->err)
+		throw_errno(env, v->err, v->step);
+	return !v->err;
+}
+
+#define ALL_ATTRIBUTES 15	/* MOUNT_ATTR_RDONLY, _NOSUID, _NODEV, _NOEXEC */
+
+/* A copy of a mount, or of a part of it, that allows all. */
+static int copy_of(const char *path, struct visit *v)
+{
+	struct mount_attr_ attr = { .attr_clr = ALL_ATTRIBUTES };
+	int fd, err;
+
+	v->step = "open_tree";
+	fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE_ | O_CLOEXEC | AT_SYMLINK_NOFOLLOW);
+	if (fd < 0)
+		return -1;
+	v->step = "mount_setattr";
+	if (!syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)))
+		return fd;
+	err = errno;
+	close(fd);
+	errno = err;
+	return -1;
+}
+
+struct set {
+	struct visit v;
+	int tree;
+	uint64_t set;
+};
+
+static bool set_there(struct visit *v)
+{
+	struct set *s = (struct set *)v;
+	struct mount_attr_ attr = { .attr_set = s->set };
+
+	v->step = "mount_setattr";
+	return !syscall(SYS_mount_setattr, s->tree, "", AT_EMPTY_PATH, &attr, sizeof(attr));
+}
+
+/* setMount(ns, tree, set): gives MOUNT_ATTR_* to a mount of a namespace, or of none */
+static napi_value set_mount(napi_env env, napi_callback_info info)
+{
+	struct set s = { .v.work = set_there };
+	napi_value args[3];
+	int32_t set;
+
+	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &s.v.ns) || !get_int(env, args[1], &s.tree) ||
+	    !get_int(env, args[2], &set))
+		return NULL;
+	s.set = (uint32_t)set;
+	visit(env, &s.v);
+	return NULL;
+}
+
+#define STORE "criu-fdstore-"	/* criu/fdstore.c, after a NUL and a slash */
+#define MOST_STORED 65536
+
+/* The descriptor with a number in CRIU's store; -1: there are not so many. */
+static int stored(int store, int number)
+{
+	union {
+		char space[CMSG_SPACE(sizeof(int) * 4)];
+		struct cmsghdr align;
+	} control;
+	char byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+	struct cmsghdr *c;
+	int fd;
+
+	if (setsockopt(store, SOL_SOCKET, SO_PEEK_OFF, &number, sizeof(number)) ||
+	    recvmsg(store, &msg, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
+		return -1;
+	c = CMSG_FIRSTHDR(&msg);
+	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int)))
+		return -1;
+	memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+	return fd;
+}
+
+static bool is_store(int fd)
+{
+	struct sockaddr_un addr = { 0 };
+	socklen_t len = sizeof(addr);
+
+	return !getsockname(fd, (struct sockaddr *)&addr, &len) && addr.sun_family == AF_UNIX && !addr.sun_path[0] &&
+	       !strncmp(addr.sun_path + 2, STORE, strlen(STORE));
+}
+
+/* CRIU's store of descriptors among those of a process; -1: it has none. */
+static int store_of(int pid)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), found = -1, fd;
+	struct dirent *e;
+	char path[64];
+	DIR *d;
+
+	if (pidfd < 0)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	d = opendir(path);
+	while (d && found < 0 && (e = readdir(d))) {
+		if (e->d_name[0] == '.')
+			continue;
+		fd = (int)syscall(SYS_pidfd_getfd, pidfd, atoi(e->d_name), 0);
+		if (fd < 0)
+			continue;
+		if (is_store(fd))
+			found = fd;
+		else
+			close(fd);
+	}
+	if (d)
+		closedir(d);
+	close(pidfd);
+	return found;
+}
+
+/*
+ * storedNamespaces(pid): number[]: the mount namespaces that CRIU has made for a restore whose root task this is. Only while
+ * CRIU waits: it looks into its store in two steps.
+ */
+static napi_value stored_namespaces(napi_env env, napi_callback_info info)
+{
+	napi_value args[1], out, each;
+	int32_t pid;
+	int store, fd;
+	uint32_t n = 0;
+
+	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &pid) || napi_create_array(env, &out) != napi_ok)
+		return NULL;
+	store = store_of(pid);
+	if (store < 0)
+		return out;
+	for (int i = 0; i < MOST_STORED && (fd = stored(store, i)) >= 0; i++) {
+		if (ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNS || napi_create_int32(env, fd, &each) != napi_ok ||
+		    napi_set_element(env, out, n++, each) != napi_ok)
+			close(fd);
+	}
+	close(store);
+	return out;
+}
+
+struct clone {
+	struct visit v;
+	const char *path;
+	int fd;
+};
+
+static bool clone_there(struct visit *v)
+{
+	struct clone *c = (struct clone *)v;
+
+	c->fd = copy_of(c->path, v);
+	return c->fd >= 0;
+}
+
+/* cloneMount(ns, path): number: a copy of a mount that is in no namespace */
 static napi_value clone_mount(napi_env env, napi_callback_info info)
 {
-	int32_t ns, set, clear;
 	char path[4096];
-	struct clone c = { .path = path };
-	napi_value args[4];
-	pthread_t thread;
+	struct clone c = { .v.work = clone_there, .path = path, .fd = -1 };
+	napi_value args[2];
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &c.v.ns) || !get_path(env, args[1], path, sizeof(path)))
+		return NULL;
+	return visit(env, &c.v) ? fd_or_throw(env, c.fd, c.v.step) : NULL;
+}
+
+struct copy {
+	char path[4096];
+	int fd;
+};
+
+struct attach {
+	struct visit v;
+	const char *base;
+	struct copy *copies;
+	uint32_t n;
+};
+
+static bool attach_one(struct visit *v, const char *at, struct copy *c)
+{
+	v->step = "mkdir";
+	if (mkdir(at, 0700))
+		return false;
+	c->fd = copy_of(c->path, v);
+	if (c->fd < 0)
+		return false;
+	v->step = "move_mount";
+	return !syscall(SYS_move_mount, c->fd, "", AT_FDCWD, at, MOVE_MOUNT_F_EMPTY_PATH_);
+}
+
+static bool attach_there(struct visit *v)
+{
+	struct attach *a = (struct attach *)v;
+	char at[4200];
+	uint32_t i;
 	int err;
 
-	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &ns) || !get_path(env, args[1], path, sizeof(path)) ||
-	    !get_int(env, args[2], &set) || !get_int(env, args[3], &clear))
+	v->step = "mount";
+	if (mount("cryoshim", a->base, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700"))
+		return false;
+	for (i = 0; i < a->n; i++) {
+		snprintf(at, sizeof(at), "%s/%u", a->base, i);
+		if (!attach_one(v, at, &a->copies[i]))
+			break;
+	}
+	if (i == a->n)
+		return true;
+	err = errno;
+	(void)umount2(a->base, MNT_DETACH | UMOUNT_NOFOLLOW);
+	errno = err;
+	return false;
+}
+
+/*
+ * attachMounts(ns, base, paths): number[]: mounts a tmpfs at `base` and copies of mounts at its
+ * directories 0, 1, ...; descriptors of the copies
+ */
+static napi_value attach_mounts(napi_env env, napi_callback_info info)
+{
+	struct attach a = { .v.work = attach_there };
+	napi_value args[3], each, out = NULL;
+	char base[4096];
+	int32_t ns;
+	uint32_t i;
+
+	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &ns) || !get_path(env, args[1], base, sizeof(base)) ||
+	    napi_get_array_length(env, args[2], &a.n) != napi_ok)
 		return NULL;
-	c.ns = ns;
-	c.set = (uint32_t)set;
-	c.clear = (uint32_t)clear;
-	err = pthread_create(&thread, NULL, clone_in_thread, &c);
-	if (err)
-		return throw_errno(env, err, "pthread_create");
-	pthread_join(thread, NULL);
-	if (c.fd < 0)
-		return throw_errno(env, c.err, c.step);
-	return fd_or_throw(env, c.fd, c.step);
+	a.v.ns = ns;
+	a.base = base;
+	a.copies = calloc(a.n ? a.n : 1, sizeof(*a.copies));
+	if (!a.copies)
+		return throw_errno(env, ENOMEM, "calloc");
+	for (i = 0; i < a.n; i++)
+		a.copies[i].fd = -1;
+	for (i = 0; i < a.n; i++)
+		if (napi_get_element(env, args[2], i, &each) != napi_ok ||
+		    !get_path(env, each, a.copies[i].path, sizeof(a.copies[i].path)))
+			goto failed;
+	if (!visit(env, &a.v) || napi_create_array_with_length(env, a.n, &out) != napi_ok)
+		goto failed;
+	for (i = 0; i < a.n; i++) {
+		if (napi_create_int32(env, a.copies[i].fd, &each) != napi_ok || napi_set_element(env, out, i, each) != napi_ok) {
+			out = NULL;
+			goto failed;
+		}
+	}
+	free(a.copies);
+	return out;
+failed:
+	for (i = 0; i < a.n; i++)
+		if (a.copies[i].fd >= 0)
+			close(a.copies[i].fd);
+	free(a.copies);
+	return NULL;
+}
+
+static bool detach_there(struct visit *v)
+{
+	struct attach *a = (struct attach *)v;
+
+	v->step = "umount2";
+	return !umount2(a->base, MNT_DETACH | UMOUNT_NOFOLLOW);
+}
+
+/* detachMounts(ns, base): what attachMounts has mounted is in no namespace any more, but stays with who has it open */
+static napi_value detach_mounts(napi_env env, napi_callback_info info)
+{
+	struct attach a = { .v.work = detach_there };
+	napi_value args[2];
+	char base[4096];
+	int32_t ns;
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &ns) || !get_path(env, args[1], base, sizeof(base)))
+		return NULL;
+	a.v.ns = ns;
+	a.base = base;
+	visit(env, &a.v);
+	return NULL;
 }
 
 bool mount_register(napi_env env, napi_value exports)
@@ -385,9 +666,14 @@ bool mount_register(napi_env env, napi_value exports)
 		{ "setBlocking", NULL, set_blocking, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setAttributes", NULL, set_attributes, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "makeNode", NULL, make_node, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "linkName", NULL, link_name, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "fileHandle", NULL, file_handle, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "openHandle", NULL, open_handle, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "findInode", NULL, find_inode, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "attachMounts", NULL, attach_mounts, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "detachMounts", NULL, detach_mounts, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "storedNamespaces", NULL, stored_namespaces, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "setMount", NULL, set_mount, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "cloneMount", NULL, clone_mount, NULL, NULL, NULL, napi_enumerable, NULL },
 	};
 

@@ -28,7 +28,12 @@ interface Addon {
   fileHandle(fd: number): Buffer | undefined;
   openHandle(mount: number, handle: Buffer, flags: number): number;
   findInode(dir: number, ino: bigint, most: number): string | undefined;
-  cloneMount(ns: number, path: string, set: number, clear: number): number;
+  attachMounts(ns: number, base: string, paths: string[]): number[];
+  detachMounts(ns: number, base: string): void;
+  linkName(fd: number, dir: number, name: string): void;
+  storedNamespaces(pid: number): number[];
+  setMount(ns: number, tree: number, set: number): void;
+  cloneMount(ns: number, path: string): number;
   socketProtocol(path: string): string;
   getSocketOption(fd: number, level: number, name: number): number;
   setSocketOption(fd: number, level: number, name: number, value: number): void;

@@ -287,9 +287,9 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   cryoshim_mq_file: { keep: "id flags" },
   cryoshim_mq_message: { keep: "priority", blank: "data" },
   cryoshim_detached_entry: { inside: "mount file data" },
-  cryoshim_detached_mount: { keep: "id host attributes", path: "path" },
+  cryoshim_detached_mount: { keep: "id host attributes", path: "path base" },
   cryoshim_detached_file: {
-    keep: "mount mode ino ids flags positions size rdev pipe_id",
+    keep: "mount mode ino ids flags positions size rdev pipe_id key",
     path: "path",
     id: "uid gid",
     blank: "atime mtime handle",

@@ -84,6 +84,8 @@ const mount = message("cryoshim_detached_mount", {
   path: [3, "bytes", "required"],
   /** MOUNT_ATTR_* */
   attributes: [4, "uint32", "required"],
+  /** Where the copy is mounted in the container while CRIU opens files there, below a directory for all. */
+  base: [5, "bytes"],
 });
 
 const detachedFile = message("cryoshim_detached_file", {
@@ -104,6 +106,8 @@ const detachedFile = message("cryoshim_detached_file", {
   handle: [15, "bytes"],
   /** Of a FIFO: whose contents in fifo-data.img are to be put back. */
   pipe_id: [16, "uint32"],
+  /** CRIU opens it itself, for a mapping, a working directory, a root or a program: what it calls it. */
+  key: [17, "string"],
 });
 
 /** Of the file with this number, counted from 0; what is not there is a hole. */

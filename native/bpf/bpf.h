@@ -36,12 +36,16 @@ struct bpf_iter_meta;
 struct pid;
 struct signal_struct;
 struct files_struct;
+struct fs_struct;
+struct mm_struct;
 
 struct task_struct {
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	struct signal_struct *signal;
 	struct files_struct *files;
+	struct fs_struct *fs;
+	struct mm_struct *mm;
 } __core;
 
 /* What a program of iter/task_file is called with. */

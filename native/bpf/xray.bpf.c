@@ -32,6 +32,7 @@ struct qstr {
 
 struct dentry {
 	struct qstr d_name;
+	struct inode *d_inode;
 } __core;
 
 struct path {
@@ -41,9 +42,19 @@ struct path {
 
 struct file {
 	u32 f_flags;
+	u32 f_mode;
 	struct path f_path;
 	struct inode *f_inode;
 } __core;
+
+/* fs/file_table.c: what overlayfs maps is a file of a layer, on a mount of its own; here is the one that the task sees. */
+struct backing_file {
+	struct file file;
+	struct path user_path;
+} __core;
+/* FMODE_BACKING: bit 25 before Linux 6.14, 24 since. */
+#define MAY_BE_BACKING (3 << 24)
+#define OVERLAY_MAGIC 0x794c7630
 
 struct vfsmount {
 	int mnt_flags;
@@ -163,6 +174,148 @@ int find(struct bpf_iter__task_file *ctx)
 	f.ino = inode->i_ino;
 	f.file = (u64)file;
 	bpf_seq_write(ctx->meta->seq, &f, sizeof(f));
+	return 0;
+}
+
+struct fs_struct {
+	struct path root, pwd;
+} __core;
+
+struct mm_struct {
+	struct file *exe_file;
+} __core;
+
+struct vm_area_struct {
+	unsigned long vm_start, vm_end;
+	struct file *vm_file;
+} __core;
+
+/* What a program of iter/task, of iter/task_vma is called with. */
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+} __core;
+
+struct bpf_iter__task_vma {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	struct vm_area_struct *vma;
+} __core;
+
+/* shim/xray/uses.ts has the same. */
+enum use_kind { CWD = 1, ROOT = 2, EXE = 3, MAPPING = 4 };
+
+/* Something on a lazily unmounted mount that a process has otherwise than by a descriptor. */
+struct use {
+	u32 kind;
+	s32 tgid;
+	s32 mnt_id;
+	u32 dev;
+	u32 mnt_flags;
+	u32 zero;
+	u64 start, end;		/* of a mapping */
+};
+
+static __attribute__((always_inline)) void write_use(void *seq, struct task_struct *task, struct path *path, u32 kind,
+						     u64 start, u64 end)
+{
+	struct use u = { .kind = kind, .start = start, .end = end };
+	struct signal_struct *signal = 0;
+	struct mnt_namespace *ns = 0;
+	struct dentry *dentry = 0;
+	struct vfsmount *vfs = 0;
+	struct inode *inode = 0;
+	struct super_block *sb = 0;
+	struct pid *pid = 0;
+	struct mount *mnt;
+
+	READ(vfs, path->mnt);
+	if (!vfs)
+		return;
+	mnt = container_of(vfs, struct mount, mnt);
+	READ(ns, mnt->mnt_ns);
+	if (ns)
+		return;
+	READ(signal, task->signal);
+	READ(pid, signal->pids[PIDTYPE_TGID_]);
+	u.tgid = number_of(pid);
+	if (!u.tgid)
+		return;
+	READ(u.mnt_id, mnt->mnt_id);
+	READ(u.mnt_flags, mnt->mnt.mnt_flags);
+	READ(dentry, path->dentry);
+	READ(inode, dentry->d_inode);
+	READ(sb, inode->i_sb);
+	READ(u.dev, sb->s_dev);
+	bpf_seq_write(seq, &u, sizeof(u));
+}
+
+/* The compiler must not count from a pointer before it has been found to be one: the verifier refuses that. */
+#define after_check(pointer) asm volatile("" : "+r"(pointer))
+
+static __attribute__((always_inline)) struct path *path_of(struct file *file)
+{
+	struct path *user = &((struct backing_file *)file)->user_path;
+	struct dentry *dentry = 0;
+	struct inode *inode = 0;
+	struct super_block *sb = 0;
+	unsigned long magic = 0;
+	u32 mode = 0;
+
+	READ(mode, file->f_mode);
+	if (!(mode & MAY_BE_BACKING) || !HAS(((struct backing_file *)0)->user_path))
+		return &file->f_path;
+	/* Either bit has meant something else as well: then there is no such path. */
+	READ(dentry, user->dentry);
+	READ(inode, dentry->d_inode);
+	READ(sb, inode->i_sb);
+	READ(magic, sb->s_magic);
+	return magic == OVERLAY_MAGIC ? user : &file->f_path;
+}
+
+SEC("iter/task.uses")
+int uses(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task, *leader = 0;
+	void *seq = ctx->meta->seq;
+	struct fs_struct *fs = 0;
+	struct mm_struct *mm = 0;
+	struct file *exe = 0;
+
+	if (!task)
+		return 0;
+	after_check(task);
+	READ(leader, task->group_leader);
+	READ(mm, task->mm);
+	READ(fs, task->fs);
+	if (leader != task || !mm || !fs)
+		return 0;
+	write_use(seq, task, &fs->pwd, CWD, 0, 0);
+	write_use(seq, task, &fs->root, ROOT, 0, 0);
+	READ(exe, mm->exe_file);
+	if (exe)
+		write_use(seq, task, &exe->f_path, EXE, 0, 0);
+	return 0;
+}
+
+SEC("iter/task_vma.mappings")
+int mappings(struct bpf_iter__task_vma *ctx)
+{
+	struct vm_area_struct *vma = ctx->vma;
+	struct task_struct *task = ctx->task;
+	unsigned long start = 0, end = 0;
+	struct file *file = 0;
+
+	if (!task || !vma)
+		return 0;
+	after_check(task);
+	after_check(vma);
+	READ(file, vma->vm_file);
+	if (!file)
+		return 0;
+	READ(start, vma->vm_start);
+	READ(end, vma->vm_end);
+	write_use(ctx->meta->seq, task, path_of(file), MAPPING, start, end);
 	return 0;
 }
 

@@ -808,10 +808,11 @@ static int notify_shim(void)
 	const char *pid = getenv("CRTOOLS_INIT_PID");
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	char msg[128];
+	ssize_t said;
 	int n, sk;
 
 	if (!path || strlen(path) >= sizeof(address.sun_path) || !action ||
-	    (strcmp(action, "setup-namespaces") && strcmp(action, "post-restore")))
+	    (strcmp(action, "setup-namespaces") && strcmp(action, "post-setup-namespaces") && strcmp(action, "post-restore")))
 		return 0;
 	strcpy(address.sun_path, path);
 	n = snprintf(msg, sizeof(msg), "%s %s\n", action, pid ? pid : "0");
@@ -819,10 +820,11 @@ static int notify_shim(void)
 	if (sk < 0 || connect(sk, (struct sockaddr *)&address, sizeof(address)) || n <= 0 || (size_t)n >= sizeof(msg) ||
 	    send(sk, msg, n, MSG_NOSIGNAL) != n)
 		return 0;
-	/* The end of the connection is the answer. */
-	while (recv(sk, msg, sizeof(msg), 0) != 0 && errno == EINTR)
-		;
-	return 0;
+	/* The end of the connection is the answer; words before it: the restore is to fail. */
+	do
+		said = recv(sk, msg, sizeof(msg), 0);
+	while (said < 0 && errno == EINTR);
+	return said > 0;
 }
 
 /* CRIU's `tar` and `ip`: see tar.c and ip.c. */

@@ -57,6 +57,13 @@ export interface Carrier {
   close?(): void;
   /** A restore begins; no task has been forked yet. */
   restoring?(context: CarrierContext): Promise<void>;
+  /**
+   * The root task of a restore has its namespaces, with all their mounts; no other task has been forked, no file opened.
+   * Throwing fails the restore. Only where the root task has a namespace of its own.
+   */
+  namespaces?(pid: number): void;
+  /** All tasks have opened their files; they still stand still. Throwing fails the restore. Only after `namespaces`. */
+  opened?(pid: number): void;
   /** The task is restored and stands before its first instruction: put the real objects back. */
   resume?(pid: number, context: CarrierContext): Promise<void>;
   /** CRIU met a file that it does not know; true: this carrier restores it, by the same id. `fd` is lent. */

@@ -7,7 +7,7 @@ import { decodeImage, encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { replaceFile } from "../session/replace-file.js";
 
-const EXT = 16;
+const [REG, EXT] = [1, 16];
 
 /** A file of the images: the id that tasks' descriptors name, its O_* flags and its position. */
 export interface ClaimedFile {
@@ -21,6 +21,14 @@ export interface ClaimedFile {
 /** The key under which CRIU looks for an external file (criu/files-reg.c:dump_one_reg_file). */
 export const fileKey = (mntId: number, ino: bigint): string => `file[${mntId.toString(16)}:${ino.toString(16)}]`;
 
+/** What CRIU shall open by itself, where a task has it otherwise than by a descriptor. */
+export interface Uses {
+  /** Whose it is, as CRIU numbers them: in the root task's pid namespace. */
+  tasks: Iterable<number>;
+  /** Where CRIU finds it; undefined: it is handed in, under the key (`inherit_fd`). */
+  place(key: string): { name: string; mntId: number } | undefined;
+}
+
 /** Thrown where CRIU's images use a file otherwise than by a descriptor: a task has mapped it, or is in it. */
 export class OtherUse extends Error {
   readonly key: string;
@@ -30,11 +38,34 @@ export class OtherUse extends Error {
   }
 }
 
+/** VMA_FILE_PRIVATE, VMA_FILE_SHARED (criu/include/image.h) */
+const FILE_MAPPING = 3 << 6;
+
+/** A field of a message that names a file by its id. */
+interface Reference {
+  message: Message;
+  field: string;
+}
+
+const references = (message: Message): Reference[] => {
+  const vmas = ((message.vmas ?? []) as Message[]).filter(({ status }) => (status as number) & FILE_MAPPING);
+  const fields = ["exe_file_id", "cwd_id", "root_id"].filter((field) => message[field] !== undefined);
+  return [...fields.map((field) => ({ message, field })), ...vmas.map((vma) => ({ message: vma, field: "shmid" }))];
+};
+
+const idOf = ({ message, field }: Reference): number => Number(message[field]);
+
+/** Images of tasks in which files are used otherwise than by a descriptor. */
+const taskImages = (imagesDir: string, tasks: Iterable<number>) =>
+  [...tasks]
+    .flatMap((task) => [`mm-${task}.img`, `fs-${task}.img`])
+    .map((name) => ({ name, image: decodeImage(readFileSync(join(imagesDir, name)), name), changed: false }));
+
 /**
  * Makes the external files with these keys ours. Returns them by key. Throws OtherUse before anything is changed, ERR_IMAGE,
  * or what the file system says.
  */
-export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>): Map<string, ClaimedFile[]> => {
+export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>, uses?: Uses): Map<string, ClaimedFile[]> => {
   const claimed = new Map<string, ClaimedFile[]>();
   if (keys.size === 0) return claimed;
   const path = join(imagesDir, "files.img");
@@ -55,16 +86,43 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>): Map<st
       .filter(({ message }) => regs.has((message.fifo as Message).regf_id))
       .map((entry) => [fifoOf(entry).regf_id, entry]),
   );
+  const images = uses === undefined ? [] : taskImages(imagesDir, uses.tasks);
+  const used = new Set(
+    images.flatMap(({ image }) => image.entries.flatMap(({ message }) => references(message).map(idOf))),
+  );
   const other = mine
     .map(({ message }) => message.reg as Message)
-    .find(({ id }) => !open.has(id as number) && !myFifos.has(id));
+    .find(({ id }) => !open.has(id as number) && !used.has(id as number) && !myFifos.has(id));
   if (other !== undefined) throw new OtherUse(other.name as string);
+  // CRIU gives a file one id for a descriptor and for other uses: those get one of their own.
+  let last = Math.max(0, ...files.entries.map(({ message }) => message.id as number));
+  const others = new Map<number, number>();
+  for (const entry of mine) {
+    const reg = entry.message.reg as Message;
+    const id = reg.id as number;
+    if (!used.has(id)) continue;
+    const shared = open.has(id);
+    const theirs = shared ? { ...reg, id: ++last } : reg;
+    const place = uses?.place(reg.name as string);
+    if (place !== undefined) Object.assign(theirs, { name: place.name, mnt_id: place.mntId, ext: false });
+    if (!shared) continue;
+    others.set(id, last);
+    files.entries.push({ message: { type: REG, id: last, reg: theirs } });
+  }
+  for (const each of images)
+    for (const reference of each.image.entries.flatMap(({ message }) => references(message))) {
+      const id = others.get(idOf(reference));
+      if (id === undefined) continue;
+      reference.message[reference.field] = reference.field === "shmid" ? BigInt(id) : id;
+      each.changed = true;
+    }
   const pipes = new Set(
     fifos.filter((entry) => !regs.has(fifoOf(entry).regf_id)).map((entry) => fifoOf(entry).pipe_id),
   );
   const ids = new Set<number>();
   for (const entry of mine) {
     const reg = entry.message.reg as Message;
+    if (used.has(reg.id as number) && !open.has(reg.id as number)) continue;
     const fifo = myFifos.get(reg.id);
     const { message } = fifo ?? entry;
     const id = message.id as number;
@@ -82,7 +140,8 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>): Map<st
     message.type = EXT;
     delete message.reg;
   }
-  if (ids.size === 0) return claimed;
+  if (ids.size === 0 && used.size === 0) return claimed;
+  for (const { name, image, changed } of images) if (changed) replaceFile(join(imagesDir, name), encodeImage(image));
   // Descriptors first: whatever has been changed when this ends early, the file itself still says what it was.
   for (const { name, image } of tables) {
     const ours = image.entries.filter(({ message }) => ids.has(message.id as number));

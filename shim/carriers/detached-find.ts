@@ -5,6 +5,7 @@ import { type BigIntStats, closeSync, constants, fstatSync, openSync, readFileSy
 import { addon } from "../../native/index.js";
 import type { Found } from "../xray/find.js";
 import { MountRoots } from "../xray/mount-root.js";
+import { namespaceOf } from "./tasks.js";
 
 /** Where a file is found again. Paths are latin1: each byte a character. */
 export interface Place {
@@ -26,7 +27,7 @@ interface Mount {
 }
 
 /** Paths in mountinfo have their blanks and backslashes in octal. */
-const unescaped = (text: string): string =>
+export const unescaped = (text: string): string =>
   text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 
 const mountsOf = (pid: number | "self", dev: string): Mount[] =>
@@ -157,7 +158,9 @@ export class Places {
     const shown = this.#roots.of(file, found.mntId);
     const candidates: Candidate[] = [];
     this.#candidates.set(key, candidates);
-    for (const host of [false, true]) {
+    // Tasks may well be in our own mount namespace.
+    const own = namespaceOf(found.pid, "mnt") === namespaceOf(process.pid, "mnt");
+    for (const host of own ? [true] : [false, true]) {
       const before = host ? "" : `/proc/${found.pid}/root`;
       for (const mount of mountsOf(host ? "self" : found.pid, dev)) {
         // What the detached mount shows is to be there whole: its root becomes that of the copy.

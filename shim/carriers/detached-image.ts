@@ -40,6 +40,8 @@ export interface MountEntry {
   /** Latin1, as all paths here. */
   path: string;
   attributes: number;
+  /** The directory for all copies that are mounted in the container while CRIU opens files there. */
+  base?: string;
 }
 
 export interface FileEntry {
@@ -51,6 +53,8 @@ export interface FileEntry {
   handle?: Buffer;
   pipe?: number;
   gone?: Gone;
+  /** CRIU opens it, too. */
+  key?: string;
 }
 
 const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "latin1"));
@@ -72,8 +76,9 @@ export const writeDetached = (
     for (const { mount } of files) {
       if (mounts.has(mount)) continue;
       mounts.set(mount, mounts.size);
-      const { host, path, attributes } = mount;
-      put({ mount: { id: mounts.get(mount)!, host, path: bytes(path), attributes } });
+      const { host, path, attributes, base } = mount;
+      const attached = base === undefined ? {} : { base: bytes(base) };
+      put({ mount: { id: mounts.get(mount)!, host, path: bytes(path), attributes, ...attached } });
     }
     for (const file of files) put({ file: { mount: mounts.get(file.mount)!, ...messageOf(file) } });
     for (const [index, file] of files.entries()) {
@@ -85,7 +90,7 @@ export const writeDetached = (
   }
 };
 
-const messageOf = ({ path, mode, ino, open, handle, pipe, gone }: FileEntry): Message => {
+const messageOf = ({ path, mode, ino, open, handle, pipe, gone, key }: FileEntry): Message => {
   const all = [...open];
   return {
     path: bytes(path),
@@ -97,6 +102,7 @@ const messageOf = ({ path, mode, ino, open, handle, pipe, gone }: FileEntry): Me
     ...gone,
     ...(handle !== undefined && { handle: new Uint8Array(handle) }),
     ...(pipe !== undefined && { pipe_id: pipe }),
+    ...(key !== undefined && { key }),
   };
 };
 
@@ -134,10 +140,12 @@ const textOf = (value: unknown, at: number, absolute: boolean): string => {
   return text;
 };
 
-const mountFrom = ({ host, path, attributes }: Message, at: number): MountEntry => {
+const mountFrom = ({ host, path, attributes, base }: Message, at: number): MountEntry => {
   if (typeof attributes !== "number" || attributes > ALL_ATTRIBUTES)
     throw wrong(at, "its attributes are none of a mount");
-  return { host: host === true, path: textOf(path, at, true), attributes };
+  const mount: MountEntry = { host: host === true, path: textOf(path, at, true), attributes };
+  if (base !== undefined) mount.base = textOf(base, at, true);
+  return mount;
 };
 
 const goneFrom = ({ uid, gid, size, rdev, atime, mtime }: Message, at: number): Gone | undefined => {
@@ -150,7 +158,7 @@ const goneFrom = ({ uid, gid, size, rdev, atime, mtime }: Message, at: number): 
 
 const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): FileEntry => {
   const { ids = [], flags = [], positions = [] } = file as unknown as Record<string, unknown[]>;
-  const { mode, ino, handle, pipe_id } = file;
+  const { mode, ino, handle, pipe_id, key } = file;
   if (mount === undefined) throw wrong(at, "it is of a mount that is not there");
   if (typeof mode !== "number" || ids.length !== flags.length || ids.length !== positions.length)
     throw wrong(at, "it is no file");
@@ -166,6 +174,7 @@ const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): Fil
   if (gone !== undefined) loaded.gone = gone;
   if (handle instanceof Uint8Array) loaded.handle = Buffer.from(handle);
   if (typeof pipe_id === "number") loaded.pipe = pipe_id;
+  if (typeof key === "string") loaded.key = key;
   return loaded;
 };
 

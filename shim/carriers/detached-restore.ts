@@ -16,8 +16,9 @@ import {
 import { join } from "node:path";
 import { decodeImage } from "../../crit/image.js";
 import { addon } from "../../native/index.js";
+import type { Engine } from "../control/engine.js";
 import { reason } from "../error.js";
-import { ALL_ATTRIBUTES, type FileEntry, type MountEntry, readContents, readDetached } from "./detached-image.js";
+import { type FileEntry, type MountEntry, readContents, readDetached } from "./detached-image.js";
 import { refuse } from "./detached-refuse.js";
 
 const { S_IFMT, S_IFREG, S_IFDIR, S_IFIFO, S_IFLNK, O_RDONLY, O_RDWR, O_NONBLOCK, O_NOCTTY, O_NOFOLLOW } = constants;
@@ -39,6 +40,10 @@ export class Reopen {
   readonly #trees = new Map<MountEntry, number>();
   /** Descriptors by which files without a name were made anew. */
   readonly #made = new Map<FileEntry, number>();
+  /** Where the copies are mounted. */
+  #namespace: number | undefined;
+  /** Take away names that are there for CRIU alone. */
+  readonly #names: (() => void)[] = [];
   /** FIFOs, by both ends: what is in one is lost with its last descriptor. */
   readonly #fifos = new Map<FileEntry, number>();
 
@@ -46,6 +51,81 @@ export class Reopen {
   constructor(imagesDir: string) {
     this.#imagesDir = imagesDir;
     this.#files = readDetached(imagesDir);
+  }
+
+  /** What CRIU opens itself and is there before tasks exist it inherits, under the name that it was dumped by. */
+  async handIn(engine: Engine): Promise<void> {
+    for (const file of this.#files) {
+      if (file.key === undefined || file.mount.base !== undefined) continue;
+      const fd = this.#told(file, () => this.#one(file, O_PATH, -1));
+      try {
+        await engine.inherit(fd, file.key);
+      } finally {
+        closeSync(fd);
+      }
+    }
+  }
+
+  /** Mounts the copies in which CRIU opens files by their names. `root`: the root task, which is not there yet itself. */
+  attach(root: number): void {
+    const base = this.#base;
+    if (base === undefined) return;
+    const [namespace, ...others] = addon.storedNamespaces(root);
+    this.#namespace = namespace;
+    if (namespace === undefined || others.length > 0) {
+      for (const other of others) closeSync(other);
+      throw refuse(
+        "cannot bring back what was used on a mount that had been unmounted",
+        `CRIU keeps ${others.length + (namespace === undefined ? 0 : 1)} mount namespaces where one was expected`,
+        "restore with the version of CRIU that took the checkpoint",
+      );
+    }
+    const mounts = [...new Set(this.#files.map(({ mount }) => mount))].filter((mount) => mount.base === base);
+    const trees = addon.attachMounts(
+      namespace,
+      base,
+      mounts.map(({ path }) => path),
+    );
+    for (const [i, mount] of mounts.entries()) this.#trees.set(mount, trees[i]!);
+    for (const [i, mount] of mounts.entries()) this.#complete(mount, trees[i]!);
+  }
+
+  /** CRIU has opened all: the copies go out of the namespace. */
+  detach(): void {
+    const base = this.#base;
+    if (base === undefined || this.#namespace === undefined) return;
+    for (const take of this.#names.splice(0)) take();
+    addon.detachMounts(this.#namespace, base);
+  }
+
+  get #base(): string | undefined {
+    return this.#files.find(({ mount }) => mount.base !== undefined)?.mount.base;
+  }
+
+  /** Makes what has no name on a copy of a mount, which then becomes as the unmounted one was. */
+  #complete(mount: MountEntry, tree: number): void {
+    for (const file of this.#files) {
+      if (file.mount !== mount) continue;
+      if (file.gone !== undefined) this.#told(file, () => this.#make(file, tree));
+      const named = mount.base !== undefined && file.key !== undefined && (file.gone ?? file.handle) !== undefined;
+      if (named) this.#told(file, () => this.#name(file, tree));
+    }
+    const where = mount.base === undefined ? -1 : this.#namespace!;
+    if (mount.attributes !== 0) addon.setMount(where, tree, mount.attributes);
+  }
+
+  /** A name for what has none, for as long as CRIU opens files. */
+  #name(file: FileEntry, tree: number): void {
+    const path = `/proc/self/fd/${tree}/${file.path}`;
+    // A directory has got it while it was made.
+    if ((file.mode & S_IFMT) === S_IFDIR) return;
+    const fd = this.#again(file, O_PATH, tree);
+    try {
+      addon.linkName(fd, tree, file.path);
+      this.#names.push(() => unlinkSync(path));
+    } finally {
+      closeSync(fd);
+    }
   }
 
   /** Whether something is to be let go of before the tasks run. */
@@ -58,16 +138,21 @@ export class Reopen {
     const file = this.#files.find(({ open }) => open.has(id));
     if (file === undefined) return undefined;
     const { flags, pos } = file.open.get(id)!;
-    try {
+    return this.#told(file, () => {
       const fd = this.#one(file, flags & O_PATH ? flags & (O_PATH | O_NOFOLLOW) : flags & KEPT, task);
       try {
-        if ((fstatSync(fd).mode & S_IFMT) !== (file.mode & S_IFMT)) throw new Error("what is there is of another type");
         if (pos > 0n && (flags & O_PATH) === 0 && seeks(file)) addon.seek(fd, Number(pos));
         return fd;
       } catch (error) {
         closeSync(fd);
         throw error;
       }
+    });
+  }
+
+  #told<T>(file: FileEntry, work: () => T): T {
+    try {
+      return work();
     } catch (error) {
       const { host, path } = file.mount;
       throw refuse(
@@ -85,9 +170,15 @@ export class Reopen {
     if (fifo && !this.#fifos.has(file)) this.#fifos.set(file, this.#hold(file, tree));
     const how = flags | O_NOCTTY | (fifo && (flags & O_PATH) === 0 ? O_NONBLOCK : 0);
     const fd = this.#again(file, how & ~(flags & O_PATH ? O_NOCTTY : 0), tree);
-    // It was opened so that it waits for nobody.
-    if (fifo && (flags & (O_NONBLOCK | O_PATH)) === 0) addon.setBlocking(fd);
-    return fd;
+    try {
+      if ((fstatSync(fd).mode & S_IFMT) !== (file.mode & S_IFMT)) throw new Error("what is there is of another type");
+      // It was opened so that it waits for nobody.
+      if (fifo && (flags & (O_NONBLOCK | O_PATH)) === 0) addon.setBlocking(fd);
+      return fd;
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
   }
 
   /** Opens a file by its name, its handle, or the descriptor by which it was made. */
@@ -113,33 +204,44 @@ export class Reopen {
     }
   }
 
-  /** Makes a file without a name anew. */
+  /** Makes a file without a name anew. Returns an O_PATH descriptor. */
   #make(file: FileEntry, tree: number): number {
     let fd = this.#made.get(file);
     if (fd !== undefined) return fd;
-    const { uid, gid, size, rdev, atime, mtime } = file.gone!;
+    const { uid, gid, rdev, atime, mtime } = file.gone!;
     const type = file.mode & S_IFMT;
-    if (type === S_IFREG) fd = addon.openBeneath(tree, ".", O_TMPFILE | O_RDWR, 0o600);
-    else fd = nameless(tree, type, Number(rdev));
+    if (type === S_IFREG) fd = this.#makeRegular(file, tree);
+    else if (type === S_IFDIR && file.mount.base !== undefined && file.key !== undefined) {
+      addon.makeNode(tree, file.path, S_IFDIR | 0o700, 0);
+      this.#names.push(() => rmdirSync(`/proc/self/fd/${tree}/${file.path}`));
+      fd = addon.openBeneath(tree, file.path, O_PATH, 0);
+    } else fd = nameless(tree, type, Number(rdev));
     this.#made.set(file, fd);
-    if (type === S_IFREG) {
-      ftruncateSync(fd, Number(size));
-      const out = fd;
-      readContents(this.#imagesDir, this.#files.indexOf(file), (bytes, offset) => {
-        for (let at = 0; at < bytes.length; ) at += writeSync(out, bytes, at, bytes.length - at, offset + at);
-      });
-    }
     chownSync(`/proc/self/fd/${fd}`, uid, gid);
     addon.setAttributes(`/proc/self/fd/${fd}`, file.mode & 0o7777, atime, mtime);
     return fd;
   }
 
+  #makeRegular(file: FileEntry, tree: number): number {
+    const fd = addon.openBeneath(tree, ".", O_TMPFILE | O_RDWR, 0o600);
+    try {
+      ftruncateSync(fd, Number(file.gone!.size));
+      readContents(this.#imagesDir, this.#files.indexOf(file), (bytes, offset) => {
+        for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, offset + at);
+      });
+      // One that may write would keep the mount from becoming read-only.
+      return openSync(`/proc/self/fd/${fd}`, O_PATH);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
   #tree(mount: MountEntry, task: number): number {
     let tree = this.#trees.get(mount);
     if (tree !== undefined) return tree;
-    const { host, path, attributes } = mount;
-    tree = addon.cloneMount(host ? -1 : task, path, attributes, ALL_ATTRIBUTES & ~attributes);
+    tree = addon.cloneMount(mount.host ? -1 : task, mount.path);
     this.#trees.set(mount, tree);
+    this.#complete(mount, tree);
     return tree;
   }
 
@@ -152,6 +254,8 @@ export class Reopen {
   close(): void {
     this.letGo();
     for (const fd of [...this.#made.values(), ...this.#trees.values()]) closeSync(fd);
+    if (this.#namespace !== undefined) closeSync(this.#namespace);
+    this.#namespace = undefined;
     this.#made.clear();
     this.#trees.clear();
   }

@@ -1,134 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files on mounts that are in no namespace any more. CRIU is told that they are external; at the restore they are opened
 // in a copy of another mount of their file system, and that copy, too, is in no namespace. No task is touched at a dump.
-import { type BigIntStats, closeSync, constants, fstatSync, openSync } from "node:fs";
-import { type Found, findSpecial } from "../xray/find.js";
+//
+// Descriptors the tasks ask us for. What they have otherwise (a working directory, a root, a program, a mapped file) CRIU
+// opens itself: it inherits what is there before tasks exist; what is only in the container's mounts is mounted there for
+// as long as CRIU opens files.
+
+import { treeOf } from "../netlock/netlock.js";
+import { findSpecial } from "../xray/find.js";
+import { findUses } from "../xray/uses.js";
 import type { Carrier } from "./carrier.js";
-import { claimFiles, fileKey, OtherUse } from "./claim.js";
-import { type Place, Places } from "./detached-find.js";
-import { type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
-import { refuse } from "./detached-refuse.js";
-import { canBeMade, openForContents, Reopen } from "./detached-restore.js";
-
-const { S_IFMT, S_IFREG } = constants;
-const O_PATH = 0o10000000;
-/** MNT_* to MOUNT_ATTR_*: read-only, no set-user-ID, no devices, no execution. */
-const ATTRIBUTES: readonly [flag: number, attribute: number][] = [
-  [0x40, 1],
-  [0x01, 2],
-  [0x02, 4],
-  [0x04, 8],
-];
-
-interface Saved {
-  key: string;
-  found: Found;
-  place: Place;
-  mode: number;
-  ino: bigint;
-  gone?: Gone;
-  /** A descriptor of ours for the contents of a file without a name. */
-  contents?: number;
-}
-
-const attributesOf = (mntFlags: number): number =>
-  ATTRIBUTES.reduce((all, [flag, attribute]) => (mntFlags & flag ? all | attribute : all), 0);
-
-const goneOf = ({ uid, gid, size, rdev, atimeNs, mtimeNs }: BigIntStats): Gone => ({
-  uid: Number(uid),
-  gid: Number(gid),
-  size,
-  rdev,
-  atime: atimeNs,
-  mtime: mtimeNs,
-});
-
-/** A file of a dump; undefined where it must be left to CRIU, which refuses it. */
-const save = (found: Found, places: Places, search: boolean): Saved | undefined => {
-  const link = `/proc/${found.pid}/fd/${found.fd}`;
-  const fd = openSync(link, O_PATH);
-  try {
-    const st = fstatSync(fd, { bigint: true });
-    const sought = { found, link, fd, st };
-    if (search) places.search(sought);
-    const at = places.of(sought);
-    const mode = Number(st.mode);
-    if (at === undefined || (at.gone && !canBeMade(mode))) return undefined;
-    const saved: Saved = { key: fileKey(found.mntId, st.ino), found, place: at.place, mode, ino: st.ino };
-    if (!at.gone) return saved;
-    saved.gone = goneOf(st);
-    if ((mode & S_IFMT) === S_IFREG) saved.contents = openForContents(link);
-    return saved;
-  } finally {
-    closeSync(fd);
-  }
-};
-
-/** What of a dump is on unmounted mounts, one descriptor for each inode. */
-export class DetachedFiles {
-  readonly saved: Saved[] = [];
-  /** What cannot be found again. */
-  readonly left: Found[] = [];
-
-  /** `search`: also what takes long, before the freeze. */
-  constructor(found: readonly Found[], places: () => Places, search: boolean) {
-    const seen = new Set<string>();
-    for (const each of found) {
-      const key = `${each.mntId} ${each.ino}`;
-      if (each.kind !== "detached" || seen.has(key)) continue;
-      seen.add(key);
-      const one = save(each, places(), search);
-      if (one === undefined) this.left.push(each);
-      else this.saved.push(one);
-    }
-  }
-
-  close(): void {
-    for (const saved of this.saved) {
-      if (saved.contents !== undefined) closeSync(saved.contents);
-      delete saved.contents;
-    }
-  }
-}
-
-const claim = (imagesDir: string, keys: ReadonlySet<string>): ReturnType<typeof claimFiles> => {
-  try {
-    return claimFiles(imagesDir, keys);
-  } catch (error) {
-    if (!(error instanceof OtherUse)) throw error;
-    throw refuse(
-      `cannot carry ${error.key} on a mount that has been unmounted`,
-      error.message,
-      "unmap it, or leave it, before the checkpoint",
-      error,
-    );
-  }
-};
-
-/** Writes the image; the files' ids are known now. */
-const write = (imagesDir: string, saved: readonly Saved[]): void => {
-  const claimed = claim(imagesDir, new Set(saved.map(({ key }) => key)));
-  const mounts = new Map<string, MountEntry>();
-  const contents = new Map<FileEntry, number>();
-  const files = saved.map((each): FileEntry => {
-    const { key, found, place, mode, ino, gone } = each;
-    // Files of one mount that were found in different places are on different mounts afterwards.
-    const { host, root, path, handle } = place;
-    const id = `${found.mntId} ${host} ${root}`;
-    const mount = mounts.get(id) ?? { host, path: root, attributes: attributesOf(found.mntFlags) };
-    mounts.set(id, mount);
-    const ids = claimed.get(key) ?? [];
-    const open = new Map(ids.map(({ id, flags, pos }) => [id, { flags, pos }]));
-    const file: FileEntry = { mount, path, mode, ino, open };
-    if (handle !== undefined) file.handle = handle;
-    const pipe = ids.find((claimed) => claimed.pipe !== undefined)?.pipe;
-    if (pipe !== undefined) file.pipe = pipe;
-    if (gone !== undefined) file.gone = gone;
-    if (each.contents !== undefined) contents.set(file, each.contents);
-    return file;
-  });
-  writeDetached(imagesDir, files, contents);
-};
+import { DetachedFiles } from "./detached-dump.js";
+import { Places } from "./detached-find.js";
+import { Reopen } from "./detached-restore.js";
 
 /** The carrier of one session. */
 export const detachedCarrier = (): Carrier => {
@@ -137,33 +21,44 @@ export const detachedCarrier = (): Carrier => {
     places ??= new Places();
     return places;
   };
+  /** Mappings are looked through before the freeze; in it only where there was something. */
+  let likely = false;
   let files: DetachedFiles | undefined;
   let reopen: Reopen | undefined;
   const carrier: Carrier = {
     name: "detached",
     prepare(root) {
+      const [found, uses] = [findSpecial(root), findUses(treeOf(root))];
+      likely = uses.length > 0;
       // Once before the freeze: the second time is faster.
-      new DetachedFiles(findSpecial(root), loaded, true).close();
+      new DetachedFiles(root, found, uses, loaded, true).close();
       // Mounts may change until the tasks stand still.
       places?.forget();
     },
-    async seized({ found }, { engine, log }) {
-      files = new DetachedFiles(found, loaded, false);
-      for (const { pid, fd } of files.left)
-        log("Warn ", `descriptor ${fd} of process ${pid} is on an unmounted file system that is mounted nowhere else`);
-      if (files.saved.length > 0) await engine.external(new Set(files.saved.map(({ key }) => key)));
+    async seized({ root, found }, { engine, log }) {
+      const looks = likely || found.some(({ kind }) => kind === "detached");
+      files = new DetachedFiles(root, found, looks ? findUses(treeOf(root)) : [], loaded, false);
+      for (const { message } of files.refused) log("Warn ", message);
+      if (files.saved.length > 0) await engine.external(files.keys);
     },
     needed: () => files !== undefined && files.saved.length > 0,
     async dumped(ok, { imagesDir }) {
-      if (ok && files !== undefined && files.saved.length > 0) write(imagesDir, files.saved);
+      if (ok && files !== undefined && files.saved.length > 0) files.write(imagesDir);
     },
-    async restoring({ imagesDir }) {
-      const opened = new Reopen(imagesDir);
-      reopen = opened;
-      if (opened.holds)
+    async restoring({ imagesDir, engine }) {
+      const opening = new Reopen(imagesDir);
+      reopen = opening;
+      await opening.handIn(engine);
+      if (opening.holds)
         carrier.resume = async () => {
-          opened.letGo();
+          opening.letGo();
         };
+    },
+    namespaces(pid) {
+      reopen?.attach(pid);
+    },
+    opened() {
+      reopen?.detach();
     },
     async restoreFile(id, task) {
       return reopen?.open(id, task);

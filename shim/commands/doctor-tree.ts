@@ -5,7 +5,7 @@ import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { execa } from "execa";
 import { socketProtocol } from "../../native/index.js";
-import { DetachedFiles } from "../carriers/detached.js";
+import { DetachedFiles } from "../carriers/detached-dump.js";
 import { Places } from "../carriers/detached-find.js";
 import { admit, heldMounts, named } from "../carriers/remote-dump.js";
 import { inPath } from "../engine/choose.js";
@@ -68,7 +68,7 @@ const PROTOCOLS = /^(TCP|UDP|UDP-?Lite|RAW|PING|UNIX|UNIX-STREAM|NETLINK|PACKET)
 /** What the X-ray has found: a file on an unmounted mount is carried where it is found again. */
 const ofXray = (found: Found, places: () => Places): Kind => {
   if (found.kind !== "detached") return { mqueue: MQUEUE, corked: CORKED, uring: URING }[found.kind];
-  const files = new DetachedFiles([found], places, true);
+  const files = new DetachedFiles(found.pid, [found], [], places, true);
   files.close();
   return files.saved.length > 0 ? REOPENED : DETACHED;
 };

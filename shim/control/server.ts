@@ -62,6 +62,9 @@ export interface ControlOptions {
 export interface Control {
   /** Whether the engine has begun its work, and has told how it ended: one that is gone while it works has died. */
   readonly state: "idle" | "working" | "finished";
+  /** As Carrier's steps of these names; they throw what a carrier does. */
+  namespaces(pid: number): void;
+  opened(pid: number): void;
   /** After the engine's end. */
   close(): void;
 }
@@ -325,6 +328,12 @@ export const serveControl = (
   return {
     get state() {
       return state;
+    },
+    namespaces(pid) {
+      for (const carrier of carriers) carrier.namespaces?.(pid);
+    },
+    opened(pid) {
+      for (const carrier of carriers) carrier.opened?.(pid);
     },
     close() {
       stop();

@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import { closeFd, peerPid, pidfdOpen } from "../../native/index.js";
 import { carrierSource, prepareCarriers } from "../carriers/registry.js";
 import { needsLinkRemap } from "../carriers/remote-mounts.js";
-import { serveControl } from "../control/server.js";
+import { type Control, serveControl } from "../control/server.js";
 import { resolveLaunch } from "../engine/launch-file.js";
 import { reason } from "../error.js";
 import { annotationsOf, applyAnnotations } from "./annotations.js";
@@ -83,7 +83,8 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   if (libdir === undefined) return give({ kind: "alone" });
   for (const each of wrong) log("Warn ", `${each}: ignored`);
   const carriers = (await carrierSource(settings))(kind, imagesDir);
-  if (kind === "restore") await carriers();
+  const asksOfNamespaces =
+    kind === "restore" && (await carriers()).some(({ namespaces, opened }) => (namespaces ?? opened) !== undefined);
   const link = linkEngine(launchFd, libdir);
   const cgroup = last(line, "freeze-cgroup");
   const freezer = cgroup === undefined ? undefined : watchFreezer(cgroup);
@@ -96,9 +97,16 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
     return give({ kind: "exit", code: 1, message: `cryoshim: cannot ${line.verb}: ${reason(error)}` });
   }
   const notifications =
-    line.verb === "restore" && bracket.locks
+    line.verb === "restore" && (bracket.locks || asksOfNamespaces)
       ? await listen(guard.session, (action, pid) => {
           if (action === "setup-namespaces" && pid > 0) bracket.namespaces(pid);
+          try {
+            if (action === "post-setup-namespaces" && pid > 0) control.namespaces(pid);
+            if (action === "post-restore" && pid > 0) control.opened(pid);
+          } catch (error) {
+            log("Error", `${action}: ${reason(error)}`);
+            throw error;
+          }
           if (action === "post-restore") bracket.socketsAreBack();
         })
       : undefined;
@@ -110,7 +118,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
     armed = true;
     guard.arm(line.verb === "restore" ? "restore" : "dump", workDir, freezer === undefined ? [] : [freezer]);
   };
-  const control = serveControl(link.control, {
+  const control: Control = serveControl(link.control, {
     asked: () => ({ carriers, annotations, imagesDir, root: work.pid, given }),
     log,
     undoer: guard,

@@ -15,7 +15,7 @@ export interface Notifications {
   close(): void;
 }
 
-/** Listens; `told` is done when it returns, and only then does CRIU go on. */
+/** Listens; `told` is done when it returns, and only then does CRIU go on, or ends the restore where it throws. */
 export const listen = (session: string, told: (action: string, pid: number) => void): Promise<Notifications> => {
   // Loaded for those few sessions alone.
   const { createServer } = createRequire(__filename)("node:net") as typeof import("node:net");
@@ -24,8 +24,12 @@ export const listen = (session: string, told: (action: string, pid: number) => v
     socket.setEncoding("utf8");
     socket.once("data", (text: string) => {
       const [action = "", pid = "0"] = text.trim().split(" ");
-      told(action, Number(pid));
-      socket.end();
+      try {
+        told(action, Number(pid));
+        socket.end();
+      } catch {
+        socket.end("no\n");
+      }
     });
     socket.on("error", () => socket.destroy());
   });

@@ -16,7 +16,7 @@ import {
 } from "../../native/index.js";
 import { type CarrierSource, carrierSource, prepareCarriers, type WorkKind } from "../carriers/registry.js";
 import { needsLinkRemap } from "../carriers/remote-mounts.js";
-import { type Asked, serveControl } from "../control/server.js";
+import { type Asked, type Control, serveControl } from "../control/server.js";
 import { resolveLaunch, type Settings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
 import { type Annotations, annotationsOf, applyAnnotations } from "./annotations.js";
@@ -90,6 +90,9 @@ interface Session {
   working: "dump" | "restore" | undefined;
   enginePid: number;
   bracket: Bracket | undefined;
+  control: Control | undefined;
+  /** The root task of a restore. */
+  root: number | undefined;
   /** What the launcher has locked for a restore. */
   links: number[];
   /** The client has not asked for notifications: those that we need ourselves end here. */
@@ -202,6 +205,19 @@ const acknowledge = (session: Session, { notify_success }: Request): void => {
   session.notified = undefined;
 };
 
+/** Returns false where the restore is to fail. */
+const tellCarriers = ({ control, log, root }: Session, script: string | undefined): boolean => {
+  if (root === undefined) return true;
+  try {
+    if (script === "post-setup-namespaces") control?.namespaces(root);
+    if (script === "post-restore") control?.opened(root);
+    return true;
+  } catch (error) {
+    log("Error", `${script}: ${reason(error)}`);
+    return false;
+  }
+};
+
 const fromEngine =
   (session: Session, engine: number) =>
   ({ data, fds }: SocketMessage): Buffer | undefined => {
@@ -220,6 +236,13 @@ const fromEngine =
     }
     session.notified = notify?.script;
     if (notify?.script === "setup-namespaces" && notify.pid) session.bracket?.namespaces(notify.pid);
+    // CRIU does not say it again each time.
+    if (notify?.pid) session.root = notify.pid;
+    if (!tellCarriers(session, notify?.script)) {
+      // The engine ends what it has begun, and tells the client.
+      sendMessage(engine, encodeRequest({ type: REQ.notify, notify_success: false }));
+      return undefined;
+    }
     if (!session.ownNotifications) return data;
     const answer: Request = { type: REQ.notify, notify_success: true };
     acknowledge(session, answer);
@@ -282,6 +305,8 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     working: undefined,
     enginePid: link.pid,
     bracket: undefined,
+    control: undefined,
+    root: undefined,
     links,
     ownNotifications: false,
     notified: undefined,
@@ -298,6 +323,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     onFinished: (_, ok) => session.bracket?.finished(ok),
     onUnfit: () => process.kill(link.pid, "SIGKILL"),
   });
+  session.control = control;
   give({
     kind: "exec",
     engine,

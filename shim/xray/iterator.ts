@@ -12,8 +12,8 @@ const [TRACING, ATTACH_ITER] = [26, 28];
 export const TASK_FILE: ProgramKind = { type: TRACING, attach: ATTACH_ITER, target: "bpf_iter_task_file" };
 
 /** Loads the program of one section of xray.bpf.o. Throws where the kernel cannot: iterators are of Linux 5.8. */
-export const loadIterator = (section: string): LoadedObject =>
-  loadObject(readFileSync(artefact("xray.bpf.o")), { [section]: TASK_FILE });
+export const loadIterator = (section: string, kind = TASK_FILE): LoadedObject =>
+  loadObject(readFileSync(artefact("xray.bpf.o")), { [section]: kind });
 
 /**
  * Runs a program over the open files of one process (Linux 6.1), or of all. Returns what it wrote. Throws EINVAL on a

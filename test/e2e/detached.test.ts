@@ -8,6 +8,7 @@ ready() { until_true grep -q ready "$1/out"; }
 checked() { touch "$1/go"; until_true grep -q done "$1/out"; ! grep BAD "$1/out" || no "it is not as it was"; [ "$(grep -c ^ok "$1/out")" = "\${2:-26}" ]; }
 start() { mkdir -p l i d; setsid "$@" </dev/null >/dev/null 2>&1 & pid=$!; ready l; }
 program="/cryoshim/build/workloads/detached /tmp/d /tmp/l/out /tmp/l/go"
+inside="/cryoshim/build/workloads/inside /tmp/d /tmp/l/out /tmp/l/go"
 kinds="/cryoshim/build/workloads/unmounted /tmp/d /tmp/l/out /tmp/l/go"
 dump() { criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
 restore() { criu restore -D /tmp/i -o r.log -v4 --shell-job -d; }
@@ -31,19 +32,15 @@ describe("criu's command line", () => {
 
   test("--leave-running leaves every file as it is", () => holds(`${WORDS}start $program; dump -R; checked l`));
 
-  test("a file that is mapped as well is refused, and the process goes on", () =>
+  test("working directory, program and mapped files", () =>
+    holds(`${WORDS}start $inside; dump; restore; checked l 10`));
+
+  test("--leave-running leaves these as well", () => holds(`${WORDS}start $inside; dump -R; checked l 10`));
+
+  test("what has been restored can be dumped again", () =>
     holds(`${WORDS}
-mkdir -p d/sub d/at i; echo 12345 >d/sub/file; mount --bind d/sub d/at
-cat >map.py <<'END'
-import mmap, os, subprocess, time
-f = open("/tmp/d/at/file", "r+b"); m = mmap.mmap(f.fileno(), 0)
-subprocess.run(["umount", "-l", "/tmp/d/at"], check=True)
-open("/tmp/up", "w").close()
-while True: open("/tmp/alive", "w").close(); time.sleep(0.05)
-END
-setsid python3 map.py </dev/null >/dev/null 2>&1 & pid=$!; until_true test -e up
-fails "" dump; grep -q "it is mapped into memory" i/d.log i/cryoshim.log; [ ! -e i/cryoshim.img ]
-rm alive; until_true test -e alive; kill -9 $pid`));
+start $inside; dump; restore; rm -r i; mkdir i; pid=$(pgrep -x inside); dump; restore; checked l 10
+kill -9 $(pgrep -x inside); rm -r l i d; start $kinds; dump; restore; rm -r i; mkdir i; pid=$(pgrep -x unmounted); dump; restore; checked l 29`));
 
   test("a file system that is gone at the restore is told", () =>
     holds(`${WORDS}
@@ -61,6 +58,8 @@ test.each([
   ["crun", "detached", 26],
   ["runc", "unmounted", 29],
   ["crun", "unmounted", 29],
+  ["runc", "inside", 10],
+  ["crun", "inside", 10],
 ])("%s restores a container's files on its own root file system (%s)", async (runtime, workload, checks) => {
   await holds(`${WORDS}
 mkdir l i; cp /cryoshim/build/workloads/${workload} l
@@ -77,21 +76,28 @@ test.each([
   ["unmounted", "/data", 29],
   ["detached", "/run/data", 26],
   ["unmounted", "/run/data", 29],
+  ["inside", "/data", 10],
+  ["inside", "/run/data", 10],
 ])(
   "podman restores a container's files (%s) on its root file system and on a tmpfs: %s",
   async (workload, directory, checks) => {
     await holds(`${WORDS}
 lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/${workload} l
-podman run -d --name c1 --cap-add SYS_ADMIN --cap-add MKNOD --network none --tmpfs /run:rw,dev -v /tmp/l:/lab localhost/busybox sh -c "mkdir ${directory}; exec /lab/${workload} ${directory} /lab/out /lab/go" >/dev/null; ready l
+podman run -d --name c1 --cap-add SYS_ADMIN --cap-add MKNOD --network none --tmpfs /run:rw,dev,exec -v /tmp/l:/lab localhost/busybox sh -c "mkdir ${directory}; exec /lab/${workload} ${directory} /lab/out /lab/go" >/dev/null; ready l
 podman container checkpoint c1 >/dev/null; podman container restore c1 >/dev/null; checked l ${checks}`);
   },
 );
 
-test("LXC restores a container's files on its root file system", () =>
-  holds(`${WORDS}
+test.each([
+  ["detached", 26],
+  ["unmounted", 29],
+  ["inside", 10],
+])("LXC restores a container's files on its root file system (%s)", async (workload, checks) => {
+  await holds(`${WORDS}
 lab-lxc-create c1 sh /lab/start
-l=/var/lib/lxc/c1/rootfs/lab; mkdir -p $l d; cp /cryoshim/build/workloads/detached $l
-echo "mkdir /lab/d; exec /lab/detached /lab/d /lab/out /lab/go" >$l/start
+l=/var/lib/lxc/c1/rootfs/lab; mkdir -p $l d; cp /cryoshim/build/workloads/${workload} $l
+echo "mkdir /lab/d; exec /lab/${workload} /lab/d /lab/out /lab/go" >$l/start
 lxc-start -d -n c1; ready $l
-lxc-checkpoint -n c1 -D /tmp/d -s; lxc-checkpoint -n c1 -D /tmp/d -r; checked $l
-lxc-stop -k -n c1`));
+lxc-checkpoint -n c1 -D /tmp/d -s; lxc-checkpoint -n c1 -D /tmp/d -r; checked $l ${checks}
+lxc-stop -k -n c1`);
+});
