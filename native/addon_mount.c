@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "addon.h"
@@ -426,6 +427,110 @@ static napi_value set_mount(napi_env env, napi_callback_info info)
 	return NULL;
 }
 
+struct fresh {
+	struct visit v;
+	const char *options;
+	int fd;
+};
+
+static bool mount_fresh(struct visit *v)
+{
+	struct fresh *f = (struct fresh *)v;
+
+	v->step = "unshare";
+	if (unshare(CLONE_NEWNS))
+		return false;
+	v->step = "mount";
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || mount("tmpfs", "/", "tmpfs", 0, f->options))
+		return false;
+	/* What is mounted over a root is not in the way of whose root it is. */
+	v->step = "open";
+	f->fd = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	return f->fd >= 0;
+}
+
+/* newTmpfs(options): number: a mount namespace with a new tmpfs as its root */
+static napi_value new_tmpfs(napi_env env, napi_callback_info info)
+{
+	char options[256];
+	struct fresh f = { .v = { .ns = -1, .work = mount_fresh }, .options = options, .fd = -1 };
+	napi_value args[1];
+
+	if (!get_args(env, info, 1, args) || !get_path(env, args[0], options, sizeof(options)))
+		return NULL;
+	return visit(env, &f.v) ? fd_or_throw(env, f.fd, f.v.step) : NULL;
+}
+
+/* setTimes(path, atime, mtime): nanoseconds; of a symbolic link itself */
+static napi_value set_times(napi_env env, napi_callback_info info)
+{
+	struct timespec times[2];
+	napi_value args[3];
+	char path[4096];
+
+	if (!get_args(env, info, 3, args) || !get_path(env, args[0], path, sizeof(path)) || !get_ns(env, args[1], &times[0]) ||
+	    !get_ns(env, args[2], &times[1]))
+		return NULL;
+	return utimensat(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW) ? throw_errno(env, errno, "utimensat") : NULL;
+}
+
+static bool add_xattr(napi_env env, napi_value list, uint32_t i, const char *path, const char *name, bool follow)
+{
+	static char value[65536];
+	napi_value pair, each[2];
+	ssize_t n = (follow ? getxattr : lgetxattr)(path, name, value, sizeof(value));
+
+	if (n < 0) {
+		throw_errno(env, errno, "lgetxattr");
+		return false;
+	}
+	return napi_create_array_with_length(env, 2, &pair) == napi_ok &&
+	       napi_create_string_latin1(env, name, NAPI_AUTO_LENGTH, &each[0]) == napi_ok &&
+	       napi_create_buffer_copy(env, (size_t)n, value, NULL, &each[1]) == napi_ok &&
+	       napi_set_element(env, pair, 0, each[0]) == napi_ok && napi_set_element(env, pair, 1, each[1]) == napi_ok &&
+	       napi_set_element(env, list, i, pair) == napi_ok;
+}
+
+/* xattrs(path, follow): [name, Buffer][]: extended attributes; of a symbolic link itself, unless it is followed */
+static napi_value xattrs(napi_env env, napi_callback_info info)
+{
+	static char names[65536];
+	napi_value args[2], list;
+	char path[4096];
+	uint32_t i = 0;
+	bool follow;
+	ssize_t n;
+
+	if (!get_args(env, info, 2, args) || !get_path(env, args[0], path, sizeof(path)) ||
+	    napi_get_value_bool(env, args[1], &follow) != napi_ok || napi_create_array(env, &list) != napi_ok)
+		return NULL;
+	n = (follow ? listxattr : llistxattr)(path, names, sizeof(names));
+	if (n < 0)
+		return errno == EOPNOTSUPP ? list : throw_errno(env, errno, "llistxattr");
+	for (char *name = names; name < names + n; name += strlen(name) + 1)
+		if (!add_xattr(env, list, i++, path, name, follow))
+			return NULL;
+	return list;
+}
+
+/* setXattr(path, name, value: Buffer) */
+static napi_value set_xattr(napi_env env, napi_callback_info info)
+{
+	char path[4096], name[256];
+	napi_value args[3];
+	size_t len;
+	void *data;
+
+	if (!get_args(env, info, 3, args) || !get_path(env, args[0], path, sizeof(path)) ||
+	    !get_path(env, args[1], name, sizeof(name)))
+		return NULL;
+	if (napi_get_buffer_info(env, args[2], &data, &len) != napi_ok) {
+		napi_throw_type_error(env, "ERR_ARGS", "a Buffer was expected");
+		return NULL;
+	}
+	return lsetxattr(path, name, data, len, 0) ? throw_errno(env, errno, "lsetxattr") : NULL;
+}
+
 #define STORE "criu-fdstore-"	/* criu/fdstore.c, after a NUL and a slash */
 #define MOST_STORED 65536
 
@@ -539,6 +644,80 @@ static napi_value clone_mount(napi_env env, napi_callback_info info)
 	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &c.v.ns) || !get_path(env, args[1], path, sizeof(path)))
 		return NULL;
 	return visit(env, &c.v) ? fd_or_throw(env, c.fd, c.v.step) : NULL;
+}
+
+static bool open_there(struct visit *v)
+{
+	struct clone *c = (struct clone *)v;
+
+	v->step = "open";
+	c->fd = open(c->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return c->fd >= 0;
+}
+
+/* openIn(ns, path): number: a directory of another mount namespace */
+static napi_value open_in(napi_env env, napi_callback_info info)
+{
+	char path[4096];
+	struct clone c = { .v.work = open_there, .path = path, .fd = -1 };
+	napi_value args[2];
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &c.v.ns) || !get_path(env, args[1], path, sizeof(path)))
+		return NULL;
+	return visit(env, &c.v) ? fd_or_throw(env, c.fd, c.v.step) : NULL;
+}
+
+struct listing {
+	struct visit v;
+	int proc;
+	char *text;
+	size_t len;
+};
+
+static bool list_there(struct visit *v)
+{
+	struct listing *l = (struct listing *)v;
+	size_t size = 0;
+	ssize_t n = 0;
+	char *grown;
+	int fd;
+
+	v->step = "read mountinfo";
+	fd = openat(l->proc, "thread-self/mountinfo", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	do {
+		if (size - l->len < 65536) {
+			grown = realloc(l->text, size + 131072);
+			if (!grown)
+				break;
+			l->text = grown;
+			size += 131072;
+		}
+		n = read(fd, l->text + l->len, size - l->len);
+		if (n > 0)
+			l->len += (size_t)n;
+	} while (n > 0);
+	close(fd);
+	return n == 0;
+}
+
+/* mountInfo(ns): string: all mounts of a namespace, as its root sees them; latin1 */
+static napi_value mount_info(napi_env env, napi_callback_info info)
+{
+	struct listing l = { .v.work = list_there, .proc = -1 };
+	napi_value args[1], out = NULL;
+
+	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &l.v.ns))
+		return NULL;
+	l.proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (l.proc < 0)
+		return throw_errno(env, errno, "open /proc");
+	if (visit(env, &l.v) && napi_create_string_latin1(env, l.text ? l.text : "", l.len, &out) != napi_ok)
+		out = NULL;
+	close(l.proc);
+	free(l.text);
+	return out;
 }
 
 struct copy {
@@ -672,8 +851,14 @@ bool mount_register(napi_env env, napi_value exports)
 		{ "findInode", NULL, find_inode, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "attachMounts", NULL, attach_mounts, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "detachMounts", NULL, detach_mounts, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "newTmpfs", NULL, new_tmpfs, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "setTimes", NULL, set_times, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "xattrs", NULL, xattrs, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "setXattr", NULL, set_xattr, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "storedNamespaces", NULL, stored_namespaces, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setMount", NULL, set_mount, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "mountInfo", NULL, mount_info, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "openIn", NULL, open_in, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "cloneMount", NULL, clone_mount, NULL, NULL, NULL, napi_enumerable, NULL },
 	};
 

@@ -31,8 +31,14 @@ interface Addon {
   attachMounts(ns: number, base: string, paths: string[]): number[];
   detachMounts(ns: number, base: string): void;
   linkName(fd: number, dir: number, name: string): void;
+  newTmpfs(options: string): number;
+  setTimes(path: string, atime: bigint, mtime: bigint): void;
+  xattrs(path: string, follow: boolean): [name: string, value: Buffer][];
+  setXattr(path: string, name: string, value: Buffer): void;
   storedNamespaces(pid: number): number[];
   setMount(ns: number, tree: number, set: number): void;
+  mountInfo(ns: number): string;
+  openIn(ns: number, path: string): number;
   cloneMount(ns: number, path: string): number;
   socketProtocol(path: string): string;
   getSocketOption(fd: number, level: number, name: number): number;

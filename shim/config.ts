@@ -11,6 +11,8 @@ const absolute = z.string().check(z.refine(isAbsolute, "must be an absolute path
 
 const seconds = z.number().check(z.positive(), z.maximum(3600));
 
+const mebibytes = z.number().check(z.nonnegative(), z.maximum(1 << 30));
+
 const schema = z.strictObject({
   engine: z.optional(z.strictObject({ path: z.optional(absolute), node: z.optional(absolute) })),
   cgroup: z.optional(
@@ -22,6 +24,7 @@ const schema = z.strictObject({
     z.strictObject({ lock: z.optional(z.enum(["auto", "bpf", "iptables", "nftables", "caller", "none"])) }),
   ),
   carriers: z.optional(z.strictObject({ extra: z.optional(z.array(absolute)) })),
+  detached: z.optional(z.strictObject({ largest: z.optional(mebibytes) })),
   remote: z.optional(z.strictObject({ answer_within: z.optional(seconds) })),
 });
 
@@ -49,12 +52,13 @@ export const parseConfig = (text: string, file: string): Config => {
     const why = issue.code === "unrecognized_keys" ? "no such key" : issue.message;
     throw refuse(file, `${key}: ${why}`);
   }
-  const { engine, cgroup, network, carriers, remote } = checked.data;
+  const { engine, cgroup, network, carriers, detached, remote } = checked.data;
   return {
     engine: { ...DEFAULTS.engine, ...engine },
     cgroup: { manage: cgroup?.manage ?? DEFAULTS.cgroup.manage },
     network: { lock: network?.lock ?? DEFAULTS.network.lock },
     carriers: { extra: carriers?.extra ?? DEFAULTS.carriers.extra },
+    detached: { largest: detached?.largest ?? DEFAULTS.detached.largest },
     remote: { answer_within: remote?.answer_within ?? DEFAULTS.remote.answer_within },
   };
 };

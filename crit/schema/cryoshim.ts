@@ -86,6 +86,30 @@ const mount = message("cryoshim_detached_mount", {
   attributes: [4, "uint32", "required"],
   /** Where the copy is mounted in the container while CRIU opens files there, below a directory for all. */
   base: [5, "bytes"],
+  /** Of a file system of the images: its number. */
+  tree: [6, "uint32"],
+});
+
+/** A tmpfs that was mounted nowhere else; 0: as large as memory. */
+const detachedTree = message("cryoshim_detached_tree", {
+  id: [1, "uint32", "required"],
+  ...run("uint64", 2, "bytes inodes"),
+});
+
+const xattr = message("cryoshim_xattr", { name: [1, "bytes", "required"], value: [2, "bytes", "required"] });
+
+/** Of the file system before it, a directory before what is in it. */
+const detachedNode = message("cryoshim_detached_node", {
+  path: [1, "bytes", "required"],
+  ...run("uint32", 2, "mode uid gid"),
+  ...run("uint64", 5, "size rdev"),
+  /** Nanoseconds. */
+  ...run("sint64", 7, "atime mtime"),
+  /** Another name of the node with this number in the file system. */
+  link: [9, "uint32"],
+  /** Of a symbolic link. */
+  target: [10, "bytes"],
+  xattrs: [11, () => xattr, "repeated"],
 });
 
 const detachedFile = message("cryoshim_detached_file", {
@@ -110,9 +134,10 @@ const detachedFile = message("cryoshim_detached_file", {
   key: [17, "string"],
 });
 
-/** Of the file with this number, counted from 0; what is not there is a hole. */
+/** Of the file, or the node, with this number, counted from 0 through the whole image; what is not there is a hole. */
 const detachedData = message("cryoshim_detached_data", {
-  file: [1, "uint32", "required"],
+  file: [1, "uint32"],
+  node: [4, "uint32"],
   offset: [2, "uint64", "required"],
   data: [3, "bytes", "required"],
 });
@@ -122,6 +147,8 @@ export const detached = message("cryoshim_detached_entry", {
   mount: [1, () => mount],
   file: [2, () => detachedFile],
   data: [3, () => detachedData],
+  tree: [4, () => detachedTree],
+  node: [5, () => detachedNode],
 });
 
 /** A file system whose files are on a server. */

@@ -12,7 +12,7 @@ import { uringCarrier } from "./uring.js";
 export const BUILT_IN: Record<string, (settings: Settings) => Carrier> = {
   mqueue: mqueueCarrier,
   "udp-cork": corkCarrier,
-  detached: detachedCarrier,
+  detached: ({ detached }) => detachedCarrier(detached),
   pidfd: pidfdCarrier,
   remote: ({ remote }) => remoteCarrier(remote),
   "io-uring": () => uringCarrier(),

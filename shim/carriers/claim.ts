@@ -27,6 +27,8 @@ export interface Uses {
   tasks: Iterable<number>;
   /** Where CRIU finds it; undefined: it is handed in, under the key (`inherit_fd`). */
   place(key: string): { name: string; mntId: number } | undefined;
+  /** Roots that CRIU has not seen, by task: the keys and modes of what they are. */
+  roots: ReadonlyMap<number, { key: string; mode: number }>;
 }
 
 /** Thrown where CRIU's images use a file otherwise than by a descriptor: a task has mapped it, or is in it. */
@@ -38,6 +40,8 @@ export class OtherUse extends Error {
   }
 }
 
+/** Nobody is told by SIGIO. */
+const NOBODY: Message = { uid: 0, euid: 0, signum: 0, pid_type: 0, pid: 0 };
 /** VMA_FILE_PRIVATE, VMA_FILE_SHARED (criu/include/image.h) */
 const FILE_MAPPING = 3 << 6;
 
@@ -119,6 +123,15 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>, uses?: 
   const pipes = new Set(
     fifos.filter((entry) => !regs.has(fifoOf(entry).regf_id)).map((entry) => fifoOf(entry).pipe_id),
   );
+  for (const [task, { key, mode }] of uses?.roots ?? []) {
+    const each = images.find(({ name }) => name === `fs-${task}.img`)!;
+    const reg: Message = { id: ++last, flags: 0, pos: 0n, fown: NOBODY, name: key, ext: true, mode };
+    const place = uses?.place(key);
+    if (place !== undefined) Object.assign(reg, { name: place.name, mnt_id: place.mntId, ext: false });
+    files.entries.push({ message: { type: REG, id: last, reg } });
+    each.image.entries[0]!.message.root_id = last;
+    each.changed = true;
+  }
   const ids = new Set<number>();
   for (const entry of mine) {
     const reg = entry.message.reg as Message;

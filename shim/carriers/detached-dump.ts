@@ -1,27 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // What of a dump is on unmounted mounts, where it is found again, and what is written of it.
-import {
-  type BigIntStats,
-  closeSync,
-  constants,
-  fstatSync,
-  openSync,
-  readFileSync,
-  readlinkSync,
-  statSync,
-} from "node:fs";
-import type { CryoshimError } from "../error.js";
+import { type BigIntStats, closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync } from "node:fs";
+import { addon } from "../../native/index.js";
+import type { Engine } from "../control/engine.js";
+import { CryoshimError } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import type { Found } from "../xray/find.js";
 import type { Use } from "../xray/uses.js";
 import { claimFiles, fileKey, OtherUse } from "./claim.js";
-import { type Place, type Places, unescaped } from "./detached-find.js";
+import { join, linkOf, namesOf, type Place, type Places, unescaped } from "./detached-find.js";
 import { type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
 import { refuse } from "./detached-refuse.js";
 import { canBeMade, openForContents } from "./detached-restore.js";
+import { contentsBelow, loneNodes, type Node, type Tree, tmpfsOf, typeOf, walk } from "./detached-tree.js";
 import { depthOf, namespaceOf, taskName } from "./tasks.js";
 
-const { S_IFMT, S_IFREG } = constants;
+const { S_IFMT, S_IFREG, S_IFDIR, S_IFLNK, O_RDONLY } = constants;
 const O_PATH = 0o10000000;
 /** MNT_* to MOUNT_ATTR_*: read-only, no set-user-ID, no devices, no execution. */
 const ATTRIBUTES: readonly [flag: number, attribute: number][] = [
@@ -43,7 +37,22 @@ interface Held {
   link: string;
   /** As a person says it. */
   what: string;
+  directory: boolean;
   use?: Use;
+}
+
+/** A file of a file system of which no directory can be looked at. */
+interface LoneFile {
+  path: string;
+  at: string;
+  st: BigIntStats;
+}
+
+export interface DetachedOptions {
+  /** Also what takes long, before the freeze. */
+  search: boolean;
+  /** MiB that may be saved of file systems that are mounted nowhere else. */
+  largest: number;
 }
 
 const WORDS = { cwd: "the working directory", root: "the root", exe: "the program", mapping: "a mapped file" } as const;
@@ -51,11 +60,14 @@ const WORDS = { cwd: "the working directory", root: "the root", exe: "the progra
 const heldBy = (found: readonly Found[], uses: readonly Use[]): Held[] => [
   ...found
     .filter(({ kind }) => kind === "detached")
-    .map(({ pid, mntId, dev, mntFlags, fd }) => {
-      const [link, what] = [`/proc/${pid}/fd/${fd}`, `descriptor ${fd}`];
-      return { pid, mntId, dev, mntFlags, link, what };
+    .map(({ pid, mntId, dev, mntFlags, fd, mode }) => {
+      const [link, what, directory] = [`/proc/${pid}/fd/${fd}`, `descriptor ${fd}`, (mode & S_IFMT) === S_IFDIR];
+      return { pid, mntId, dev, mntFlags, link, what, directory };
     }),
-  ...uses.map((use) => ({ ...use, what: WORDS[use.kind], use })),
+  ...uses.map((use) => {
+    const directory = use.kind === "cwd" || use.kind === "root";
+    return { ...use, what: WORDS[use.kind], directory, use };
+  }),
 ];
 
 interface Saved {
@@ -67,8 +79,9 @@ interface Saved {
   gone?: Gone;
   /** A descriptor of ours for the contents of a file without a name. */
   contents?: number;
-  /** Tasks that have it otherwise than by a descriptor. */
+  /** Tasks that have it otherwise than by a descriptor, and those whose root it is. */
   users: Set<number>;
+  rooted: Set<number>;
 }
 
 const attributesOf = (mntFlags: number): number =>
@@ -83,16 +96,38 @@ const goneOf = ({ uid, gid, size, rdev, atimeNs, mtimeNs }: BigIntStats): Gone =
   mtime: mtimeNs,
 });
 
+const CAP_SYS_CHROOT = 18n;
+
+const canChangeRoot = (pid: number): boolean => {
+  const effective = /^CapEff:\s+(\w+)$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1] ?? "0";
+  return ((BigInt(`0x${effective}`) >> CAP_SYS_CHROOT) & 1n) === 1n;
+};
+
+/** Terminals CRIU has its own ways with. */
+const isTerminal = (mode: number, rdev: bigint): boolean =>
+  (mode & S_IFMT) === constants.S_IFCHR && rdev >> 8n >= 136n && rdev >> 8n <= 143n;
+
 /** A directory that can be covered in a task's mount namespace, and a mount that CRIU knows there: its root. */
 const coverIn = (pid: number): { base: string; mntId: number } | undefined => {
-  const lines = readFileSync(`/proc/${pid}/mountinfo`, "latin1").split("\n");
+  const ns = openSync(`/proc/${pid}/ns/mnt`, O_RDONLY);
+  try {
+    return coverFrom(ns);
+  } finally {
+    closeSync(ns);
+  }
+};
+
+const coverFrom = (ns: number): { base: string; mntId: number } | undefined => {
+  const lines = addon.mountInfo(ns).split("\n");
   const mounts = new Map(
     lines.map((line) => line.split(" ")).map(([id, , , , point = ""]) => [unescaped(point), Number(id)]),
   );
   const mntId = mounts.get("/");
   const base = BASES.find((path) => {
+    if (mounts.has(path)) return false;
     try {
-      return !mounts.has(path) && statSync(`/proc/${pid}/root${path}`).isDirectory();
+      closeSync(addon.openIn(ns, path));
+      return true;
     } catch {
       return false;
     }
@@ -108,19 +143,33 @@ export class DetachedFiles {
   readonly #root: number;
   readonly #places: () => Places;
   readonly #cover: ReturnType<typeof coverIn>;
+  readonly #options: DetachedOptions;
+  /** File systems that are mounted nowhere else, by device. */
+  readonly #trees = new Map<number, { tree: Tree; lone: LoneFile[] }>();
+  /** Whether they are, as far as it was asked. */
+  readonly #mounted = new Map<number, boolean>();
 
-  /** `root`: of the tree. `search`: also what takes long, before the freeze. */
-  constructor(root: number, found: readonly Found[], uses: readonly Use[], places: () => Places, search: boolean) {
+  /** `root`: of the tree. */
+  constructor(
+    root: number,
+    found: readonly Found[],
+    uses: readonly Use[],
+    places: () => Places,
+    options: DetachedOptions,
+  ) {
     this.#root = root;
     this.#places = places;
+    this.#options = options;
     this.#cover = uses.length === 0 ? undefined : coverIn(root);
+    const all = heldBy(found, uses);
+    for (const held of all) if (held.directory && !this.#isMounted(held)) this.#offer(held);
     const byKey = new Map<string, Saved | undefined>();
-    for (const held of heldBy(found, uses)) {
+    for (const held of all) {
       const fd = openSync(held.link, O_PATH);
       try {
         const st = fstatSync(fd, { bigint: true });
         const key = fileKey(held.mntId, st.ino);
-        if (!byKey.has(key)) byKey.set(key, this.#save(key, held, fd, st, search));
+        if (!byKey.has(key)) byKey.set(key, this.#save(key, held, fd, st));
         const saved = byKey.get(key);
         if (saved !== undefined && held.use !== undefined) this.#use(saved, held);
       } finally {
@@ -140,15 +189,95 @@ export class DetachedFiles {
     );
   }
 
-  #save(key: string, held: Held, fd: number, st: BigIntStats, search: boolean): Saved | undefined {
+  #isMounted(held: Held): boolean {
+    const mounted = this.#mounted.get(held.dev) ?? this.#places().isMounted(held);
+    this.#mounted.set(held.dev, mounted);
+    return mounted;
+  }
+
+  #offer(held: Held): void {
+    const fd = openSync(held.link, O_PATH);
+    try {
+      if (tmpfsOf(`/proc/self/fd/${fd}`) !== undefined) this.#places().offer(held, fd);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Where a file is found again, or made again with its whole file system. */
+  #place(held: Held, fd: number, st: BigIntStats): ReturnType<Places["of"]> {
     const sought = { found: held, link: held.link, fd, st };
     const places = this.#places();
-    if (search) places.search(sought);
+    if (this.#options.search) places.search(sought);
     const at = places.of(sought);
+    if (at !== undefined) {
+      if (at.place.tree !== undefined) this.#treeOf(held, fd);
+      return at;
+    }
+    const link = (Number(st.mode) & S_IFMT) === S_IFLNK;
+    if (link || this.#isMounted(held) || places.source(held.dev) !== undefined) return undefined;
+    const made = this.#treeOf(held, fd);
+    if (made === undefined) return undefined;
+    // Nothing above it can be looked at: it comes back alone.
+    const [name = "/"] = namesOf(linkOf(held.link));
+    const place = { host: true, root: places.shown(held, fd), tree: held.dev };
+    if (st.nlink === 0n) return { place: { ...place, path: "." }, gone: true };
+    made.lone.push({ path: join(place.root, name).slice(1), at: held.link, st });
+    return { place: { ...place, path: name.slice(1) }, gone: false };
+  }
+
+  #treeOf({ dev }: Held, fd: number): { tree: Tree; lone: LoneFile[] } | undefined {
+    const known = this.#trees.get(dev);
+    if (known !== undefined) return known;
+    const limits = tmpfsOf(`/proc/self/fd/${fd}`);
+    if (limits === undefined) return undefined;
+    const made = { tree: { ...limits, nodes: [] }, lone: [] };
+    this.#trees.set(dev, made);
+    return made;
+  }
+
+  /** What is in file systems that are made again. Throws ERR_DETACHED where it is too much. */
+  #fill(): void {
+    let used = 0n;
+    for (const [dev, { tree, lone }] of this.#trees) {
+      const source = this.#places().source(dev);
+      if (source === undefined) {
+        tree.nodes = loneNodes(lone);
+        for (const { st } of lone) used += st.blocks * 512n;
+      } else {
+        const all = walk(source.top);
+        tree.nodes = all.nodes;
+        used += all.used;
+      }
+    }
+    const { largest } = this.#options;
+    if (used > BigInt(largest) << 20n)
+      throw refuse(
+        "cannot carry what is on a tmpfs that has been unmounted and is mounted nowhere else",
+        `it would be saved whole, ${used} bytes of it, and no more than ${largest} MiB may be`,
+        "raise [detached] largest in the configuration, or close what is open there",
+      );
+  }
+
+  /** Before the freeze: whether it is too much is known then. */
+  measure(): void {
+    try {
+      this.#fill();
+    } catch (error) {
+      if (!(error instanceof CryoshimError)) throw error;
+      this.refused.push(error);
+    }
+  }
+
+  #save(key: string, held: Held, fd: number, st: BigIntStats): Saved | undefined {
+    const at = this.#place(held, fd, st);
     const mode = Number(st.mode);
-    if (at === undefined) return this.#refuse(held, "its file system is mounted nowhere else, or it is not there");
+    if (at === undefined && isTerminal(mode, st.rdev)) return undefined;
+    if (at === undefined && this.#isMounted(held))
+      return this.#refuse(held, "no other mount of its file system shows it as well");
+    if (at === undefined) return this.#refuse(held, "its file system is mounted nowhere else, and is no tmpfs");
     if (at.gone && !canBeMade(mode)) return this.#refuse(held, "it has no name any more, and cannot be made anew");
-    const saved: Saved = { key, held, place: at.place, mode, ino: st.ino, users: new Set() };
+    const saved: Saved = { key, held, place: at.place, mode, ino: st.ino, users: new Set(), rooted: new Set() };
     this.saved.push(saved);
     if (!at.gone) return saved;
     saved.gone = goneOf(st);
@@ -162,7 +291,28 @@ export class DetachedFiles {
     if (!host && this.#cover === undefined) this.#refuse(held, "the container has no directory that can be covered");
     else if (!host && this.#namespaces().size > 1)
       this.#refuse(held, "the container's processes are in several mount namespaces");
+    else if (held.use?.kind === "root" && !canChangeRoot(held.pid))
+      this.#refuse(held, "the process may not change its root (CAP_SYS_CHROOT)");
     else saved.users.add(held.pid);
+    if (held.use?.kind === "root") saved.rooted.add(held.pid);
+  }
+
+  /**
+   * Gives tasks whose root is on an unmounted mount the root of their namespace while CRIU looks: it needs /proc in them.
+   * The engine undoes it.
+   */
+  async hideRoots(engine: Engine): Promise<void> {
+    for (const pid of new Set(this.saved.flatMap(({ rooted }) => [...rooted]))) {
+      const ns = openSync(`/proc/${pid}/ns/mnt`, O_RDONLY);
+      let root: number | undefined;
+      try {
+        root = addon.openIn(ns, "/");
+        await engine.swapRoot(pid, root);
+      } finally {
+        closeSync(ns);
+        if (root !== undefined) closeSync(root);
+      }
+    }
   }
 
   #namespaces(): Set<number> {
@@ -179,9 +329,11 @@ export class DetachedFiles {
     const mounts = new Map<string, MountEntry>();
     const entries = new Map(this.saved.map((saved) => [saved.key, this.#entry(saved, mounts)]));
     const attached = [...mounts.values()].filter(({ base }) => base !== undefined);
+    const number = (pid: number): number => Number(taskName(pid, depth).split(":")[0]);
     const claimed = this.#claim(imagesDir, {
-      tasks: new Set(
-        this.saved.flatMap(({ users }) => [...users].map((pid) => Number(taskName(pid, depth).split(":")[0]))),
+      tasks: new Set(this.saved.flatMap(({ users }) => [...users].map(number))),
+      roots: new Map(
+        this.saved.flatMap(({ key, mode, rooted }) => [...rooted].map((pid) => [number(pid), { key, mode }] as const)),
       ),
       place: (key) => {
         const { mount, path } = entries.get(key)!;
@@ -189,14 +341,25 @@ export class DetachedFiles {
         return { name: `${mount.base}/${attached.indexOf(mount)}/${path}`, mntId: this.#cover!.mntId };
       },
     });
-    const contents = new Map<FileEntry, number>();
+    const contents = new Map<FileEntry | Node, () => number>();
+    this.#fill();
+    for (const [dev, { tree, lone }] of this.#trees) {
+      const source = this.#places().source(dev);
+      const links = new Map(lone.map(({ path, at }) => [path, at]));
+      for (const node of tree.nodes) {
+        if (typeOf(node) !== S_IFREG || node.link !== undefined) continue;
+        contents.set(node, () =>
+          source === undefined ? openForContents(links.get(node.path)!) : contentsBelow(source.top, node),
+        );
+      }
+    }
     for (const saved of this.saved) {
       const file = entries.get(saved.key)!;
       const ids = claimed.get(saved.key) ?? [];
       file.open = new Map(ids.map(({ id, flags, pos }) => [id, { flags, pos }]));
       const pipe = ids.find((each) => each.pipe !== undefined)?.pipe;
       if (pipe !== undefined) file.pipe = pipe;
-      if (saved.contents !== undefined) contents.set(file, saved.contents);
+      if (saved.contents !== undefined) contents.set(file, () => openForContents(`/proc/self/fd/${saved.contents}`));
     }
     writeDetached(imagesDir, [...entries.values()], contents);
   }
@@ -217,10 +380,11 @@ export class DetachedFiles {
   }
 
   #entry({ key, held, place, mode, ino, gone, users }: Saved, mounts: Map<string, MountEntry>): FileEntry {
-    const { host, root, path, handle } = place;
+    const { host, root, path, handle, tree } = place;
     // Files of one mount that were found in different places are on different mounts afterwards.
     const id = `${held.mntId} ${host} ${root}`;
     const mount = mounts.get(id) ?? { host, path: root, attributes: attributesOf(held.mntFlags) };
+    if (tree !== undefined) mount.tree = this.#trees.get(tree)!.tree;
     mounts.set(id, mount);
     const used = users.size > 0;
     if (used && !host) mount.base = this.#cover!.base;

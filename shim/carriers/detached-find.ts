@@ -15,6 +15,8 @@ export interface Place {
   root: string;
   /** Of the file, in it; "." is the root itself. */
   path: string;
+  /** It is to be made again: the file system, by its device, is mounted nowhere else. */
+  tree?: number;
   /** Where none of its names is known: the kernel's own (name_to_handle_at(2)). */
   handle?: Buffer;
 }
@@ -30,8 +32,9 @@ interface Mount {
 export const unescaped = (text: string): string =>
   text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 
-const mountsOf = (pid: number | "self", dev: string): Mount[] =>
-  readFileSync(`/proc/${pid}/mountinfo`, "latin1")
+const mountsIn = (ns: number, dev: string): Mount[] =>
+  addon
+    .mountInfo(ns)
     .split("\n")
     .map((line) => line.split(" "))
     .filter((columns) => columns[2] === dev)
@@ -40,10 +43,9 @@ const mountsOf = (pid: number | "self", dev: string): Mount[] =>
 const mountId = (fd: number): number =>
   Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
 
-const latin = (path: string): Buffer => Buffer.from(path, "latin1");
-const linkOf = (path: string): string => readlinkSync(path, "latin1");
+export const linkOf = (path: string): string => readlinkSync(path, "latin1");
 
-const join = (directory: string, link: string): string =>
+export const join = (directory: string, link: string): string =>
   directory === "/" ? link : link === "/" ? directory : directory + link;
 
 /** What is below a mount's root in a path of its namespace; undefined where it is not below. */
@@ -76,7 +78,8 @@ const isAt = (top: number, path: string, file: BigIntStats): boolean => {
 
 const DELETED = " (deleted)";
 /** The names that a link in /proc may mean: a file may well be called "x (deleted)". */
-const namesOf = (link: string): string[] => (link.endsWith(DELETED) ? [link, link.slice(0, -DELETED.length)] : [link]);
+export const namesOf = (link: string): string[] =>
+  link.endsWith(DELETED) ? [link, link.slice(0, -DELETED.length)] : [link];
 
 /** A file of a task: a link of /proc that leads to it, a descriptor of ours for it, and what fstat(2) says. */
 export interface Sought {
@@ -92,12 +95,22 @@ interface Candidate extends Pick<Place, "host" | "root"> {
   top: number;
   part: string;
   point: string;
+  /** It is the unmounted one itself. */
+  tree?: number;
+}
+
+/** A directory on a file system that is mounted nowhere else: the root of an unmounted mount, and what it shows. */
+export interface Source {
+  top: number;
+  shown: string;
 }
 
 /** Finds files again; what it has found out of mounts it keeps until close(). */
 export class Places {
   readonly #roots = new MountRoots();
   readonly #candidates = new Map<string, Candidate[]>();
+  /** By device. */
+  readonly #sources = new Map<number, Source>();
   /** Other names of files whose own is gone: looked for before the freeze, as it may take long. */
   readonly #names = new Map<string, string>();
 
@@ -109,13 +122,13 @@ export class Places {
     const { link, st } = sought;
     const candidates = this.#mounts(sought);
     const names = namesOf(linkOf(link));
-    for (const { host, root, top, part } of candidates)
+    for (const { top, part, ...at } of candidates)
       for (const name of names)
         if (isAt(top, join(part, name), st))
-          return { place: { host, root, path: name === "/" ? "." : name.slice(1) }, gone: false };
+          return { place: { ...placeOf(at), path: name === "/" ? "." : name.slice(1) }, gone: false };
     const [first] = candidates;
     if (first === undefined) return undefined;
-    if (isGone(st, names)) return { place: { host: first.host, root: first.root, path: "." }, gone: true };
+    if (isGone(st, names)) return { place: { ...placeOf(first), path: "." }, gone: true };
     const place = this.#byOtherName(candidates, sought);
     return place && { place, gone: false };
   }
@@ -124,12 +137,13 @@ export class Places {
   #byOtherName(candidates: readonly Candidate[], { fd, st }: Sought): Place | undefined {
     const handle = addon.fileHandle(fd);
     let byHandle: Place | undefined;
-    for (const { host, root, top, part, point } of candidates) {
+    for (const { top, part, point, ...at } of candidates) {
+      const { root } = at;
       const known = this.#names.get(`${root} ${st.dev}:${st.ino}`);
       const named = known ?? (handle && nameByHandle(top, handle, st, point));
       const path = named === undefined ? undefined : below(part, named);
-      if (path !== undefined && isAt(top, named!, st)) return { host, root, path: path.slice(1) };
-      if (handle !== undefined && opens(top, handle, st)) byHandle ??= { host, root, path: ".", handle };
+      if (path !== undefined && isAt(top, named!, st)) return { ...placeOf(at), path: path.slice(1) };
+      if (handle !== undefined && opens(top, handle, st)) byHandle ??= { ...placeOf(at), path: ".", handle };
     }
     return byHandle;
   }
@@ -161,30 +175,81 @@ export class Places {
     // Tasks may well be in our own mount namespace.
     const own = namespaceOf(found.pid, "mnt") === namespaceOf(process.pid, "mnt");
     for (const host of own ? [true] : [false, true]) {
-      const before = host ? "" : `/proc/${found.pid}/root`;
-      for (const mount of mountsOf(host ? "self" : found.pid, dev)) {
-        // What the detached mount shows is to be there whole: its root becomes that of the copy.
-        const part = below(mount.root, shown);
-        if (part === undefined) continue;
-        try {
-          const flags = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
-          const top = openSync(latin(`${before}${mount.point}`), flags);
-          // Something else may be mounted over it.
-          if (mountId(top) === mount.id)
-            candidates.push({ host, root: join(mount.point, part), top, part, point: mount.point });
-          else closeSync(top);
-        } catch {
-          // Unmounted meanwhile, or a mount of a single file.
-        }
+      const ns = openSync(host ? "/proc/self/ns/mnt" : `/proc/${found.pid}/ns/mnt`, constants.O_RDONLY);
+      try {
+        candidates.push(...this.#inNamespace(ns, host, dev, shown));
+      } finally {
+        closeSync(ns);
+      }
+    }
+    const source = candidates.length === 0 ? this.#sources.get(found.dev) : undefined;
+    const part = source && below(source.shown, shown);
+    if (source !== undefined && part !== undefined)
+      candidates.push({ host: true, root: part, top: source.top, part, point: "/", tree: found.dev });
+    return candidates;
+  }
+
+  #inNamespace(ns: number, host: boolean, dev: string, shown: string): Candidate[] {
+    const candidates: Candidate[] = [];
+    for (const mount of mountsIn(ns, dev)) {
+      // What the detached mount shows is to be there whole: its root becomes that of the copy.
+      const part = below(mount.root, shown);
+      if (part === undefined) continue;
+      try {
+        const top = addon.openIn(ns, mount.point);
+        // Something else may be mounted over it.
+        if (mountId(top) === mount.id)
+          candidates.push({ host, root: join(mount.point, part), top, part, point: mount.point });
+        else closeSync(top);
+      } catch {
+        // Unmounted meanwhile, or a mount of a single file.
       }
     }
     return candidates;
   }
 
+  /**
+   * The mount of a directory may be all that is left of its file system: then its root is where files are found. `fd`, of a
+   * directory on it, is lent.
+   */
+  offer({ dev, mntId }: Pick<Found, "dev" | "mntId">, fd: number): void {
+    const shown = this.#roots.of(fd, mntId);
+    const known = this.#sources.get(dev);
+    if (known !== undefined && below(shown, known.shown) === undefined) return;
+    if (known !== undefined && shown === known.shown) return;
+    if (known !== undefined) closeSync(known.top);
+    this.#sources.set(dev, { top: climb(fd), shown });
+  }
+
+  /** What is left of a file system that is mounted nowhere else. */
+  source(dev: number): Source | undefined {
+    return this.#sources.get(dev);
+  }
+
+  /** What an unmounted mount shows as its root. */
+  shown({ mntId }: Pick<Found, "mntId">, fd: number): string {
+    return this.#roots.of(fd, mntId);
+  }
+
+  /** Whether a file system is mounted anywhere where it can be looked for. */
+  isMounted({ pid, dev }: Pick<Found, "pid" | "dev">): boolean {
+    const name = `${dev >>> 20}:${dev & 0xfffff}`;
+    return [`/proc/${pid}/ns/mnt`, "/proc/self/ns/mnt"].some((path) => {
+      const ns = openSync(path, constants.O_RDONLY);
+      try {
+        return mountsIn(ns, name).length > 0;
+      } finally {
+        closeSync(ns);
+      }
+    });
+  }
+
   /** What was found out of mounts: it may have changed. */
   forget(): void {
-    for (const { top } of [...this.#candidates.values()].flat()) closeSync(top);
+    for (const { top, tree } of [...this.#candidates.values()].flat()) if (tree === undefined) closeSync(top);
+    for (const { top } of this.#sources.values()) closeSync(top);
     this.#candidates.clear();
+    this.#sources.clear();
     this.#roots.forget();
   }
 
@@ -195,6 +260,22 @@ export class Places {
 }
 
 const { S_IFMT, S_IFDIR } = constants;
+
+const placeOf = ({ host, root, tree }: Pick<Candidate, "host" | "root" | "tree">): Omit<Place, "path"> =>
+  tree === undefined ? { host, root } : { host, root, tree };
+
+/** The root of a mount, from a directory on it: there is nothing above it, the mount is in no namespace. */
+const climb = (fd: number): number => {
+  const flags = constants.O_RDONLY | constants.O_DIRECTORY;
+  let at = openSync(`/proc/self/fd/${fd}`, flags);
+  for (;;) {
+    const up = openSync(`/proc/self/fd/${at}/..`, flags);
+    const same = isSame(fstatSync(at, { bigint: true }), fstatSync(up, { bigint: true }));
+    closeSync(at);
+    if (same) return up;
+    at = up;
+  }
+};
 
 /** Whether a file has no name any more. Some file systems count no links of directories. */
 const isGone = ({ nlink, mode }: BigIntStats, names: readonly string[]): boolean =>

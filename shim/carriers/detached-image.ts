@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // cryoshim-detached.img: mounts, the files on them, and the contents of those that have no name any more. The last may
 // be of any size: written and read in pieces.
-import { closeSync, openSync, readSync, writeSync } from "node:fs";
+import { closeSync, constants, openSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { frameMessage, magicsOf } from "../../crit/frame.js";
+import { decodeMessage, frameMessage, magicsOf } from "../../crit/frame.js";
 import { fdSource } from "../../crit/io.js";
 import { KINDS } from "../../crit/kinds.js";
 import type { Message } from "../../crit/message.js";
 import { streamImage } from "../../crit/stream.js";
 import { addon } from "../../native/index.js";
 import { CryoshimError } from "../error.js";
+import { type Node, type Tree, typeOf } from "./detached-tree.js";
 
+const { S_IFDIR, S_IFLNK } = constants;
 export const IMAGE = "cryoshim-detached.img";
 const KIND = KINDS.CRYOSHIM_DETACHED;
 /** Of a file's contents in one entry. */
@@ -40,6 +42,8 @@ export interface MountEntry {
   /** Latin1, as all paths here. */
   path: string;
   attributes: number;
+  /** What it is a part of, where that is in the images. */
+  tree?: Tree;
   /** The directory for all copies that are mounted in the container while CRIU opens files there. */
   base?: string;
 }
@@ -59,12 +63,11 @@ export interface FileEntry {
 
 const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "latin1"));
 
-/** Writes the image; `contents` has a descriptor for each regular file without a name. */
-export const writeDetached = (
-  imagesDir: string,
-  files: readonly FileEntry[],
-  contents: ReadonlyMap<FileEntry, number>,
-): void => {
+/** Opens the contents of a regular file; the descriptor becomes the caller's. */
+export type Contents = ReadonlyMap<FileEntry | Node, () => number>;
+
+/** Writes the image. */
+export const writeDetached = (imagesDir: string, files: readonly FileEntry[], contents: Contents): void => {
   const out = openSync(join(imagesDir, IMAGE), "wx", 0o600);
   const put = (message: Message): void => {
     const frame = Buffer.concat(frameMessage(KIND.entry, message));
@@ -72,23 +75,48 @@ export const writeDetached = (
   };
   try {
     writeSync(out, magicsOf(KIND));
-    const mounts = new Map<MountEntry, number>();
-    for (const { mount } of files) {
-      if (mounts.has(mount)) continue;
-      mounts.set(mount, mounts.size);
-      const { host, path, attributes, base } = mount;
-      const attached = base === undefined ? {} : { base: bytes(base) };
-      put({ mount: { id: mounts.get(mount)!, host, path: bytes(path), attributes, ...attached } });
+    const [mounts, trees] = [new Set(files.map(({ mount }) => mount)), new Set<Tree>()];
+    for (const { tree } of mounts) if (tree !== undefined) trees.add(tree);
+    const numbers = new Map<MountEntry | Tree, number>();
+    for (const all of [mounts, trees]) for (const [i, each] of [...all].entries()) numbers.set(each, i);
+    for (const tree of trees) {
+      put({ tree: { id: numbers.get(tree)!, bytes: tree.bytes, inodes: tree.inodes } });
+      for (const node of tree.nodes) put({ node: nodeMessage(node) });
     }
-    for (const file of files) put({ file: { mount: mounts.get(file.mount)!, ...messageOf(file) } });
-    for (const [index, file] of files.entries()) {
-      const from = contents.get(file);
-      if (from !== undefined) putContents(from, index, put);
+    for (const mount of mounts) {
+      const { host, path, attributes, base, tree } = mount;
+      const attached = base === undefined ? {} : { base: bytes(base) };
+      const part = tree === undefined ? {} : { tree: numbers.get(tree)! };
+      put({ mount: { id: numbers.get(mount)!, host, path: bytes(path), attributes, ...attached, ...part } });
+    }
+    for (const file of files) put({ file: { mount: numbers.get(file.mount)!, ...messageOf(file) } });
+    const nodes = [...trees].flatMap((tree) => tree.nodes);
+    const all: [FileEntry | Node, Message][] = [
+      ...files.map((file, i): [FileEntry, Message] => [file, { file: i }]),
+      ...nodes.map((node, i): [Node, Message] => [node, { node: i }]),
+    ];
+    for (const [of, whose] of all) {
+      const open = contents.get(of);
+      if (open === undefined) continue;
+      const from = open();
+      try {
+        putContents(from, whose, put);
+      } finally {
+        closeSync(from);
+      }
     }
   } finally {
     closeSync(out);
   }
 };
+
+const nodeMessage = ({ path, link, target, xattrs, ...rest }: Node): Message => ({
+  ...rest,
+  path: bytes(path),
+  ...(link !== undefined && { link }),
+  ...(target !== undefined && { target: bytes(target) }),
+  xattrs: xattrs.map(([name, value]) => ({ name: bytes(name), value: new Uint8Array(value) })),
+});
 
 const messageOf = ({ path, mode, ino, open, handle, pipe, gone, key }: FileEntry): Message => {
   const all = [...open];
@@ -106,13 +134,13 @@ const messageOf = ({ path, mode, ino, open, handle, pipe, gone, key }: FileEntry
   };
 };
 
-const putContents = (from: number, file: number, put: (message: Message) => void): void => {
+const putContents = (from: number, whose: Message, put: (message: Message) => void): void => {
   const piece = Buffer.allocUnsafe(PIECE);
   for (let next = addon.nextData(from, 0); next !== undefined; next = addon.nextData(from, next[1])) {
     for (let [at, end] = next; at < end; ) {
       const n = readSync(from, piece, 0, Math.min(PIECE, end - at), at);
       if (n === 0) break;
-      put({ data: { file, offset: BigInt(at), data: new Uint8Array(piece.subarray(0, n)) } });
+      put({ data: { ...whose, offset: BigInt(at), data: new Uint8Array(piece.subarray(0, n)) } });
       at += n;
     }
   }
@@ -140,12 +168,19 @@ const textOf = (value: unknown, at: number, absolute: boolean): string => {
   return text;
 };
 
-const mountFrom = ({ host, path, attributes, base }: Message, at: number): MountEntry => {
+const mountFrom = (
+  { host, path, attributes, base, tree }: Message,
+  trees: ReadonlyMap<number, Tree>,
+  at: number,
+): MountEntry => {
   if (typeof attributes !== "number" || attributes > ALL_ATTRIBUTES)
     throw wrong(at, "its attributes are none of a mount");
   const mount: MountEntry = { host: host === true, path: textOf(path, at, true), attributes };
   if (base !== undefined) mount.base = textOf(base, at, true);
-  return mount;
+  if (tree === undefined) return mount;
+  const known = trees.get(tree as number);
+  if (known === undefined) throw wrong(at, "it is of a file system that is not there");
+  return { ...mount, tree: known };
 };
 
 const goneFrom = ({ uid, gid, size, rdev, atime, mtime }: Message, at: number): Gone | undefined => {
@@ -178,42 +213,99 @@ const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): Fil
   return loaded;
 };
 
-/** What the image says of the files, checked: it may come from anywhere. Throws ERR_IMAGE. */
-export const readDetached = (imagesDir: string): FileEntry[] => {
-  const mounts = new Map<number, MountEntry>();
-  const files: FileEntry[] = [];
-  for (const { at, message } of entriesOf(imagesDir)) {
-    const { mount, file, data } = message as Record<string, Message | undefined>;
-    if (mount !== undefined) mounts.set(mount.id as number, mountFrom(mount, at));
-    else if (file !== undefined) files.push(fileFrom(file, mounts.get(file.mount as number), at));
-    else if (data !== undefined) {
-      const size = files[data.file as number]?.gone?.size ?? 0n;
-      if ((data.offset as bigint) + BigInt((data.data as Uint8Array).length) > size)
-        throw wrong(at, "it lies outside of its file");
-    } else throw wrong(at, "it says nothing that this version knows");
-  }
-  return files;
+/** Checks that a node lies in a directory of its file system: no name leads out of it. */
+const nodeFrom = (message: Message, tree: Tree | undefined, known: ReadonlyMap<string, Node>, at: number): Node => {
+  const { mode, uid, gid, size, rdev, atime, mtime, link } = message as unknown as Node;
+  const xattrs = (message.xattrs ?? []) as Message[];
+  if (tree === undefined) throw wrong(at, "it is in no file system");
+  const path = textOf(message.path, at, false);
+  const parts = path.split("/");
+  const above = path === "." ? undefined : parts.length === 1 ? "." : parts.slice(0, -1).join("/");
+  const parent = above === undefined ? undefined : known.get(above);
+  if (above === undefined ? known.size > 0 : parent === undefined || typeOf(parent) !== S_IFDIR)
+    throw wrong(at, "it lies in no directory");
+  if (known.has(path) || parts.includes("") || (path !== "." && parts.includes(".")))
+    throw wrong(at, "its path is none");
+  const node: Node = { path, mode, uid, gid, size, rdev, atime, mtime, xattrs: [] };
+  if (path === "." && typeOf(node) !== S_IFDIR) throw wrong(at, "its root is no directory");
+  const first = link === undefined ? undefined : tree.nodes[link];
+  if (link !== undefined && (first === undefined || typeOf(first) === S_IFDIR))
+    throw wrong(at, "it is a link of nothing");
+  if (link !== undefined) node.link = link;
+  if (message.target !== undefined) node.target = Buffer.from(message.target as Uint8Array).toString("latin1");
+  if ((typeOf(node) === S_IFLNK) !== (node.target !== undefined)) throw wrong(at, "it leads nowhere");
+  if (size > BigInt(Number.MAX_SAFE_INTEGER)) throw wrong(at, "it is too large");
+  node.xattrs = xattrs.map(({ name, value }) => [
+    Buffer.from(name as Uint8Array).toString("latin1"),
+    Buffer.from(value as Uint8Array),
+  ]);
+  return node;
 };
 
-/** Calls back with the contents of a file, by its number in the image, piece by piece. */
-export const readContents = (
-  imagesDir: string,
-  file: number,
-  piece: (bytes: Uint8Array, offset: number) => void,
-): void => {
-  for (const { message } of entriesOf(imagesDir)) {
-    const data = message.data as Message | undefined;
-    if (data?.file === file) piece(data.data as Uint8Array, Number(data.offset));
-  }
-};
+/** The image, read. Contents stay in it until they are asked for. */
+export class DetachedImage {
+  readonly files: FileEntry[] = [];
+  readonly #path: string;
+  /** Where in the image the pieces of a file or node are. */
+  readonly #pieces = new Map<FileEntry | Node, number[]>();
 
-function* entriesOf(imagesDir: string): Generator<{ at: number; message: Message }> {
-  const fd = openSync(join(imagesDir, IMAGE), "r");
-  try {
-    const { kind, entries } = streamImage(fdSource(fd), IMAGE);
-    if (kind !== "CRYOSHIM_DETACHED") throw wrong(0, `it is an image of kind ${kind}`);
-    for (const { index, message } of entries) yield { at: index, message };
-  } finally {
-    closeSync(fd);
+  /** What the image says is checked: it may come from anywhere. Throws ERR_IMAGE. */
+  constructor(imagesDir: string) {
+    this.#path = join(imagesDir, IMAGE);
+    const mounts = new Map<number, MountEntry>();
+    const trees = new Map<number, Tree>();
+    const nodes: Node[] = [];
+    let known = new Map<string, Node>();
+    let tree: Tree | undefined;
+    const fd = openSync(this.#path, "r");
+    try {
+      const { kind, entries } = streamImage(fdSource(fd), IMAGE);
+      if (kind !== "CRYOSHIM_DETACHED") throw wrong(0, `it is an image of kind ${kind}`);
+      for (const { index, at, message } of entries) {
+        const { mount, file, data, node } = message as Record<string, Message | undefined>;
+        if (message.tree !== undefined) {
+          const { id, bytes, inodes } = message.tree as { id: number; bytes: bigint; inodes: bigint };
+          tree = { bytes, inodes, nodes: [] };
+          known = new Map();
+          trees.set(id, tree);
+        } else if (node !== undefined) {
+          const loaded = nodeFrom(node, tree, known, index);
+          nodes.push(loaded);
+          tree!.nodes.push(loaded);
+          known.set(loaded.path, loaded);
+        } else if (mount !== undefined) mounts.set(mount.id as number, mountFrom(mount, trees, index));
+        else if (file !== undefined) this.files.push(fileFrom(file, mounts.get(file.mount as number), index));
+        else if (data !== undefined) {
+          const of = data.node === undefined ? this.files[data.file as number] : nodes[data.node as number];
+          const size = of === undefined ? 0n : "open" in of ? (of.gone?.size ?? 0n) : of.size;
+          if (of === undefined || (data.offset as bigint) + BigInt((data.data as Uint8Array).length) > size)
+            throw wrong(index, "it lies outside of its file");
+          this.#pieces.set(of, [...(this.#pieces.get(of) ?? []), at]);
+        } else throw wrong(index, "it says nothing that this version knows");
+      }
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Gives the contents of a file, or of a node, piece by piece. */
+  contents(of: FileEntry | Node, piece: (bytes: Uint8Array, offset: number) => void): void {
+    const pieces = this.#pieces.get(of) ?? [];
+    if (pieces.length === 0) return;
+    const fd = openSync(this.#path, "r");
+    try {
+      for (const from of pieces) {
+        const length = fdSource(fd, { from, size: 4 }).take(4);
+        const size = new DataView(length.buffer, length.byteOffset).getUint32(0, true);
+        const body = fdSource(fd, { from: from + 4, size }).take(size);
+        const { data, offset } = decodeMessage(KIND.entry, body, IMAGE, from).data as {
+          data: Uint8Array;
+          offset: bigint;
+        };
+        piece(data, Number(offset));
+      }
+    } finally {
+      closeSync(fd);
+    }
   }
 }

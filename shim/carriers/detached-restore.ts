@@ -18,8 +18,9 @@ import { decodeImage } from "../../crit/image.js";
 import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { reason } from "../error.js";
-import { type FileEntry, type MountEntry, readContents, readDetached } from "./detached-image.js";
+import { DetachedImage, type FileEntry, type MountEntry } from "./detached-image.js";
 import { refuse } from "./detached-refuse.js";
+import { makeTree, type Tree } from "./detached-tree.js";
 
 const { S_IFMT, S_IFREG, S_IFDIR, S_IFIFO, S_IFLNK, O_RDONLY, O_RDWR, O_NONBLOCK, O_NOCTTY, O_NOFOLLOW } = constants;
 const [O_TMPFILE, O_PATH] = [0o20200000, 0o10000000];
@@ -36,7 +37,10 @@ const pipeContents = (imagesDir: string, pipe: number): { size: number; data: Ui
 /** Opens the files of the images again. */
 export class Reopen {
   readonly #imagesDir: string;
+  readonly #image: DetachedImage;
   readonly #files: FileEntry[];
+  /** Mount namespaces of file systems that were made anew. */
+  readonly #fresh = new Map<Tree, number>();
   readonly #trees = new Map<MountEntry, number>();
   /** Descriptors by which files without a name were made anew. */
   readonly #made = new Map<FileEntry, number>();
@@ -50,7 +54,8 @@ export class Reopen {
   /** Throws ERR_IMAGE. */
   constructor(imagesDir: string) {
     this.#imagesDir = imagesDir;
-    this.#files = readDetached(imagesDir);
+    this.#image = new DetachedImage(imagesDir);
+    this.#files = this.#image.files;
   }
 
   /** What CRIU opens itself and is there before tasks exist it inherits, under the name that it was dumped by. */
@@ -154,7 +159,14 @@ export class Reopen {
     try {
       return work();
     } catch (error) {
-      const { host, path } = file.mount;
+      const { host, path, tree } = file.mount;
+      if (tree !== undefined)
+        throw refuse(
+          `cannot make the tmpfs again that had \`${file.path}\` on a mount that had been unmounted`,
+          reason(error),
+          "see what the reason says; a file system is made of cryoshim-detached.img alone",
+          error,
+        );
       throw refuse(
         `cannot open \`${file.path}\` below \`${path}\` again, which was on a mount that had been unmounted`,
         reason(error),
@@ -226,7 +238,7 @@ export class Reopen {
     const fd = addon.openBeneath(tree, ".", O_TMPFILE | O_RDWR, 0o600);
     try {
       ftruncateSync(fd, Number(file.gone!.size));
-      readContents(this.#imagesDir, this.#files.indexOf(file), (bytes, offset) => {
+      this.#image.contents(file, (bytes, offset) => {
         for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, offset + at);
       });
       // One that may write would keep the mount from becoming read-only.
@@ -239,10 +251,20 @@ export class Reopen {
   #tree(mount: MountEntry, task: number): number {
     let tree = this.#trees.get(mount);
     if (tree !== undefined) return tree;
-    tree = addon.cloneMount(mount.host ? -1 : task, mount.path);
+    const where = mount.tree === undefined ? (mount.host ? -1 : task) : this.#fileSystem(mount.tree);
+    tree = addon.cloneMount(where, mount.path);
     this.#trees.set(mount, tree);
     this.#complete(mount, tree);
     return tree;
+  }
+
+  /** A file system that was mounted nowhere else is made once. */
+  #fileSystem(tree: Tree): number {
+    let ns = this.#fresh.get(tree);
+    if (ns !== undefined) return ns;
+    ns = makeTree(tree, (node, piece) => this.#image.contents(node, piece));
+    this.#fresh.set(tree, ns);
+    return ns;
   }
 
   /** All files are open: tasks will see the ends of FIFOs that nobody else has. */
@@ -254,6 +276,8 @@ export class Reopen {
   close(): void {
     this.letGo();
     for (const fd of [...this.#made.values(), ...this.#trees.values()]) closeSync(fd);
+    for (const ns of this.#fresh.values()) closeSync(ns);
+    this.#fresh.clear();
     if (this.#namespace !== undefined) closeSync(this.#namespace);
     this.#namespace = undefined;
     this.#made.clear();

@@ -6,6 +6,7 @@
 // opens itself: it inherits what is there before tasks exist; what is only in the container's mounts is mounted there for
 // as long as CRIU opens files.
 
+import { type CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import { findSpecial } from "../xray/find.js";
 import { findUses } from "../xray/uses.js";
@@ -14,8 +15,8 @@ import { DetachedFiles } from "./detached-dump.js";
 import { Places } from "./detached-find.js";
 import { Reopen } from "./detached-restore.js";
 
-/** The carrier of one session. */
-export const detachedCarrier = (): Carrier => {
+/** The carrier of one session. `largest`: see [detached] of the configuration. */
+export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
   let places: Places | undefined;
   const loaded = (): Places => {
     places ??= new Places();
@@ -23,23 +24,49 @@ export const detachedCarrier = (): Carrier => {
   };
   /** Mappings are looked through before the freeze; in it only where there was something. */
   let likely = false;
+  let looked = false;
+  /** What cannot be carried: known before the freeze. */
+  let refused: CryoshimError[] = [];
   let files: DetachedFiles | undefined;
   let reopen: Reopen | undefined;
+
+  const look = (root: number): void => {
+    if (looked) return;
+    const [found, uses] = [findSpecial(root), findUses(treeOf(root))];
+    likely = uses.length > 0;
+    // Once before the freeze: the second time is faster.
+    const seen = new DetachedFiles(root, found, uses, loaded, { search: true, largest });
+    seen.measure();
+    seen.close();
+    refused = seen.refused;
+    looked = true;
+    // Mounts may change until the tasks stand still.
+    places?.forget();
+  };
+
   const carrier: Carrier = {
     name: "detached",
-    prepare(root) {
-      const [found, uses] = [findSpecial(root), findUses(treeOf(root))];
-      likely = uses.length > 0;
-      // Once before the freeze: the second time is faster.
-      new DetachedFiles(root, found, uses, loaded, true).close();
-      // Mounts may change until the tasks stand still.
-      places?.forget();
+    prepare: look,
+    async admit(root, { log }) {
+      try {
+        look(root);
+      } catch (error) {
+        // The tasks run: what it saw may have been half done, and is looked at again when they stand still.
+        log("Warn ", `files on unmounted mounts: ${reason(error)}`);
+      }
+      const [first] = refused;
+      if (first !== undefined) throw first;
     },
     async seized({ root, found }, { engine, log }) {
       const looks = likely || found.some(({ kind }) => kind === "detached");
-      files = new DetachedFiles(root, found, looks ? findUses(treeOf(root)) : [], loaded, false);
+      files = new DetachedFiles(root, found, looks ? findUses(treeOf(root)) : [], loaded, {
+        search: false,
+        largest,
+      });
       for (const { message } of files.refused) log("Warn ", message);
-      if (files.saved.length > 0) await engine.external(files.keys);
+      if (files.saved.length === 0) return;
+      await engine.external(files.keys);
+      await files.hideRoots(engine);
     },
     needed: () => files !== undefined && files.saved.length > 0,
     async dumped(ok, { imagesDir }) {

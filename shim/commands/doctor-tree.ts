@@ -68,7 +68,7 @@ const PROTOCOLS = /^(TCP|UDP|UDP-?Lite|RAW|PING|UNIX|UNIX-STREAM|NETLINK|PACKET)
 /** What the X-ray has found: a file on an unmounted mount is carried where it is found again. */
 const ofXray = (found: Found, places: () => Places): Kind => {
   if (found.kind !== "detached") return { mqueue: MQUEUE, corked: CORKED, uring: URING }[found.kind];
-  const files = new DetachedFiles(found.pid, [found], [], places, true);
+  const files = new DetachedFiles(found.pid, [found], [], places, { search: true, largest: Number.MAX_SAFE_INTEGER });
   files.close();
   return files.saved.length > 0 ? REOPENED : DETACHED;
 };

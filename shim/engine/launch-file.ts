@@ -21,7 +21,14 @@ export interface Settings {
   cgroup: { manage: CgroupManage };
   network: { lock: NetworkLock };
   carriers: { extra: string[] };
+  detached: DetachedSettings;
   remote: RemoteSettings;
+}
+
+/** What a session does with files on unmounted mounts. */
+export interface DetachedSettings {
+  /** MiB that are saved, at most, of file systems that are mounted nowhere else. */
+  largest: number;
 }
 
 /** What a session does with mounts whose files are on a server. */
@@ -49,6 +56,7 @@ export const DEFAULTS: Config = {
   cgroup: { manage: "auto" },
   network: { lock: "auto" },
   carriers: { extra: [] },
+  detached: { largest: 1024 },
   remote: { answer_within: 2 },
 };
 
@@ -72,8 +80,7 @@ const readLaunchFile = (): Launch | undefined => {
     if (values.get("stamp") !== stampOf(CONFIG_FILE) || !engine || !settings) return undefined;
     // The engine may have been taken away since.
     statSync(engine);
-    const { cgroup, network, carriers, remote } = DEFAULTS;
-    const defaults: Settings = { cgroup, network, carriers, remote };
+    const { engine: _, ...defaults } = DEFAULTS;
     // An older version may have written it, which knew less.
     const kept = { ...defaults, ...(JSON.parse(settings) as Partial<Settings>) };
     return { engine, node: values.get("node") ?? process.execPath, settings: kept };
@@ -120,11 +127,8 @@ export const decideLaunch = (config: Config, env: NodeJS.ProcessEnv): Launch => 
       why: "no `criu` in PATH but cryoshim's launcher",
       fix: "install CRIU, or set [engine] path in the configuration",
     });
-  return {
-    engine,
-    node: config.engine.node ?? process.execPath,
-    settings: { cgroup: config.cgroup, network: config.network, carriers: config.carriers, remote: config.remote },
-  };
+  const { engine: _, ...settings } = config;
+  return { engine, node: config.engine.node ?? process.execPath, settings };
 };
 
 /**

@@ -9,6 +9,7 @@ checked() { touch "$1/go"; until_true grep -q done "$1/out"; ! grep BAD "$1/out"
 start() { mkdir -p l i d; setsid "$@" </dev/null >/dev/null 2>&1 & pid=$!; ready l; }
 program="/cryoshim/build/workloads/detached /tmp/d /tmp/l/out /tmp/l/go"
 inside="/cryoshim/build/workloads/inside /tmp/d /tmp/l/out /tmp/l/go"
+alone="/cryoshim/build/workloads/alone /tmp/d /tmp/l/out /tmp/l/go"
 kinds="/cryoshim/build/workloads/unmounted /tmp/d /tmp/l/out /tmp/l/go"
 dump() { criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
 restore() { criu restore -D /tmp/i -o r.log -v4 --shell-job -d; }
@@ -35,6 +36,37 @@ describe("criu's command line", () => {
   test("working directory, program and mapped files", () =>
     holds(`${WORDS}start $inside; dump; restore; checked l 10`));
 
+  test("a root", () => holds(`${WORDS}start $inside chroot; dump; restore; checked l 11`));
+
+  test("--leave-running leaves a root as it is", () => holds(`${WORDS}start $inside chroot; dump -R; checked l 11`));
+
+  test("a tmpfs that is mounted nowhere else is made again with all that is in it", () =>
+    holds(`${WORDS}start $alone directory; dump; restore; checked l 22`));
+
+  test("of one with no directory open, the open files are made again", () =>
+    holds(`${WORDS}start $alone files; dump; restore; checked l 10`));
+
+  test("--leave-running leaves it as it is, and what was restored can be dumped again", () =>
+    holds(`${WORDS}
+start $alone directory; dump -R; checked l 22; kill -9 $pid; rm -r l i d
+start $alone directory; dump; restore; rm -r i; mkdir i; pid=$(pgrep -x alone); dump; restore; checked l 22`));
+
+  test("one that is too large is refused before anything is stopped", () =>
+    holds(`${WORDS}
+mkdir -p /etc/cryoshim; printf '[detached]\nlargest = 1\n' >/etc/cryoshim/config.toml
+mkdir -p i at; mount -t tmpfs none at; head -c 2M /dev/zero >at/file
+sh -c 'exec 3<at/file; touch up; while :; do sleep 0.1; touch alive; done' </dev/null >/dev/null 2>&1 & pid=$!; until_true test -e up; umount -l at
+fails "" dump; grep -q "it would be saved whole, 2097152 bytes of it" i/d.log
+! grep -q "Seized task" i/d.log; rm alive; until_true test -e alive
+sed -i s/1/2/ /etc/cryoshim/config.toml; rm -r i; mkdir i; dump; ! kill -0 $pid`));
+
+  test("a file system that is mounted nowhere else and cannot be made again is refused before anything is stopped", () =>
+    holds(`${WORDS}
+mkdir -p i lower upper work at; mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay at; echo 1 >at/file
+sh -c 'exec 3<at/file; touch up; while :; do sleep 0.1; touch alive; done' </dev/null >/dev/null 2>&1 & pid=$!; until_true test -e up; umount -l at
+fails "" dump; grep -q "ERR_DETACHED\\|cannot carry descriptor 3 of process $pid, ./file. on a mount" i/d.log
+! grep -q "Seized task" i/d.log; rm alive; until_true test -e alive; kill -9 $pid`));
+
   test("--leave-running leaves these as well", () => holds(`${WORDS}start $inside; dump -R; checked l 10`));
 
   test("what has been restored can be dumped again", () =>
@@ -60,11 +92,15 @@ test.each([
   ["crun", "unmounted", 29],
   ["runc", "inside", 10],
   ["crun", "inside", 10],
+  ["runc", "inside chroot", 11],
+  ["crun", "inside chroot", 11],
+  ["runc", "alone directory", 22],
+  ["crun", "alone directory", 22],
 ])("%s restores a container's files on its own root file system (%s)", async (runtime, workload, checks) => {
   await holds(`${WORDS}
-mkdir l i; cp /cryoshim/build/workloads/${workload} l
-LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "mkdir /lab/d; exec /lab/${workload} /lab/d /lab/out /lab/go"
-sed -i 's|"CAP_KILL"|"CAP_KILL", "CAP_SYS_ADMIN", "CAP_MKNOD"|g' /tmp/b/config.json
+mkdir l i; set -- ${workload}; cp /cryoshim/build/workloads/$1 l
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "mkdir /lab/d; exec /lab/$1 /lab/d /lab/out /lab/go \${2:-}"
+sed -i 's|"CAP_KILL"|"CAP_KILL", "CAP_SYS_ADMIN", "CAP_MKNOD", "CAP_SYS_CHROOT", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID"|g' /tmp/b/config.json
 ${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
 ${runtime} checkpoint --image-path /tmp/i --work-path /tmp/i c1
 ${runtime} restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
@@ -78,12 +114,13 @@ test.each([
   ["unmounted", "/run/data", 29],
   ["inside", "/data", 10],
   ["inside", "/run/data", 10],
+  ["alone", "/data", 22],
 ])(
   "podman restores a container's files (%s) on its root file system and on a tmpfs: %s",
   async (workload, directory, checks) => {
     await holds(`${WORDS}
 lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/${workload} l
-podman run -d --name c1 --cap-add SYS_ADMIN --cap-add MKNOD --network none --tmpfs /run:rw,dev,exec -v /tmp/l:/lab localhost/busybox sh -c "mkdir ${directory}; exec /lab/${workload} ${directory} /lab/out /lab/go" >/dev/null; ready l
+podman run -d --name c1 --cap-add SYS_ADMIN --cap-add MKNOD --network none --tmpfs /run:rw,dev,exec -v /tmp/l:/lab localhost/busybox sh -c "mkdir ${directory}; exec /lab/${workload} ${directory} /lab/out /lab/go ${workload === "alone" ? "directory" : ""}" >/dev/null; ready l
 podman container checkpoint c1 >/dev/null; podman container restore c1 >/dev/null; checked l ${checks}`);
   },
 );

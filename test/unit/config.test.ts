@@ -30,6 +30,7 @@ test("every key of the sample is accepted when it is set", () => {
     cgroup: { manage: "auto" },
     network: { lock: "auto" },
     carriers: { extra: ["/usr/local/lib/cryoshim/my-carrier.mjs"] },
+    detached: { largest: 1024 },
     remote: { answer_within: 2 },
   });
 });
