@@ -17,7 +17,7 @@
         {
           "action_name": "make",
           "inputs": ["native/Makefile", "<!@(find native spfs -name '*.[ch]')"],
-          "outputs": ["<(PRODUCT_DIR)/criu", "<(PRODUCT_DIR)/spfs", "<(PRODUCT_DIR)/engine-plugin.so", "<(PRODUCT_DIR)/lock.bpf.o", "<(PRODUCT_DIR)/xray.bpf.o", "<(PRODUCT_DIR)/cork.bpf.o", "<(PRODUCT_DIR)/pages.bpf.o", "<(PRODUCT_DIR)/mount.bpf.o", "<(PRODUCT_DIR)/uring.bpf.o"],
+          "outputs": ["<(PRODUCT_DIR)/criu", "<(PRODUCT_DIR)/spfs", "<(PRODUCT_DIR)/engine-plugin.so", "<(PRODUCT_DIR)/lock.bpf.o", "<(PRODUCT_DIR)/xray.bpf.o", "<(PRODUCT_DIR)/cork.bpf.o", "<(PRODUCT_DIR)/pages.bpf.o", "<(PRODUCT_DIR)/mount.bpf.o", "<(PRODUCT_DIR)/uring.bpf.o", "<(PRODUCT_DIR)/uring-inflight.bpf.o"],
           "action": ["make", "-C", "native", "OUT=<(PRODUCT_DIR)"]
         }
       ]

@@ -128,7 +128,11 @@ export const closeFd = (fd: number): void => closeSync(fd);
 
 /** Path of a native artefact that lies beside the addon. */
 export const artefact = (
-  name: "criu" | "spfs" | "engine-plugin.so" | `${"lock" | "xray" | "cork" | "pages" | "mount" | "uring"}.bpf.o`,
+  name:
+    | "criu"
+    | "spfs"
+    | "engine-plugin.so"
+    | `${"lock" | "xray" | "cork" | "pages" | "mount" | "uring" | "uring-inflight"}.bpf.o`,
 ): string => {
   const path = (createRequire(here)("node-gyp-build") as { path(dir: string): string }).path(packageRoot);
   return join(dirname(path), name);

@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #include "holder.h"
-#include "mount.h"
 #include "stub.h"
 #include "switch.h"
 

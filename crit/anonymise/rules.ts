@@ -326,7 +326,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
     blank: "memory",
   },
   cryoshim_uring_slot: { name: "task thread", keep: "slot" },
-  cryoshim_uring_request: { blank: "sqe" },
+  cryoshim_uring_request: { keep: "thread nanoseconds vectors futex message", blank: "user_data sqe event" },
   cryoshim_pidfd_entry: { keep: "id flags process thread", inside: "outside places watches" },
   cryoshim_pidfd_outside: { keep: "pid", blank: "start ino", name: "boot" },
   cryoshim_pidfd_place: { keep: "task fd cloexec" },

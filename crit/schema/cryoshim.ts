@@ -263,9 +263,23 @@ const uringSlot = message("cryoshim_uring_slot", {
   slot: [3, "uint32", "required"],
 });
 
-/** What is in flight. */
+/** A request in flight: what it still asks for. */
 const uringRequest = message("cryoshim_uring_request", {
-  sqe: [1, "bytes", "required"],
+  /** The thread that submits it, by its number in its own pid namespace. */
+  thread: [1, "uint32", "required"],
+  user_data: [2, "uint64", "required"],
+  /** struct io_uring_sqe, without what it points to; not there: it completes with ECANCELED. */
+  sqe: [3, "bytes"],
+  /** Of a timespec that it points to. */
+  nanoseconds: [4, "uint64"],
+  /** An iovec that it points to: addresses and lengths by turns. */
+  vectors: [5, "uint64", "repeated"],
+  /** It waits for a futex to be woken, whatever its value is. */
+  futex: [6, "bool"],
+  /** A struct epoll_event that it points to. */
+  event: [7, "bytes"],
+  /** Of a struct msghdr that it points to: name, name_len, control, control_len. */
+  message: [8, "uint64", "repeated"],
 });
 
 /** An io_uring ring. Tasks and threads by their numbers in the pid namespaces from the root task's on. */

@@ -8,6 +8,7 @@ import { mqueueCarrier } from "./mqueue.js";
 import { pidfdCarrier } from "./pidfd.js";
 import { remoteCarrier } from "./remote.js";
 import { uringCarrier } from "./uring.js";
+import { inFlightCarrier } from "./uring-inflight.js";
 
 export const BUILT_IN: Record<string, (settings: Settings) => Carrier> = {
   mqueue: mqueueCarrier,
@@ -15,5 +16,5 @@ export const BUILT_IN: Record<string, (settings: Settings) => Carrier> = {
   detached: ({ detached }) => detachedCarrier(detached),
   pidfd: pidfdCarrier,
   remote: ({ remote }) => remoteCarrier(remote),
-  "io-uring": () => uringCarrier(),
+  "io-uring": () => uringCarrier(inFlightCarrier()),
 };

@@ -172,6 +172,20 @@ const RING: Record<string, Check> = {
     1 << 16,
   ),
   slots: each({ task, thread: task, slot: upTo(MAX_SLOTS - 1) }, 1 << 20),
+  requests: each(
+    {
+      thread: word,
+      user_data: long,
+      sqe: optional((value) => value instanceof Uint8Array && value.length === 64),
+      nanoseconds: optional((value) => long(value) && (value as bigint) < 1n << 63n),
+      vectors: optional(
+        (value) => Array.isArray(value) && value.length <= 2048 && value.length % 2 === 0 && value.every(long),
+      ),
+      event: optional((value) => value instanceof Uint8Array && value.length === 12),
+      message: optional((value) => Array.isArray(value) && [0, 4].includes(value.length) && value.every(long)),
+    },
+    1 << 20,
+  ),
   rings_address: optional(place),
   sqes_address: optional(place),
 };

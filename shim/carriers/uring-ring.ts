@@ -59,7 +59,12 @@ export interface InFlight {
 export interface InFlightCarrier {
   /** Before the freeze: makes ready what takes long. */
   prepare?(): void;
-  /** Tasks stand still; the ring is not changed. Throws ERR_URING for what cannot be repeated without harm. */
+  /**
+   * Tasks stand still: waits, not long, until what ends by itself has ended in all rings of the dump. The rings' counters
+   * and queues may have gone on then.
+   */
+  settle(rings: readonly Ring[], context: CarrierContext): Promise<void>;
+  /** After that; the ring is not changed. Throws ERR_URING for what cannot be repeated without harm. */
   save(ring: Ring, context: CarrierContext): Promise<InFlight>;
   /**
    * The ring is back with its memory, registered files and buffers, `submissions` behind its counters; the program has

@@ -17,7 +17,7 @@ const [O_CLOEXEC, MAP_SHARED, MADV_DONTFORK] = [0o2000000, 1, 10n];
 const [EPOLL_CTL_ADD, EPOLL_CTL_DEL] = [1, 2];
 const [PR_SET_PTRACER, PR_SET_PTRACER_ANY] = [0x59616d61, 0xffffffffffffffffn];
 const [SQ_NEED_WAKEUP, SQ_CQ_OVERFLOW] = [1, 2];
-const [IOSQE_CQE_SKIP_SUCCESS, NOP] = [1 << 6, 0];
+const [IOSQE_CQE_SKIP_SUCCESS, NOP, ENTER_GETEVENTS] = [1 << 6, 0, 1];
 
 /** A ring that has been made again. */
 interface Made {
@@ -213,7 +213,13 @@ class Session {
     const both = Math.min(sq, cq);
     await this.#nops(both, 0, ring, offsets, hand);
     await this.#nops(sq - both, IOSQE_CQE_SKIP_SUCCESS, ring, offsets, hand);
-    if (cq > both) await addon.uringAdvance(ring.fd, params, 0, cq - both);
+    for (let left = cq - both; left > 0; left -= Math.min(left, ring.cqEntries)) {
+      await addon.uringAdvance(ring.fd, params, 0, Math.min(left, ring.cqEntries));
+      // What others post to a ring with IORING_SETUP_DEFER_TASKRUN its own thread has to fetch.
+      await hand.call("io_uring_enter", CALL.enter, ring.fdInTask!, 0, 0, ENTER_GETEVENTS, 0, 0);
+      const tail = addon.uringRead(ring.fd, OFF_SQ_RING, offsets.cq.tail + 4).readUInt32LE(offsets.cq.tail);
+      addon.uringWrite(ring.fd, OFF_SQ_RING, offsets.cq.head, u32(tail));
+    }
   }
 
   async #nops(count: number, sqeFlags: number, ring: Ring, offsets: RingOffsets, hand: Hand): Promise<void> {

@@ -73,6 +73,21 @@ const jiffy = (reader: RingReader): number => {
   }
 };
 
+const atOf = ([first]: readonly { pid: number; fd: number }[]): string =>
+  `the ring at descriptor ${first!.fd} of process ${first!.pid}`;
+
+const ringOf = (state: RingState, fd: number, owner: Saved["owner"]): Ring => ({
+  fd,
+  fdInTask: owner.fd,
+  pid: owner.pid,
+  tid: owner.tid,
+  flags: state.flags,
+  sqEntries: state.sqEntries,
+  cqEntries: state.cqEntries,
+  sqHead: state.sqHead,
+  cqTail: state.cqTail,
+});
+
 /** Finds and reads all rings that a dump must carry, and hides them. */
 class Dump {
   readonly saved: Saved[] = [];
@@ -105,6 +120,7 @@ class Dump {
     const ours = new Map<bigint, number>();
     try {
       for (const [file, [first]] of byFile) ours.set(file, take(first!));
+      await this.#settle(byFile, ours, threads, context);
       const states = this.#reader.rings();
       const mappings = [...tree].flatMap((pid) => this.#reader.mappings(pid));
       for (const [file, fd] of ours) {
@@ -126,6 +142,25 @@ class Dump {
     this.#link(root, tree);
   }
 
+  /** What ends by itself shall have ended: counters and queues are read after that. */
+  async #settle(
+    byFile: ReadonlyMap<bigint, { pid: number; fd: number }[]>,
+    ours: ReadonlyMap<bigint, number>,
+    threads: readonly ThreadState[],
+    context: CarrierContext,
+  ): Promise<void> {
+    if (this.#inFlight === undefined) return;
+    const states = this.#reader.rings();
+    const rings = [...ours].flatMap(([file, fd]) => {
+      const state = states.get(fd);
+      const descriptors = byFile.get(file)!;
+      return state === undefined
+        ? []
+        : [ringOf(state, fd, this.#owner(state, descriptors, threads, atOf(descriptors)))];
+    });
+    await this.#inFlight.settle(rings, context);
+  }
+
   async #save(
     state: RingState,
     fd: number,
@@ -135,24 +170,14 @@ class Dump {
     root: number,
     context: CarrierContext,
   ): Promise<Saved> {
-    const at = `the ring at descriptor ${descriptors[0]!.fd} of process ${descriptors[0]!.pid}`;
+    const at = atOf(descriptors);
     const why = objection(state);
     if (why !== undefined) throw refuse(`cannot carry ${at}`, why, "checkpoint when it is not in use");
     for (const { pid } of mappings)
       if (!descriptors.some((each) => each.pid === pid))
         throw refuse(`cannot carry ${at}`, `process ${pid} has it mapped, but no descriptor of it`, "keep one open");
     const owner = this.#owner(state, descriptors, threads, at);
-    const ring: Ring = {
-      fd,
-      fdInTask: owner.fd,
-      pid: owner.pid,
-      tid: owner.tid,
-      flags: state.flags,
-      sqEntries: state.sqEntries,
-      cqEntries: state.cqEntries,
-      sqHead: state.sqHead,
-      cqTail: state.cqTail,
-    };
+    const ring = ringOf(state, fd, owner);
     const inFlight = await this.#requests(ring, at, context);
     const slots = threads.flatMap(({ pid, tid, rings }) =>
       rings.flatMap((file, slot) => (file === state.file ? [{ pid, tid, slot }] : [])),

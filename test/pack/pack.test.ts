@@ -74,6 +74,7 @@ test("the addon, the launcher, the plugin and the BPF programs are there", () =>
     "644 mount.bpf.o",
     "644 pages.bpf.o",
     "755 spfs",
+    "644 uring-inflight.bpf.o",
     "644 uring.bpf.o",
     "644 xray.bpf.o",
   ]);

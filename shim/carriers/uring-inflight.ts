@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+// Requests of io_uring rings that are in flight. In the running kernel they stay where they are: they are read by X-ray, and
+// a restore submits them again under their old names. What cannot be submitted twice is waited for, or refused.
+import { setTimeout as sleep } from "node:timers/promises";
+import { InFlightReader, type Request, type RingTask, WHERE } from "../xray/uring-inflight.js";
+import type { CarrierContext } from "./carrier.js";
+import { IOSQE, OP, opName, type SavedRequest, savedRequest } from "./uring-request.js";
+import { resubmit } from "./uring-resubmit.js";
+import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
+import { innerNumber } from "./uring-threads.js";
+
+/** What to do with requests that cannot be submitted again. */
+export interface InFlightPolicy {
+  /** Milliseconds that they are waited for, with all tasks stopped. */
+  wait: number;
+  /** Those that are left then: the dump fails, or in the restored container they complete with ECANCELED. */
+  otherwise: "refuse" | "cancel";
+}
+
+export const DEFAULT_POLICY: InFlightPolicy = { wait: 500, otherwise: "refuse" };
+
+const [SYS_GETPID, SYS_IO_URING_ENTER] = [39n, 426n];
+const [ENTER_GETEVENTS, ENTER_REGISTERED_RING] = [1n << 0n, 1n << 4n];
+
+/** These end soon, or have ended and their completion is not posted yet. */
+const PASSING = WHERE.queued | WHERE.running | WHERE.taskWork | WHERE.iopoll;
+/** Here a request waits for an event, and nothing is lost when it waits anew. */
+const WAITING =
+  WHERE.poll | WHERE.timeout | WHERE.linkTimeout | WHERE.defer | WHERE.waitid | WHERE.futex | WHERE.linked;
+
+/** Why a request cannot be submitted again; undefined: it can. */
+export const whyNot = (request: Request, requests: ReadonlyMap<bigint, Request>, ring: Ring): string | undefined => {
+  const { where, opcode, behind } = request;
+  if (where & WHERE.running) return "a worker of the kernel is at it, and it may change memory or files at any moment";
+  if (where & WHERE.queued) return "it waits for a worker of the kernel";
+  if (where & WHERE.iopoll) return "a device is at it";
+  if (where & WHERE.taskWork) return "it is about to complete, and its task does not take the completion";
+  if (where & WHERE.cmd || (where & WAITING) === 0) return "it is a command of a driver, which alone knows its state";
+  if (!request.known) return `${opName(opcode)} cannot be told from what the kernel keeps of it`;
+  if (request.failed) return "it belongs to a chain that has failed";
+  if (request.done > 0) return `${request.done} bytes of it are done already`;
+  if (request.holdsBuffer) return "it has taken a provided buffer";
+  if (request.personality < 0) return "it runs under credentials that are registered no more";
+  if (request.fd < 0 && needsFile(request)) return "its file has been closed, and no descriptor for it is left";
+  if (request.vectorCount > request.vectors.length) return `it is of ${request.vectorCount} pieces of memory`;
+  if (request.vectorOffset > 0n) return "a part of it is done already";
+  if (opcode === OP.send && request.name !== 0n) return "the kernel has forgotten the address that it goes to";
+  if (opcode === OP.sendmsg && (request.name !== 0n || request.controlLen > 0n || request.nameLen > 0n))
+    return "it has an address or ancillary data";
+  if (opcode === OP.linkTimeout && (behind === undefined || !requests.has(behind)))
+    return "it limits a request that was not found";
+  if (request.pid !== ring.pid && !(ring.flags & SETUP.sqpoll)) return `process ${request.pid} has submitted it`;
+  return undefined;
+};
+
+const FILELESS: ReadonlySet<number> = new Set([
+  OP.nop,
+  OP.timeout,
+  OP.timeoutRemove,
+  OP.linkTimeout,
+  OP.asyncCancel,
+  OP.pollRemove,
+  OP.close,
+  OP.epollCtl,
+  OP.waitid,
+  OP.futexWait,
+  OP.futexWaitv,
+]);
+const needsFile = ({ opcode }: Request): boolean => !FILELESS.has(opcode);
+
+const describe = ({ opcode, fd, userData, flags }: Request): string => {
+  const file =
+    FILELESS.has(opcode) || fd < 0 ? "" : flags & IOSQE.fixedFile ? ` of fixed file ${fd}` : ` of descriptor ${fd}`;
+  return `${opName(opcode)}${file}, user_data 0x${userData.toString(16)}`;
+};
+
+/** What is in flight in a ring of the dump. */
+interface Read {
+  ring: Ring;
+  requests: Request[];
+  tasks: RingTask[];
+}
+
+/** How many requests of each thread are on no list that is read here: those that a device or a socket's buffer has. */
+const unlisted = (reads: readonly Read[]): Map<number, number> => {
+  const counts = new Map<number, number>();
+  for (const { tasks } of reads) for (const { tid, inFlight } of tasks) if (tid > 0) counts.set(tid, inFlight);
+  for (const { requests } of reads)
+    for (const { tid } of requests) if (counts.has(tid)) counts.set(tid, counts.get(tid)! - 1);
+  return new Map([...counts].filter(([, count]) => count > 0));
+};
+
+/** Lets a stopped task do what it would do next anyway: take the completions that wait for it. */
+const nudge = async ({ ring, requests }: Read, { engine }: CarrierContext): Promise<void> => {
+  if (ring.flags & SETUP.sqpoll) return;
+  if (ring.flags & SETUP.deferTaskrun) {
+    const [fd, registered] =
+      ring.fdInTask === undefined ? [ring.registered!, ENTER_REGISTERED_RING] : [ring.fdInTask, 0n];
+    const args = [BigInt(fd), 0n, 0n, ENTER_GETEVENTS | registered, 0n, 0n];
+    await engine.syscall(ring.tid, Number(SYS_IO_URING_ENTER), ...args);
+    return;
+  }
+  const tids = new Set(requests.filter(({ where }) => where & WHERE.taskWork).map(({ tid }) => tid));
+  for (const tid of tids) if (tid > 0) await engine.syscall(tid, Number(SYS_GETPID));
+};
+
+/** The carrier of requests in flight, for one session. */
+export const inFlightCarrier = (policy: InFlightPolicy = DEFAULT_POLICY): InFlightCarrier => {
+  let reader: InFlightReader | undefined;
+  const read = (rings: readonly Ring[]): Read[] => {
+    reader ??= new InFlightReader();
+    return rings.map((ring) => ({ ring, ...reader!.read(ring.fd) }));
+  };
+  /** Waits until nothing passes, no longer than the policy says. */
+  const settled = async (rings: readonly Ring[], context: CarrierContext): Promise<Read[]> => {
+    for (const until = Date.now() + policy.wait; ; await sleep(1)) {
+      const reads = read(rings);
+      const passing = reads.filter(({ requests }) => requests.some(({ where }) => where & PASSING));
+      if (passing.length === 0 && unlisted(reads).size === 0) return reads;
+      if (Date.now() >= until) return reads;
+      for (const each of passing)
+        if (each.requests.some(({ where }) => where & WHERE.taskWork)) await nudge(each, context);
+    }
+  };
+  const give = ({ ring, requests }: Read): InFlight => {
+    const byAddress = new Map(requests.map((request) => [request.address, request]));
+    const saved: SavedRequest[] = [];
+    for (const request of inOrder(requests)) {
+      const why = whyNot(request, byAddress, ring);
+      if (why === undefined) {
+        saved.push(savedRequest(request, requests, innerNumber(request.pid, request.tid)));
+        continue;
+      }
+      if (policy.otherwise === "cancel") {
+        saved.push({ user_data: request.userData, thread: innerNumber(ring.pid, ring.tid) });
+        continue;
+      }
+      throw refuse(
+        `cannot carry a request of process ${ring.pid}'s io_uring that is in flight: ${describe(request)}`,
+        why,
+        "checkpoint again, wait longer ([io-uring] wait), or let it be cancelled ([io-uring] otherwise)",
+      );
+    }
+    return { submissions: saved.length, requests: saved as unknown as InFlight["requests"] };
+  };
+  return {
+    prepare() {
+      reader ??= new InFlightReader();
+    },
+    async settle(rings, context) {
+      const reads = await settled(rings, context);
+      if (policy.otherwise === "cancel") return;
+      for (const [tid, count] of unlisted(reads)) {
+        const { ring } = reads.find(({ tasks }) => tasks.some((task) => task.tid === tid))!;
+        throw refuse(
+          `cannot carry ${count} request(s) of process ${ring.pid}'s io_uring that are in flight`,
+          `thread ${tid} has submitted them, and a device or a socket is at them`,
+          "checkpoint again, or wait longer ([io-uring] wait)",
+        );
+      }
+    },
+    async save(ring) {
+      return give(read([ring])[0]!);
+    },
+    async resubmit(ring, requests, context) {
+      await resubmit(ring, requests as unknown as SavedRequest[], context);
+    },
+    close() {
+      reader?.close();
+      reader = undefined;
+    },
+  };
+};
+
+/** Each chain together, and those that wait for all others (drain) last. */
+export const inOrder = (requests: readonly Request[]): Request[] => {
+  const next = new Map(
+    requests.flatMap((request) => (request.behind === undefined ? [] : [[request.behind, request]])),
+  );
+  const known = new Set(requests.map(({ address }) => address));
+  const chain = (head: Request): Request[] => {
+    const links = [head];
+    for (
+      let link = next.get(head.address);
+      link !== undefined && links.length <= requests.length;
+      link = next.get(link.address)
+    )
+      links.push(link);
+    return links;
+  };
+  const heads = requests.filter(({ behind }) => behind === undefined || !known.has(behind));
+  const deferred = (request: Request): boolean => (request.where & WHERE.defer) !== 0;
+  return [...heads.filter((head) => !deferred(head)), ...heads.filter(deferred)].flatMap(chain);
+};
