@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "holder.h"
+#include "mount.h"
 #include "stub.h"
 #include "switch.h"
 

@@ -138,6 +138,13 @@ const ask = (
     }
   });
 
+/** Unmounts and removes what is left of one whose processes were both killed. */
+const clear = (id: string, mountpoint: string): Promise<void> =>
+  new Promise((resolve) => {
+    const words = ["clear", `dir=${directoryOf(id)}`, `id=${id}`, `mountpoint=${mountpoint}`];
+    execFile(artefact("spfs"), words, { cwd: "/", env: {}, timeout: 30_000 }, () => resolve());
+  });
+
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 const connect = (id: string, mountpoint: string): Spfs => {
@@ -156,7 +163,10 @@ const connect = (id: string, mountpoint: string): Spfs => {
       try {
         answer = await ask(socket, encodeCommand(type, ++seq, flags), fds, onAnswer);
       } catch (error) {
-        if (type === TYPE.STOP && !existsSync(socket)) return undefined;
+        if (type === TYPE.STOP) {
+          await clear(id, mountpoint);
+          if (!existsSync(directory)) return undefined;
+        }
         throw failure(id, `cannot ${what}`, reason(error));
       }
       if (answer !== undefined) {
@@ -257,7 +267,7 @@ export const startSpfs = async (options: SpfsOptions, nodes: Iterable<RecordedNo
   throw failure(id, "cannot start", why);
 };
 
-/** A file system that runs. Throws ERR_SPFS when there is none, or nobody answers for it. */
+/** A file system by its id. Throws ERR_SPFS when there is none. Of one whose processes were both killed only stop() works. */
 export const openSpfs = async (id: string): Promise<Spfs> => {
   if (!ID.test(id)) throw failure(id, "cannot open", "that is no name for one");
   let mountpoint: string;
@@ -266,9 +276,7 @@ export const openSpfs = async (id: string): Promise<Spfs> => {
   } catch (error) {
     throw failure(id, "cannot open", reason(error));
   }
-  const spfs = connect(id, mountpoint);
-  await spfs.status();
-  return spfs;
+  return connect(id, mountpoint);
 };
 
 /** The ids of the file systems that run, or whose both processes were killed at once. */

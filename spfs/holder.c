@@ -18,7 +18,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -26,6 +25,7 @@
 #include <unistd.h>
 
 #include "holder.h"
+#include "mount.h"
 #include "state.h"
 
 #define FAST_MS 100
@@ -33,19 +33,6 @@
 static long twin(void)
 {
 	return syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
-}
-
-void clear_away(void)
-{
-	char path[sizeof(S->directory) + 16];
-	static const char *const files[] = { "control", "record", "mountpoint", "log" };
-
-	(void)umount2(S->mountpoint, MNT_DETACH);
-	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
-		snprintf(path, sizeof(path), "%s/%s", S->directory, files[i]);
-		(void)unlink(path);
-	}
-	(void)rmdir(S->directory);
 }
 
 void holder_run(void)

@@ -4,8 +4,6 @@
 
 /* Starts workers until the file system is over; never returns. */
 _Noreturn void holder_run(void);
-/* Unmounts, and takes the state directory away. */
-void clear_away(void);
 /* In a worker: a holder in place of one that has been killed. */
 void holder_replace(void);
 /* The worker itself; returns its exit code. */

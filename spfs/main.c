@@ -198,13 +198,11 @@ static void hold(int report)
 	holder_run();
 }
 
-static int serve_command(int argc, char **argv)
+/* Makes the state and reads the words of the command into it; returns 0 or an exit code. */
+static int options(int argc, char **argv)
 {
-	char line[600] = "";
-	int report[2], status;
-	ssize_t n;
-	pid_t pid;
-
+	/* Whatever the caller has open is not for a process that stays. */
+	(void)syscall(SYS_close_range, 3, ~0u, 0);
 	if (state_map(-1) < 0) {
 		fprintf(stderr, "%d\tmemory\n", errno);
 		return 1;
@@ -220,6 +218,24 @@ static int serve_command(int argc, char **argv)
 		fprintf(stderr, "%d\toptions: dir, id and mountpoint are needed\n", EINVAL);
 		return 2;
 	}
+	return 0;
+}
+
+/* What both processes have left that were killed at once. */
+static int clear_command(void)
+{
+	S->over = 1;
+	clear_away();
+	return access(S->directory, F_OK) ? 0 : 1;
+}
+
+static int serve_command(void)
+{
+	char line[600] = "";
+	int report[2], status;
+	ssize_t n;
+	pid_t pid;
+
 	if (pipe2(report, O_CLOEXEC) || (pid = fork()) < 0) {
 		fprintf(stderr, "%d\tfork\n", errno);
 		return 1;
@@ -237,18 +253,28 @@ static int serve_command(int argc, char **argv)
 	if (waitpid(pid, &status, 0) != pid)
 		return 1;
 	n = read(report[0], line, sizeof(line) - 1);
-	if (n == 2 && !memcmp(line, "ok", 2))
-		return 0;
+	if (n == 2 && !memcmp(line, "ok", 2)) {
+		/* The kernel asks at once; what it can is known then. */
+		for (int ms = 0; ms < 10000 && !S->minor; ms++)
+			usleep(1000);
+		if (S->minor)
+			return 0;
+		S->over = 1;
+		clear_away();
+		n = snprintf(line, sizeof(line), "%d\tthe kernel has not begun to speak", ETIMEDOUT);
+	}
 	fprintf(stderr, "%s\n", n > 0 ? line : "5\tthe server has died");
 	return 1;
 }
 
 int main(int argc, char **argv)
 {
-	if (argc >= 3 && !strcmp(argv[1], "serve")) {
-		/* Whatever the caller has open is not for a process that stays. */
-		(void)syscall(SYS_close_range, 3, ~0u, 0);
-		return serve_command(argc - 2, argv + 2);
+	if (argc >= 3 && (!strcmp(argv[1], "serve") || !strcmp(argv[1], "clear"))) {
+		int error = options(argc - 2, argv + 2);
+
+		if (error)
+			return error;
+		return argv[1][0] == 's' ? serve_command() : clear_command();
 	}
 	if (argc == 3 && !strcmp(argv[1], "resume")) {
 		if (state_map(atoi(argv[2])) < 0 || S->version != SPFS_VERSION)

@@ -12,6 +12,8 @@
 #include "mount.h"
 #include "state.h"
 
+#define SOURCE "cryoshim-spfs:"
+
 static int set(int fs, unsigned int command, const char *key, const char *value)
 {
 	return (int)syscall(SYS_fsconfig, fs, command, key, value, 0);
@@ -26,7 +28,7 @@ int mount_at(int fuse, const char *id, const char *mountpoint, bool read_only)
 	if (fs < 0)
 		return -1;
 	snprintf(number, sizeof(number), "%d", fuse);
-	snprintf(source, sizeof(source), "cryoshim-spfs:%s", id);
+	snprintf(source, sizeof(source), SOURCE "%s", id);
 	if (set(fs, FSCONFIG_SET_STRING, "source", source) || set(fs, FSCONFIG_SET_STRING, "subtype", "spfs") ||
 	    set(fs, FSCONFIG_SET_STRING, "fd", number) || set(fs, FSCONFIG_SET_STRING, "rootmode", "40755") ||
 	    set(fs, FSCONFIG_SET_STRING, "user_id", "0") || set(fs, FSCONFIG_SET_STRING, "group_id", "0") ||
@@ -74,4 +76,54 @@ void leave_cgroups(void)
 			leave(mountpoint);
 	}
 	fclose(mounts);
+}
+
+/* A path as mountinfo writes it (fs/proc_namespace.c, mangle()). */
+static bool escaped_is(const char *escaped, const char *path)
+{
+	for (; *path; path++) {
+		if (strchr(" \t\n\\", *path)) {
+			char code[8];
+
+			snprintf(code, sizeof(code), "\\%03o", (uint8_t)*path);
+			if (strncmp(escaped, code, 4))
+				return false;
+			escaped += 4;
+		} else if (*escaped++ != *path) {
+			return false;
+		}
+	}
+	return !*escaped;
+}
+
+/* Whether the uppermost mount at the mountpoint is ours. */
+static bool mounted(void)
+{
+	FILE *mounts = fopen("/proc/self/mountinfo", "re");
+	char line[8192], at[4096], source[128], *rest;
+	bool ours = false;
+
+	while (mounts && fgets(line, sizeof(line), mounts)) {
+		rest = strstr(line, " - ");
+		if (rest && sscanf(line, "%*d %*d %*s %*s %4095s", at) == 1 && escaped_is(at, S->mountpoint))
+			ours = sscanf(rest, " - %*s %127s", source) == 1 && !strncmp(source, SOURCE, strlen(SOURCE)) &&
+			       !strcmp(source + strlen(SOURCE), S->id);
+	}
+	if (mounts)
+		fclose(mounts);
+	return ours;
+}
+
+void clear_away(void)
+{
+	static const char *const files[] = { "control", "record", "mountpoint", "log" };
+	char path[sizeof(S->directory) + 16];
+
+	if (mounted())
+		(void)syscall(SYS_umount2, S->mountpoint, 1 /* MNT_FORCE */ | 2 /* MNT_DETACH */);
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		snprintf(path, sizeof(path), "%s/%s", S->directory, files[i]);
+		(void)unlink(path);
+	}
+	(void)rmdir(S->directory);
 }

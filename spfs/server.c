@@ -209,9 +209,9 @@ static void serve_init(struct request *r)
 	/* The backend may be a stacked file system itself (overlayfs); one on top of this one may not. */
 	if (want & INIT_PASSTHROUGH)
 		out.max_stack_depth = 2;
-	S->minor = in->minor;
 	S->init_flags = want;
 	S->passthrough = !!(want & INIT_PASSTHROUGH);
+	S->minor = in->minor;
 	say("FUSE 7.%u, passthrough %s", in->minor, S->passthrough ? "yes" : "no");
 	reply(r, 0, &out, sizeof(out));
 }

@@ -142,7 +142,8 @@ struct state {
 	_Atomic uint32_t restarts;
 	_Atomic uint32_t over;		/* unmounted or stopped: nobody is started again */
 	uint32_t timeout_ms, read_only, want_passthrough, on_loss_stub, forward_locks, loss_ms;
-	uint32_t minor, passthrough;
+	_Atomic uint32_t minor;	/* the kernel's; 0 until it has begun */
+	uint32_t passthrough;
 	uint64_t init_flags;
 	int32_t fuse, listen, log, backend, memory, dir;
 	_Atomic int32_t holder, worker;

@@ -337,15 +337,24 @@ int corks(struct bpf_iter__task_file *ctx)
 
 enum { SOL_UDP_ = 17, UDP_CORK_ = 1 };
 
+/* The engine plugin asks for it (native/plugin/intercept.c). */
+#define UDP_HIDDEN 0x43525900
+
 SEC("cgroup/getsockopt")
 int uncork(struct bpf_sockopt *ctx)
 {
 	int *value = ctx->optval;
 
-	if (ctx->level != SOL_UDP_ || ctx->optname != UDP_CORK_ || !ctx->sk || (void *)(value + 1) > ctx->optval_end)
+	if (ctx->level != SOL_UDP_ || !ctx->sk || (void *)(value + 1) > ctx->optval_end)
 		return 1;
-	if (bpf_sk_storage_get(&hidden, ctx->sk, 0, 0))
-		*value = 0;
+	if (ctx->optname != UDP_CORK_ && ctx->optname != UDP_HIDDEN)
+		return 1;
+	if (!bpf_sk_storage_get(&hidden, ctx->sk, 0, 0))
+		return 1;
+	*value = 0;
+	/* An option that the kernel does not have: only these sockets answer to it. */
+	if (ctx->optname == UDP_HIDDEN)
+		ctx->retval = 0;
 	return 1;
 }
 

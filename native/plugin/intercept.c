@@ -4,18 +4,22 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/magic.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #define MQUEUE_MAGIC 0x19800202
+#define UDP_HIDDEN 0x43525900
 
 /* The head of criu/include/files.h's struct fdtype_ops (4.1.1, 4.2.1). */
 typedef int (*dump_fn)(int lfd, uint32_t id, const void *parms);
@@ -37,23 +41,49 @@ static bool is_any(int lfd)
 	return true;
 }
 
+/* The key under which CRIU looks for an external file (criu/files-reg.c). */
+static bool is_external(int lfd)
+{
+	bool (*lookup)(char *) = (bool (*)(char *))(uintptr_t)dlsym(RTLD_DEFAULT, "external_lookup_id");
+	char path[64], line[128], key[80];
+	struct stat st;
+	int mount = -1;
+	FILE *info;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", lfd);
+	info = fopen(path, "re");
+	while (info && mount < 0 && fgets(line, sizeof(line), info))
+		if (sscanf(line, "mnt_id: %d", &mount) != 1)
+			mount = -1;
+	if (info)
+		fclose(info);
+	if (!lookup || mount < 0 || fstat(lfd, &st))
+		return false;
+	snprintf(key, sizeof(key), "file[%x:%" PRIx64 "]", mount, (uint64_t)st.st_ino);
+	return lookup(key);
+}
+
+/* A POSIX queue that the shim does not know. */
 static bool is_queue(int lfd)
 {
 	struct statfs fs;
 
-	return fstatfs(lfd, &fs) == 0 && fs.f_type == MQUEUE_MAGIC;
+	return fstatfs(lfd, &fs) == 0 && fs.f_type == MQUEUE_MAGIC && !is_external(lfd);
 }
 
-/* UDP with bytes that have not been sent. */
+/* UDP with bytes that have not been sent, and that the shim does not know (native/bpf/cork.bpf.c). */
 static bool is_pending(int lfd)
 {
 	socklen_t len = sizeof(int);
-	int protocol = 0, bytes = 0;
+	int protocol = 0, bytes = 0, hidden = 0;
 
 	if (getsockopt(lfd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) ||
 	    (protocol != IPPROTO_UDP && protocol != IPPROTO_UDPLITE))
 		return false;
-	return ioctl(lfd, SIOCOUTQ, &bytes) == 0 && bytes > 0;
+	if (ioctl(lfd, SIOCOUTQ, &bytes) || bytes <= 0)
+		return false;
+	len = sizeof(hidden);
+	return getsockopt(lfd, IPPROTO_UDP, UDP_HIDDEN, &hidden, &len) != 0;
 }
 
 static struct known {

@@ -77,7 +77,10 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>, uses?: 
   const tables = readdirSync(imagesDir)
     .filter((name) => /^fdinfo-\d+\.img$/.test(name))
     .map((name) => ({ name, image: decodeImage(readFileSync(join(imagesDir, name)), name) }));
-  const open = new Set(tables.flatMap(({ image }) => image.entries.map(({ message }) => message.id as number)));
+  const open = new Set([
+    ...onTheirWay(imagesDir),
+    ...tables.flatMap(({ image }) => image.entries.map(({ message }) => message.id as number)),
+  ]);
   const mine = files.entries.filter(({ message: { reg } }) => {
     const { ext, name } = (reg ?? {}) as Message;
     return ext === true && keys.has(name as string);
@@ -163,6 +166,19 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>, uses?: 
   }
   replaceFile(path, encodeImage(files));
   return claimed;
+};
+
+/** Files that are in messages on their way through a socket (SCM_RIGHTS). */
+export const onTheirWay = (imagesDir: string): number[] => {
+  try {
+    const { entries } = decodeImage(readFileSync(join(imagesDir, "sk-queues.img")), "sk-queues.img");
+    return entries.flatMap(({ message: { scm } }) =>
+      ((scm ?? []) as Message[]).flatMap(({ rights }) => (rights ?? []) as number[]),
+    );
+  } catch (error) {
+    if ((error as { code?: string }).code === "ENOENT") return [];
+    throw error;
+  }
 };
 
 const fifoOf = ({ message }: { message: Message }): Message => message.fifo as Message;

@@ -195,6 +195,24 @@ export const corkCarrier = (): Carrier => {
         );
       }
     },
+    async admit(_, { engine, log }) {
+      try {
+        await engine.intercept("udp");
+      } catch (error) {
+        log("Warn ", `corked UDP sockets that are in messages on their way are CRIU's alone: ${reason(error)}`);
+      }
+    },
+    async dumpKnown(kind, fd) {
+      if (kind !== "udp") return false;
+      reader ??= new CorkReader();
+      // What is sent and still on its way out of the host is no cork.
+      if (!reader.read().has(fd)) return false;
+      throw refuse(
+        "cannot carry a corked UDP socket",
+        "it is in a message on its way through a socket, and in no task's hands",
+        "let the program receive it before the checkpoint",
+      );
+    },
     needed: () => saved.length > 0,
     async dumped(ok, { imagesDir }) {
       if (ok && saved.length > 0) writeCorks(imagesDir, saved);

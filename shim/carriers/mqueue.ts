@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // POSIX message queues. CRIU is told that they are external; we read them by X-ray, make them anew in the restored ipc
 // namespace and hand tasks their descriptors. No task is touched at a dump, so there is nothing to undo.
-import { closeSync, fstatSync, openSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { closeSync, fstatSync, openSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { pidfdGetfd, pidfdOpen } from "../../native/index.js";
@@ -25,9 +25,14 @@ interface Saved {
   name: Buffer | undefined;
   shared: boolean;
   found: Found[];
+  /** Files that are in no task's hands. */
+  sent: Pick<Found, "mntId" | "ino">[];
   /** A descriptor of ours. */
   fd: number;
 }
+
+/** Keys by which CRIU knows its files. */
+const keysOf = ({ found, sent }: Saved): string[] => [...found, ...sent].map(({ mntId, ino }) => fileKey(mntId, ino));
 
 /** The kernel's dev_t as stat(2) has it (new_encode_dev). */
 const statDev = (dev: number): number => {
@@ -75,13 +80,39 @@ class Dump {
       this.waits.push(...(await waitsOf(pid, taskName(pid, depth), engine)));
   }
 
+  /** Adds a queue that is in a message on its way, by a descriptor that is lent; it may be nowhere else. Returns its key. */
+  add(lent: number, root: number, reader: () => QueueReader): string {
+    const { dev, ino, nlink } = fstatSync(lent, { bigint: true });
+    const info = readFileSync(`/proc/self/fdinfo/${lent}`, "latin1");
+    const mntId = Number(/^mnt_id:\s+(\d+)$/m.exec(info)?.[1]);
+    let saved = this.#saved.find(({ fd }) => fstatSync(fd, { bigint: true }).ino === ino);
+    if (saved === undefined) {
+      if (Number(dev) !== deviceOf(root))
+        throw refuse(
+          "cannot carry a POSIX queue that is in a message on its way through a socket",
+          "it is of another ipc namespace",
+          "let the program receive it, and close it, before the checkpoint",
+        );
+      const path = `/proc/self/fd/${lent}`;
+      const named = nlink > 0n;
+      // One with a name is known, unless others use the namespace.
+      const name = named ? Buffer.from(basename(readlinkSync(path)), "utf8") : undefined;
+      saved = { name, shared: named, found: [], sent: [], fd: openSync(path, O_RDONLY | O_NONBLOCK) };
+      this.#saved.push(saved);
+      this.#contents = reader().read();
+      this.#register(saved, depthOf(root));
+    }
+    saved.sent.push({ mntId, ino });
+    return fileKey(mntId, ino);
+  }
+
   get empty(): boolean {
     return this.#saved.length === 0;
   }
 
   /** Keys by which CRIU knows the descriptors. */
   get keys(): Set<string> {
-    return new Set(this.#saved.flatMap(({ found }) => found.map(({ mntId, ino }) => fileKey(mntId, ino))));
+    return new Set(this.#saved.flatMap(keysOf));
   }
 
   #collect(root: number, found: readonly Found[], isShared: () => boolean): void {
@@ -105,12 +136,18 @@ class Dump {
         byIno.delete(ino);
         // What nobody of ours has open in a namespace of others is theirs.
         if (files.length === 0 && isShared()) closeSync(fd);
-        else this.#saved.push({ name, shared: isShared(), found: files, fd });
+        else this.#saved.push({ name, shared: isShared(), found: files, sent: [], fd });
       }
       for (const files of byIno.values()) {
         const holder = pidfdOpen(files[0]!.pid);
         try {
-          this.#saved.push({ name: undefined, shared: false, found: files, fd: pidfdGetfd(holder, files[0]!.fd) });
+          this.#saved.push({
+            name: undefined,
+            shared: false,
+            found: files,
+            sent: [],
+            fd: pidfdGetfd(holder, files[0]!.fd),
+          });
         } finally {
           closeSync(holder);
         }
@@ -163,10 +200,11 @@ class Dump {
 
   #encode(files: ReadonlyMap<string, ClaimedFile[]>): Uint8Array {
     const entries: Message[] = [];
-    for (const { name, shared, found, fd } of this.#saved) {
+    for (const saved of this.#saved) {
+      const { name, shared, fd } = saved;
       const { mode, uid, gid } = fstatSync(fd);
       const { maxmsg, msgsize, messages } = this.#contents.get(fd)!;
-      const keys = new Set(found.map(({ mntId, ino }) => fileKey(mntId, ino)));
+      const keys = new Set(keysOf(saved));
       const queue: Message = { mode: mode & ~S_IFMT, uid, gid, maxmsg, msgsize, shared };
       queue.files = [...keys].flatMap((key) => files.get(key) ?? []).map(({ id, flags }) => ({ id, flags }));
       if (name !== undefined) queue.name = new Uint8Array(name);
@@ -196,6 +234,19 @@ const groupByIno = (found: readonly Found[]): Map<bigint, Found[]> => {
   return groups;
 };
 
+/** The device of the queues of a task's ipc namespace. */
+const deviceOf = (root: number): number => {
+  const pidfd = pidfdOpen(root);
+  let ns: Namespace | undefined;
+  try {
+    ns = new Namespace(pidfd);
+    return ns.dev;
+  } finally {
+    ns?.close();
+    closeSync(pidfd);
+  }
+};
+
 /** Whether an ipc namespace has queues with names. */
 const hasNames = (root: number): boolean => {
   const pidfd = pidfdOpen(root);
@@ -216,6 +267,7 @@ export const mqueueCarrier = (): Carrier => {
   let reader: QueueReader | undefined;
   let dump: Dump | undefined;
   let restore: QueueRestore | undefined;
+  let root = 0;
   return {
     name: "mqueue",
     prepare(root) {
@@ -231,7 +283,21 @@ export const mqueueCarrier = (): Carrier => {
         rehearsal.close();
       }
     },
+    async admit(_, { engine, log }) {
+      try {
+        await engine.intercept("mqueue");
+      } catch (error) {
+        log("Warn ", `POSIX queues that are in messages on their way are CRIU's alone: ${reason(error)}`);
+      }
+    },
+    async dumpKnown(kind, fd, _, { engine }) {
+      if (kind !== "mqueue" || dump === undefined) return false;
+      // From here on it is CRIU's external file, as those that tasks have open.
+      await engine.external([dump.add(fd, root, () => (reader ??= new QueueReader()))]);
+      return false;
+    },
     async seized(seized, context) {
+      root = seized.root;
       dump = new Dump();
       await dump.find(seized, () => (reader ??= new QueueReader()), context);
       if (dump.empty) return;

@@ -6,6 +6,7 @@ import { decodeImage, encodeImage, type Image } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { CryoshimError } from "../error.js";
 import { replaceFile } from "../session/replace-file.js";
+import { onTheirWay } from "./claim.js";
 
 export const PIDFD_IMAGE = "cryoshim-pidfd.img";
 /** fd_types of fdinfo.proto */
@@ -60,12 +61,6 @@ const readIfThere = (imagesDir: string, name: string): Image | undefined => {
   }
 };
 
-/** Whether a file waits in a message on its way through a socket. */
-const isOnItsWay = (imagesDir: string, id: number): boolean =>
-  readIfThere(imagesDir, "sk-queues.img")?.entries.some(({ message }) =>
-    ((message.scm ?? []) as Message[]).some(({ rights }) => ((rights ?? []) as number[]).includes(id)),
-  ) === true;
-
 /**
  * Makes the descriptors of these files, which CRIU has taken for pidfds, descriptors of a plugin's files, and finds out where
  * each late one is. Returns the late ones that are in a message on its way: then nothing has been changed.
@@ -76,8 +71,9 @@ export const settlePidfds = (
   late: ReadonlySet<SavedPidfd>,
 ): ReadonlySet<SavedPidfd> => {
   const byId = new Map(saved.map((pidfd) => [pidfd.id, pidfd]));
-  const onTheirWay = new Set([...late].filter(({ id }) => isOnItsWay(imagesDir, id)));
-  if (onTheirWay.size > 0) return onTheirWay;
+  const sent = new Set(late.size > 0 ? onTheirWay(imagesDir) : []);
+  const lost = new Set([...late].filter(({ id }) => sent.has(id)));
+  if (lost.size > 0) return lost;
   const fdinfo = tables(imagesDir, /^fdinfo-(\d+)\.img$/);
   const tasks = tables(imagesDir, /^ids-(\d+)\.img$/);
   const owners = (table: number): number[] =>
@@ -98,7 +94,7 @@ export const settlePidfds = (
     }
     if (changed) replaceFile(join(imagesDir, name), encodeImage(image));
   }
-  if (late.size === 0) return onTheirWay;
+  if (late.size === 0) return lost;
   for (const pidfd of late) pidfd.places.push(...(where.get(pidfd.id) ?? []));
   const files = readIfThere(imagesDir, "files.img")?.entries ?? [];
   const epolls = files.flatMap(({ message: { epfd } }) => (epfd === undefined ? [] : [epfd as Message]));
@@ -117,7 +113,7 @@ export const settlePidfds = (
           data: data as bigint,
         });
       }
-  return onTheirWay;
+  return lost;
 };
 
 export const writePidfds = (imagesDir: string, saved: readonly SavedPidfd[]): void => {

@@ -208,8 +208,10 @@ const pathsInImages = (imagesDir: string): Map<number, Map<string, Compared>> =>
     const known = paths.get(mntId) ?? new Map<string, Compared>();
     paths.set(mntId, known.set(path, compared));
   };
+  // Open files whose names are gone: CRIU makes them anew from another one (NFS: .nfs..., from link_remap.N), and removes both.
+  const remapped = new Set(imagesOf(imagesDir, /^remap-fpath\.img$/).map(({ orig_id }) => orig_id));
   for (const { reg, usk } of imagesOf(imagesDir, /^files\.img$/) as { [type: string]: Message | undefined }[]) {
-    if (reg !== undefined) {
+    if (reg !== undefined && !remapped.has(reg.id)) {
       const { mode, size } = reg as { mode?: number; size?: bigint | number };
       const compared = mode === undefined || size === undefined ? undefined : { mode, size: BigInt(size) };
       add(reg.mnt_id, latinOf(reg.name), compared);

@@ -45,6 +45,12 @@ chmod 755 script; dump -R --action-script /tmp/script || true
 [ -e killed ]; until_true grep -q "^State:.S" /proc/$pid/status; checked l`);
   });
 
+  test("one that is nowhere but in a message on its way is refused, by name, and the process goes on", () =>
+    holds(`${WORDS}
+ip link set lo up; mkdir -p l i; setsid /cryoshim/build/workloads/refused udp-cork-sent /tmp/l/out </dev/null >/dev/null 2>&1 & pid=$!; until_true test -s l/out
+fails "" dump; grep -q "a message on its way" i/cryoshim.log; [ ! -e i/cryoshim.img ]
+until_true grep -q "^State:.S" /proc/$pid/status`));
+
   test("images cut short are refused, and say which", () =>
     holds(`${WORDS}
 start $program; dump; truncate -s 300 i/cryoshim-udp.img

@@ -6,7 +6,7 @@ import { bare, holds } from "../support/lab.js";
 /** Waits for the program, lets it check, and shows what it found. */
 const WORDS = `
 ready() { until_true grep -q ready "$1/out"; }
-checked() { touch "$1/go"; until_true grep -q done "$1/out"; ! grep BAD "$1/out" || no "it is not as it was"; [ "$(grep -c ^ok "$1/out")" = 18 ]; }
+checked() { touch "$1/go"; until_true grep -q done "$1/out"; ! grep BAD "$1/out" || no "it is not as it was"; [ "$(grep -c ^ok "$1/out")" = 21 ]; }
 start() { mkdir -p l i; setsid "$@" </dev/null >/dev/null 2>&1 & pid=$!; ready l; }
 program="/cryoshim/build/workloads/queues /tmp/l/out /tmp/l/go"
 dump() { criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
@@ -68,7 +68,7 @@ ${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
     holds(`${started}
 ${runtime} checkpoint --image-path /tmp/i --work-path /tmp/i c1
 ${runtime} restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
-checked l; [ "$(${runtime} exec c1 ls /dev/mqueue | wc -l)" = 9 ]`));
+checked l; [ "$(${runtime} exec c1 ls /dev/mqueue | wc -l)" = 10 ]`));
 });
 
 test("podman exports a container with queues, and imports it under another name", () =>

@@ -145,6 +145,7 @@ test("in stub the record's metadata is told, everything else waits and goes on w
   const read = reader.run("r = os.read(fd, 100).decode()");
   const open = opener.run(`r = open("${at("d/file")}").read()`);
   const list = lister.run(`r = os.listdir("${at("d")}")`);
+  await until(async () => (await spfs!.status()).blocked === 3);
   expect(await isPending(Promise.race([read, open, list]))).toBe(true);
   expect(lstatSync(at("d/file")).size).toBe(8);
   expect(await spfs!.status()).toMatchObject({ phase: "stub", blocked: 3, open: 1 });

@@ -9,6 +9,8 @@ server_place() {
 	mkdir -p /srv/nfs
 	mount -t tmpfs tmpfs /srv/nfs
 	echo '/srv/nfs 10.9.0.0/24(rw,no_root_squash,no_subtree_check,fsid=0)' >/etc/exports
+	# Version 3's locks are not given out before this has passed since the server's start (seconds).
+	modprobe lockd nlm_timeout=3 nlm_grace_period=3
 	for module in nfsd nfs nfsv3 nfsv4; do modprobe $module; done
 	ip netns add server
 	ip link add client0 type veth peer name server0 netns server
@@ -19,8 +21,9 @@ server_place() {
 	ip -n server link set lo up
 	ip netns exec server unshare --mount --propagation private sh -c '
 		mount -t tmpfs tmpfs /run; mkdir -p /run/rpcbind
-		mount -t tmpfs tmpfs /var/lib/nfs; mkdir -p /var/lib/nfs/sm /var/lib/nfs/sm.bak /var/lib/nfs/nfsdcld /var/lib/nfs/rpc_pipefs
-		mount -t rpc_pipefs sunrpc /var/lib/nfs/rpc_pipefs
+		mount -t tmpfs tmpfs /var/lib/nfs; mkdir -p /var/lib/nfs/sm /var/lib/nfs/sm.bak /var/lib/nfs/nfsdcld
+		mkdir /run/rpc_pipefs
+		mount -t rpc_pipefs sunrpc /run/rpc_pipefs
 		touch /var/lib/nfs/etab /var/lib/nfs/rmtab /var/lib/nfs/state
 		mount -t nfsd nfsd /proc/fs/nfsd
 		echo $$ >/tmp/server.pid
@@ -29,7 +32,7 @@ server_place() {
 	server=$(cat /tmp/server.pid)
 	on_server rpcbind -w
 	# It keeps the list of clients that may reclaim; without it a server in a namespace lets everybody wait (10 s).
-	on_server nfsdcld
+	on_server nfsdcld -p /run/rpc_pipefs
 	# The client's side of version 3's locks.
 	mkdir -p /run/rpcbind
 	rpcbind -w
@@ -38,14 +41,15 @@ server_place() {
 
 on_server() { nsenter -t "$server" -m -n "$@"; }
 
-# It answers, and gives out locks and opens at once: nobody has any to reclaim.
+# It answers. It gives out locks and opens at once where nobody has any to reclaim, else after version 4's grace period, 10 s.
 server_up() {
 	ip -n server link set server0 up
 	on_server exportfs -ra
 	on_server rpc.statd 2>/dev/null || true
-	on_server rpc.nfsd -L 10 -G 10 -V 3 -V 4 -V 4.2 4
+	# Not by rpc.nfsd -G, which would set version 3's time, too.
+	on_server sh -c 'echo 10 >/proc/fs/nfsd/nfsv4leasetime; echo 10 >/proc/fs/nfsd/nfsv4gracetime'
+	on_server rpc.nfsd -V 3 -V 4 -V 4.2 4
 	on_server rpc.mountd -t 2
-	on_server sh -c 'echo Y >/proc/fs/nfsd/v4_end_grace' 2>/dev/null || true
 }
 
 # It has stopped, as by a shutdown: whoever calls it is refused, and calls again.

@@ -1,29 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-# Containers on NFS mounts, with a real server and a real client (nfs-server.sh).
+# Containers with files on NFS, with a real server and a real client (nfs-server.sh): test/workloads/remote.c checks itself,
+# and each line "held: ..." says what held.
 . /cryoshim/test/support/scenario.sh
+. /cryoshim/test/support/remote.sh
 . /cryoshim/test/vm/nfs-server.sh
 
-# The seconds since the machine was started, with what has just been done.
-step() { echo "at $(cut -d' ' -f1 /proc/uptime) s: $*"; }
+held() { echo "held: $* ($(cut -d' ' -f1 /proc/uptime) s)"; }
 
-step "$(uname -r)"
+# bundle: one whose program is in /lab, and with the mounts that $mounts adds.
+bundle() {
+	rm -rf l b i
+	mkdir l i
+	cp /cryoshim/build/workloads/remote l
+	LAB_BIND=/tmp/l lab-runc-bundle b "$@"
+}
+run() {
+	runc run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1
+	ready l
+}
+dump() { runc --log /tmp/runc.log checkpoint --file-locks --image-path /tmp/i --work-path /tmp/i "$@" c1; }
+restore() { runc --log /tmp/runc.log restore -d --file-locks -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1; }
+errors() { cat runc.log; grep -hs Error i/*.log i/cryoshim.log || true; }
+# over: the container has ended, and no name is left of files that had none.
+over() {
+	until_true stopped
+	runc delete -f c1
+	[ -z "$(find /srv/nfs -name '.nfs*' -o -name 'link_remap*')" ] || no "left: $(ls -A /srv/nfs)"
+	rm -rf /srv/nfs/*
+}
+stopped() { runc state c1 | grep -q '"status": "stopped"'; }
+
+# within VERSION: a container that has the export mounted itself.
+within() {
+	bundle /lab/remote /mnt /lab/out /lab/go
+	mounted "$1" b/rootfs/mnt
+	run
+}
+# bound VERSION: one that a directory of the host's mount is bound into.
+bound() {
+	mounted "$1" /mnt/nas
+	bundle /lab/remote /data /lab/out /lab/go
+	sed -i 's|"mounts": \[|&{"destination": "/data", "type": "bind", "source": "/mnt/nas", "options": ["rbind"]},|' b/config.json
+	run
+}
+
 server_place
 server_up
-step "the server answers"
-mounted 3 /mnt/v3
-mounted 4.2 /mnt/v4
-grep ' /mnt/v' /proc/mounts
-echo hello >/mnt/v3/a; grep -q hello /srv/nfs/a; grep -q hello /mnt/v4/a
-flock -n /mnt/v3/a true; flock -n /mnt/v4/a true
-step "mounted: version 3 and 4.2, with locks"
-for v in v3 v4; do
-	sh -c "exec 3>/mnt/$v/gone; rm /mnt/$v/gone; ls -A /mnt/$v; sleep 0.1" | grep -q '^.nfs'
+held "server and client, Linux $(uname -r)"
+
+# CRIU alone, of which the rest is told.
+PATH=${PATH/\/usr\/local\/sbin:/}
+within 4.2
+fails "" dump
+errors | grep -q "FS mnt ./mnt dev .* unsupported id" || no "$(errors)"
+touch l/go
+over
+umount b/rootfs/mnt
+bound 4.2
+fails "" dump
+errors | grep -q "Can't create link remap for /data/.nfs.*Use link-remap option" || no "$(errors)"
+touch l/go
+over
+umount /mnt/nas
+held "CRIU alone refuses both"
+PATH=/usr/local/sbin:$PATH
+
+for version in 3 4.2; do
+	within $version
+	dump || no "$(errors)"
+	umount b/rootfs/mnt
+	mounted $version /mnt/elsewhere
+	restore || no "$(errors)"
+	checked l
+	over
+	umount -l /mnt/elsewhere
+	held "$version: a mount within the container, mounted anew elsewhere"
+
+	bound $version
+	dump || no "$(errors)"
+	restore || no "$(errors)"
+	rm -rf i/*
+	dump || no "the second dump: $(errors)"
+	restore || no "the second restore: $(errors)"
+	checked l
+	over
+	umount /mnt/nas
+	held "$version: a mount bound from the host, twice"
+
+	bound $version
+	server_hangs
+	before=$SECONDS
+	fails "" dump
+	[ $((SECONDS - before)) -lt 9 ] || no "it was refused after $((SECONDS - before)) s"
+	errors | grep -q "has not answered within 2000 ms" || no "$(errors)"
+	grep -q "Seizing" i/dump.log && no "it was stopped"
+	server_answers
+	checked l
+	over
+	umount /mnt/nas
+	held "$version: a server that hangs: the dump is refused, nothing was stopped"
+
+	bound $version
+	dump || no "$(errors)"
+	cp /srv/nfs/only-read /srv/kept
+	echo more >>/srv/nfs/only-read
+	fails "" restore
+	errors | grep -q "only-read has bad size 65541 (expect 65536)" || no "grown: $(errors)"
+	rm /srv/nfs/only-read
+	fails "" restore
+	errors | grep -q "Can't open file data/only-read on restore: No such file" || no "gone: $(errors)"
+	cp /srv/kept /srv/nfs/only-read
+	restore || no "$(errors)"
+	checked l
+	over
+	umount /mnt/nas
+	held "$version: files that another client has changed: the restore says which"
 done
-step "an unlinked file that is open is renamed"
-server_down
-fails "" timeout 5 cat /mnt/v3/a
-step "the server is down: its clients wait"
-server_up
-grep -q hello /mnt/v3/a; grep -q hello /mnt/v4/a
-step "it is back"
-time touch /mnt/v4/x

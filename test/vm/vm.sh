@@ -140,8 +140,8 @@ unshare --mount sh -e -c '
 timeout "${VM_TIMEOUT:-600}" qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 2048 -nographic -no-reboot -nodefaults \
 	-serial stdio -kernel "$kernel/boot/vmlinuz-$version" -initrd "$work/initrd.gz" \
 	-append "console=ttyS0 quiet panic=-1 mitigations=off" \
-	-drive "file=$work/image,if=virtio,format=raw,cache=unsafe" </dev/null 2>"$work/qemu.log" | tr -d '\r' | tee "$work/out" |
-	grep -v '^vm: ended with ' || true
+	-drive "file=$work/image,if=virtio,format=raw,cache=unsafe" </dev/null 2>"$work/qemu.log" | stdbuf -oL tr -d '\r' | tee "$work/out" |
+	grep --line-buffered -v '^vm: ended with ' || true
 code=$(sed -n 's/^vm: ended with \([0-9]*\)$/\1/p' "$work/out")
 [ -n "$code" ] || { cat "$work/qemu.log" >&2 && die "the machine with Linux $version did not come to its end"; }
 exit "$code"

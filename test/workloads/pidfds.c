@@ -23,6 +23,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sent.h"
+
 #define PIDFD_THREAD O_EXCL
 #define PIDFD_SELF (-20000)
 #define MARK 0x1122334455667788ull
@@ -131,40 +133,6 @@ static pid_t child_with_thread(int *thread, int shared)
 	return pid;
 }
 
-static void put_in_flight(int sk, int fd)
-{
-	union {
-		char space[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = { 0 };
-	struct iovec iov = { "x", 1 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	must((int)sendmsg(sk, &msg, 0), "sendmsg");
-}
-
-static int receive(int sk)
-{
-	union {
-		char space[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	char byte;
-	struct iovec iov = { &byte, 1 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
-	int fd = -1;
-
-	if (recvmsg(sk, &msg, 0) != 1 || !CMSG_FIRSTHDR(&msg))
-		return -1;
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
-	return fd;
-}
-
 static bool set_attribute(int fd)
 {
 	return syscall(SYS_fsetxattr, fd, "trusted.cryoshim", "kept", 4, 0) == 0;
@@ -225,12 +193,12 @@ int main(int argc, char **argv)
 	poller = must(epoll_create1(0), "epoll_create1");
 	must(epoll_ctl(poller, EPOLL_CTL_ADD, thread, &event), "epoll_ctl");
 	must(socketpair(AF_UNIX, SOCK_DGRAM, 0, flight), "socketpair");
-	put_in_flight(flight[0], child_fd);
-	put_in_flight(flight[0], leader);
+	must(put_in_flight(flight[0], child_fd), "sendmsg");
+	must(put_in_flight(flight[0], leader), "sendmsg");
 	if (argc == 5) {
 		lives = open_(atoi(argv[3]), 0);
 		dies = open_(atoi(argv[4]), O_NONBLOCK);
-		put_in_flight(flight[0], lives);
+		must(put_in_flight(flight[0], lives), "sendmsg");
 		attributes = set_attribute(lives) && set_attribute(child_fd);
 	}
 	fprintf(out, "ready\n");
@@ -252,8 +220,8 @@ int main(int argc, char **argv)
 	check("one of another process's thread is of that", of(childs_thread) == child_thread_tid && !is_over(childs_thread));
 	check("one of a dead process is over", of(dead) == -1 && is_over(dead) && send_(dead, 0) == -1 && errno == ESRCH);
 	check("PIDFD_NONBLOCK is kept", waitid(P_PIDFD, (id_t)nonblocking, &info, WEXITED) == -1 && errno == EAGAIN);
-	check("one on its way is of the child", (got = receive(flight[1])) >= 0 && of(got) == child);
-	check("one of the leader, too", (got = receive(flight[1])) >= 0 && of(got) == getpid() &&
+	check("one on its way is of the child", (got = receive_sent(flight[1])) >= 0 && of(got) == child);
+	check("one of the leader, too", (got = receive_sent(flight[1])) >= 0 && of(got) == getpid() &&
 	      (fcntl(got, F_GETFL) & PIDFD_THREAD));
 	check("PIDFD_SELF is as it was", (send_(PIDFD_SELF, 0) == 0) == self);
 	memset(&event, 0, sizeof(event));
@@ -268,7 +236,7 @@ int main(int argc, char **argv)
 	check("so does the pidfd", is_over(thread) && is_over(twin));
 	if (argc == 5) {
 		check("one of a process outside is of that", of(lives) == atoi(argv[3]) && !is_over(lives));
-		check("one of it on its way, too", (got = receive(flight[1])) >= 0 && of(got) == atoi(argv[3]));
+		check("one of it on its way, too", (got = receive_sent(flight[1])) >= 0 && of(got) == atoi(argv[3]));
 		/* Linux 6.17 */
 		check("its attributes are as they were", has_attribute(lives) == attributes);
 		fprintf(out, "attributes %d %d\n", attributes, has_attribute(child_fd));

@@ -22,6 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "sent.h"
+
 #define SMALL 64
 #define LARGE 8192
 
@@ -118,7 +120,7 @@ int main(int argc, char **argv)
 	struct stat st;
 	char small[SMALL];
 	unsigned priority;
-	int epoll, child, status;
+	int epoll, child, status, flight[2];
 	void *result;
 	ssize_t n;
 
@@ -159,6 +161,21 @@ int main(int argc, char **argv)
 	epoll = epoll_create1(0);
 	if (epoll_ctl(epoll, EPOLL_CTL_ADD, polled, &event))
 		return 4;
+	/* In nobody's hands but on their way: one without a name, one with, and one that is open as well. */
+	if (socketpair(AF_UNIX, SOCK_DGRAM, 0, flight))
+		return 5;
+	for (int named = 0; named < 2; named++) {
+		mqd_t q = make("/sent", O_RDWR | (named ? 0 : O_NONBLOCK), 3, SMALL);
+
+		send_(q, named ? "named" : "nameless", named ? 5 : 8, 7);
+		if (!named)
+			mq_unlink("/sent");
+		if (put_in_flight(flight[0], q))
+			return 5;
+		mq_close(q);
+	}
+	if (put_in_flight(flight[0], plain))
+		return 5;
 	child = fork();
 	if (child == 0) {
 		/* Shares the open files. */
@@ -235,6 +252,17 @@ int main(int argc, char **argv)
 	check("epoll, nothing there", epoll_wait(epoll, &event, 1, 0) == 0);
 	send_(polled, "x", 1, 0);
 	check("epoll, something there", epoll_wait(epoll, &event, 1, 1000) == 1 && event.data.u64 == 42);
+	{
+		mqd_t nameless = receive_sent(flight[1]), named = receive_sent(flight[1]), again = receive_sent(flight[1]);
+
+		n = mq_receive(nameless, small, sizeof(small), &priority);
+		check("unlinked, on its way", n == 8 && priority == 7 && !memcmp(small, "nameless", 8) &&
+		      (fcntl(nameless, F_GETFL) & O_NONBLOCK));
+		n = mq_receive(named, small, sizeof(small), &priority);
+		check("by name, on its way", n == 5 && priority == 7 && !memcmp(small, "named", 5) && mq_open("/sent", O_RDONLY) >= 0);
+		fcntl(again, F_SETFL, 0);
+		check("open and on its way", !(fcntl(plain, F_GETFL) & O_NONBLOCK));
+	}
 	fprintf(out, "done\n");
 	fflush(out);
 	for (;;)

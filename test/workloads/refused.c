@@ -34,6 +34,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sent.h"
+
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD O_EXCL
 #endif
@@ -213,25 +215,17 @@ static int pidfd_thread(void)
 /* A descriptor that is nowhere but in a message on its way. */
 static int sent(int fd)
 {
-	union {
-		char space[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = { 0 };
-	struct iovec iov = { "x", 1 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 	int pair[2];
 
-	if (fd < 0 || socketpair(AF_UNIX, SOCK_DGRAM, 0, pair))
-		return -1;
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	if (sendmsg(pair[0], &msg, 0) != 1)
+	if (socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) || put_in_flight(pair[0], fd))
 		return -1;
 	close(fd);
 	return pair[1];
+}
+
+static int corked_sent(void)
+{
+	return sent(corked());
 }
 
 static int pidfd_thread_sent(void)
@@ -353,6 +347,7 @@ static const struct {
 	{ "io_uring", io_uring },
 	{ "mqueue", mqueue },
 	{ "udp-cork", corked },
+	{ "udp-cork-sent", corked_sent },
 	{ "detached-bind", detached_bind },
 	{ "detached-tmpfs", detached_file },
 	{ "userfaultfd", userfault },

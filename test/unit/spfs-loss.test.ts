@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backend goes away while it is proxied. It is a FUSE mount (a second file system of the same kind), whose server is killed
+// or stopped: what an sshfs or an NFS server does when it dies or does not answer.
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { type Spfs, type SpfsOptions, startSpfs } from "../../spfs/control.js";
+import { endTasks, isPending, makePlaces, recordAll, startTask, until } from "../support/spfs.js";
+
+/** The directory, the mount of the remote server on it, the mount of the stub-proxy on that. */
+let remote: ReturnType<typeof makePlaces>;
+let local: ReturnType<typeof makePlaces>;
+const servers: Spfs[] = [];
+let spfs: Spfs;
+let number = 0;
+
+const at = (path: string): string => join(local.mountpoint, path);
+const behind = (path: string): string => join(remote.backend, path);
+
+/** Starts the remote server: `local.backend` is where its mount is. */
+const startRemote = async (): Promise<Spfs> => {
+  const server = await startSpfs(
+    {
+      id: `remote-${process.pid}-${++number}`,
+      mountpoint: local.backend,
+      timeoutMs: 0,
+      passthrough: "off",
+      onLoss: "error",
+    },
+    recordAll(remote.backend),
+  );
+  servers.push(server);
+  await remote.lend((fd) => server.proxy(fd, { gone: "error" }));
+  return server;
+};
+
+/** Both processes at once: the connection ends. */
+const signalRemote = async (
+  server: Spfs,
+  signal: "SIGKILL" | "SIGSTOP" | "SIGCONT",
+  pids?: number[],
+): Promise<number[]> => {
+  const { pid, holder } = pids === undefined ? await server.status() : { pid: 0, holder: 0 };
+  const all = pids ?? [pid, holder];
+  if (signal === "SIGKILL") process.kill(all[0]!, "SIGSTOP");
+  for (const pid of [...all].reverse()) process.kill(pid, signal);
+  return all;
+};
+
+const startLocal = async (options: Partial<SpfsOptions>): Promise<void> => {
+  spfs = await startSpfs(
+    {
+      id: `loss-${process.pid}-${++number}`,
+      mountpoint: local.mountpoint,
+      timeoutMs: 0,
+      passthrough: "off",
+      onLoss: "stub",
+      ...options,
+    },
+    recordAll(remote.backend),
+  );
+  servers.push(spfs);
+};
+const proxy = () => local.lend((fd) => spfs.proxy(fd, { gone: "error" }));
+
+beforeEach(() => {
+  remote = makePlaces({ file: "contents", other: "of the other" });
+  local = makePlaces();
+});
+
+afterEach(async () => {
+  endTasks();
+  for (const server of servers.splice(0).reverse()) await server.stop();
+  local.remove();
+  remote.remove();
+});
+
+test("a backend that dies is lost: tasks wait, someone is told once, and all goes on when it has come back", async () => {
+  const told = join(local.backend, "..", "told");
+  const server = await startRemote();
+  await startLocal({ onStub: ["/bin/sh", "-c", `echo "$SPFS_ID $1" >>${told}`, "sh", "a word; and more"] });
+  await spfs.stub();
+  await proxy();
+  const [reader, writer, lister] = [startTask(), startTask(), startTask()];
+  await reader.run(`fd = os.open("${at("file")}", os.O_RDONLY)`);
+  await writer.run(`fd = os.open("${at("other")}", os.O_RDWR)`);
+  expect(readFileSync(at("file"), "utf8")).toBe("contents");
+  await signalRemote(server, "SIGKILL");
+  const results = [
+    writer.run('r = os.pwrite(fd, b"written", 0)'),
+    lister.run(`r = sorted(os.listdir("${local.mountpoint}"))`),
+    reader.run(`r = os.stat("${at("file")}").st_size, open("${at("other")}").read()`),
+  ];
+  await until(async () => (await spfs.status()).phase === "stub");
+  for (const result of results.slice(0, 2)) expect(await isPending(result)).toBe(true);
+  await until(() => existsSync(told));
+  await startRemote();
+  expect((await proxy()).differs).toEqual([]);
+  expect(await results[0]).toBe(7);
+  expect(await results[1]).toEqual(["file", "other"]);
+  expect(await results[2]).toEqual([8, expect.stringMatching(/^(written|of the)/)]);
+  expect(readFileSync(behind("other"), "utf8")).toBe("writtenother");
+  expect(readFileSync(told, "utf8")).toBe(`${spfs.id} a word; and more\n`);
+});
+
+test("told to hand errors on, it does, and the next proxy heals open files", async () => {
+  const server = await startRemote();
+  await startLocal({ onLoss: "error" });
+  await spfs.stub();
+  await proxy();
+  const task = startTask();
+  await task.run(`fd = os.open("${at("file")}", os.O_RDWR)`);
+  await signalRemote(server, "SIGKILL");
+  await expect(task.run('os.pwrite(fd, b"x", 0)')).rejects.toThrow("ENOTCONN");
+  expect((await spfs.status()).phase).toBe("proxy");
+  await startRemote();
+  await proxy();
+  expect(await task.run("r = os.pread(fd, 99, 0).decode()")).toBe("contents");
+});
+
+test("a backend that no longer answers is lost as well, and one that answers late is not", async () => {
+  const server = await startRemote();
+  await startLocal({ lossAfterMs: 300 });
+  await spfs.stub();
+  await proxy();
+  const [first, second] = [startTask(), startTask()];
+  for (const task of [first, second]) await task.run(`fd = os.open("${at("file")}", os.O_RDWR)`);
+  // Late: longer than one request may take, but it answers when it is asked.
+  const pids = await signalRemote(server, "SIGSTOP");
+  const late = first.run('r = os.pwrite(fd, b"late", 0)');
+  expect(await isPending(late, 1500)).toBe(true);
+  await signalRemote(server, "SIGCONT", pids);
+  expect(await late).toBe(4);
+  expect((await spfs.status()).phase).toBe("proxy");
+  // Not at all.
+  await signalRemote(server, "SIGSTOP", pids);
+  const never = first.run('r = os.pwrite(fd, b"never", 0)');
+  await until(async () => (await spfs.status()).phase === "stub");
+  const waiting = second.run('r = os.pwrite(fd, b"2", 10)');
+  expect(await isPending(waiting)).toBe(true);
+  await signalRemote(server, "SIGKILL", pids);
+  await startRemote();
+  await proxy();
+  expect([await never, await waiting]).toEqual([5, 1]);
+  expect(readFileSync(behind("file"), "latin1")).toBe("nevernts\0\x002");
+}, 60_000);
+
+test("it is stopped while the backend hangs", async () => {
+  const server = await startRemote();
+  await startLocal({});
+  await spfs.stub();
+  await proxy();
+  const task = startTask();
+  await task.run(`fd = os.open("${at("file")}", os.O_RDWR)`);
+  const pids = await signalRemote(server, "SIGSTOP");
+  const write = task.run('r = os.pwrite(fd, b"x", 0)');
+  expect(await isPending(write)).toBe(true);
+  await spfs.stop();
+  await expect(write).rejects.toThrow(/ECONNABORTED|ENOTCONN/);
+  await signalRemote(server, "SIGCONT", pids);
+});
+
+test("no backend at all, or one that is no directory, is refused, and it is still a stub", async () => {
+  await startLocal({});
+  await spfs.stub();
+  const fd = openSync(behind("file"), "r");
+  await expect(spfs.proxy(fd, { gone: "error" })).rejects.toMatchObject({ code: "ERR_SPFS", why: "ENOTDIR" });
+  closeSync(fd);
+  const server = await startRemote();
+  await signalRemote(server, "SIGKILL");
+  await expect(proxy()).rejects.toMatchObject({
+    code: "ERR_SPFS",
+    why: expect.stringMatching(/^ENOTCONN|ECONNABORTED$/),
+  });
+  expect((await spfs.status()).phase).toBe("stub");
+});

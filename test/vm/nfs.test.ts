@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Containers with files on NFS: a kernel's server in a network namespace of its own, a kernel's client, in an emulated machine.
+
+import { execa } from "execa";
+import { expect, test } from "vitest";
+
+const env = {
+  VM_PACKAGES: "nfs-kernel-server nfs-common rpcbind",
+  VM_MODULES: "fs/nfs fs/nfsd fs/lockd fs/nfs_common fs/netfs net/sunrpc net/dns_resolver",
+};
+
+const PER_VERSION = [
+  "a mount within the container, mounted anew elsewhere",
+  "a mount bound from the host, twice",
+  "a server that hangs: the dump is refused, nothing was stopped",
+  "files that another client has changed: the restore says which",
+];
+
+test("containers on NFS 3 and 4.2 go on as they were, or their checkpoint is refused at once", async () => {
+  const { exitCode, all } = await execa("test/vm/vm.sh", ["trixie", "test/vm/nfs.sh"], {
+    all: true,
+    reject: false,
+    stdin: "ignore",
+    env,
+  });
+  expect(exitCode, all).toBe(0);
+  const held = [...all.matchAll(/^(?:.*\S*)?held: (.*) \([\d.]+ s\)$/gm)].map(([, what]) => what);
+  expect(held).toEqual([
+    expect.stringMatching(/^server and client, Linux 6\.12\./),
+    "CRIU alone refuses both",
+    ...["3", "4.2"].flatMap((version) => PER_VERSION.map((what) => `${version}: ${what}`)),
+  ]);
+});
