@@ -835,6 +835,19 @@ static napi_value detach_mounts(napi_env env, napi_callback_info info)
 	return NULL;
 }
 
+/* unmount(path): from where it is seen, whoever uses it (MNT_DETACH) */
+static napi_value unmount(napi_env env, napi_callback_info info)
+{
+	napi_value args[1];
+	char path[4096];
+
+	if (!get_args(env, info, 1, args) || !get_path(env, args[0], path, sizeof(path)))
+		return NULL;
+	if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW))
+		return throw_errno(env, errno, "umount2");
+	return NULL;
+}
+
 bool mount_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
@@ -859,6 +872,7 @@ bool mount_register(napi_env env, napi_value exports)
 		{ "setMount", NULL, set_mount, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "mountInfo", NULL, mount_info, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "openIn", NULL, open_in, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "unmount", NULL, unmount, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "cloneMount", NULL, clone_mount, NULL, NULL, NULL, napi_enumerable, NULL },
 	};
 

@@ -40,6 +40,7 @@ interface Addon {
   mountInfo(ns: number): string;
   openIn(ns: number, path: string): number;
   cloneMount(ns: number, path: string): number;
+  unmount(path: string): void;
   socketProtocol(path: string): string;
   getSocketOption(fd: number, level: number, name: number): number;
   setSocketOption(fd: number, level: number, name: number, value: number): void;

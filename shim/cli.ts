@@ -108,6 +108,7 @@ export const program = (): Command => {
       for (const { id } of clearLocks(ids, options))
         print(`${options.dryRun === true ? "would clear" : "cleared"} ${id}`);
     });
+  spfsCommand(cryoshim.command("spfs").description("stand-ins for remote mounts: list, and each step by hand"));
   cryoshim.addCommand(critCommand(version));
   cryoshim
     .command("completion")
@@ -115,6 +116,52 @@ export const program = (): Command => {
     .argument("<shell>", "bash, zsh or fish")
     .action((shell: string) => print(completion(shell)));
   return cryoshim;
+};
+
+/** `cryoshim spfs`: docs/remote-mounts.md. */
+const spfsCommand = (spfs: Command): void => {
+  const load = () => import("./commands/spfs.js");
+  spfs
+    .command("list")
+    .description("say what SPFS stands for, and whether its servers are back")
+    .option("--json", "print it as JSON")
+    .action(async ({ json }: { json?: boolean }) => {
+      const { listAll, spfsTable } = await load();
+      const all = await listAll();
+      print(json === true ? JSON.stringify(all, null, 2) : spfsTable(all));
+    });
+  spfs
+    .command("prepare")
+    .description("before a restore: let SPFS stand where a runtime will bind from and the server is not there")
+    .argument("<images>", "a directory of images, or an archive")
+    .option("--bundle <dir>", "the bundle whose config.json says what is bound from where")
+    .option("--source <dest=path...>", "the same by hand: a mountpoint of the container and a path of this host")
+    .action(async (images: string, options: { bundle?: string; source?: string[] }) => {
+      for (const { id, path, why } of await (await load()).prepare(images, options)) print(`${id}  ${path}: ${why}`);
+    });
+  spfs
+    .command("keep")
+    .description("bring a file system back as soon as its server is there; a restore starts this by itself")
+    .argument("<id>", "an id of the list")
+    .action(async (id: string) => (await load()).keepOne(id));
+  spfs
+    .command("proxy")
+    .description("let it pass everything on to the real file system, now")
+    .argument("<id>", "an id of the list")
+    .option("--backend <dir>", "the directory that is the real one; otherwise it is looked for")
+    .action(async (id: string, { backend }: { backend?: string }) => {
+      for (const differs of await (await load()).proxyOne(id, backend)) print(`not as it was: ${differs}`);
+    });
+  spfs
+    .command("stub")
+    .description("let everything wait that needs the server")
+    .argument("<id>", "an id of the list")
+    .action(async (id: string) => (await load()).stubOne(id));
+  spfs
+    .command("stop")
+    .description("end it; whoever still uses it gets errors")
+    .argument("<id>", "an id of the list")
+    .action(async (id: string) => (await load()).stopOne(id));
 };
 
 /** Runs the command line of this process. */

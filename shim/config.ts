@@ -9,7 +9,24 @@ import { CryoshimError, reason } from "./error.js";
 
 const absolute = z.string().check(z.refine(isAbsolute, "must be an absolute path"));
 
-const seconds = z.number().check(z.positive(), z.maximum(3600));
+const seconds = z.number().check(z.nonnegative(), z.maximum(1_000_000));
+
+const text = z.string().check(
+  z.minLength(1),
+  z.maxLength(4000),
+  z.refine((it) => !it.includes("\0"), "has a NUL"),
+);
+/** What mount(8) takes as one argument, and not as an option of its own. */
+const word = text.check(z.refine((it) => !it.startsWith("-"), "must not begin with -"));
+
+const mapping = z.strictObject({
+  source: text,
+  path: z.optional(absolute),
+  type: z.optional(word),
+  from: z.optional(word),
+  options: z.optional(text),
+  credentials: z.optional(absolute),
+});
 
 const mebibytes = z.number().check(z.nonnegative(), z.maximum(1 << 30));
 
@@ -25,7 +42,17 @@ const schema = z.strictObject({
   ),
   carriers: z.optional(z.strictObject({ extra: z.optional(z.array(absolute)) })),
   detached: z.optional(z.strictObject({ largest: z.optional(mebibytes) })),
-  remote: z.optional(z.strictObject({ answer_within: z.optional(seconds) })),
+  remote: z.optional(
+    z.strictObject({
+      policy: z.optional(z.enum(["auto", "always", "never"])),
+      answer_within: z.optional(seconds.check(z.positive())),
+      timeout: z.optional(seconds),
+      passthrough: z.optional(z.enum(["auto", "off"])),
+      on_loss: z.optional(z.enum(["block", "eio"])),
+      gone: z.optional(z.enum(["fail", "stub"])),
+      mount: z.optional(z.array(mapping)),
+    }),
+  ),
 });
 
 const refuse = (file: string, why: string, cause?: unknown): CryoshimError =>
@@ -35,6 +62,10 @@ const refuse = (file: string, why: string, cause?: unknown): CryoshimError =>
     fix: "see docs/configuration.md",
     cause,
   });
+
+/** The keys that have a value. */
+const said = <T extends object>(table: T | undefined): { [K in keyof T]?: Exclude<T[K], undefined> } =>
+  Object.fromEntries(Object.entries(table ?? {}).filter(([, value]) => value !== undefined)) as never;
 
 /** Reads and checks the text of a configuration. Throws CryoshimError ERR_CONFIG that names the key or the line. */
 export const parseConfig = (text: string, file: string): Config => {
@@ -59,7 +90,7 @@ export const parseConfig = (text: string, file: string): Config => {
     network: { lock: network?.lock ?? DEFAULTS.network.lock },
     carriers: { extra: carriers?.extra ?? DEFAULTS.carriers.extra },
     detached: { largest: detached?.largest ?? DEFAULTS.detached.largest },
-    remote: { answer_within: remote?.answer_within ?? DEFAULTS.remote.answer_within },
+    remote: { ...DEFAULTS.remote, ...said(remote) },
   };
 };
 

@@ -116,7 +116,7 @@ static bool mounted(void)
 
 void clear_away(void)
 {
-	static const char *const files[] = { "control", "record", "mountpoint", "log" };
+	static const char *const files[] = { "session", "control", "record", "mountpoint", "log" };
 	char path[sizeof(S->directory) + 16];
 
 	if (mounted())

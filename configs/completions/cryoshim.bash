@@ -2,7 +2,7 @@
 _cryoshim() {
 	local cur=${COMP_WORDS[COMP_CWORD]} verb=${COMP_WORDS[1]}
 	if [ "$COMP_CWORD" -eq 1 ]; then
-		mapfile -t COMPREPLY < <(compgen -W "doctor install uninstall run show crit lock completion help --help --version" -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W "doctor install uninstall run show crit lock spfs completion help --help --version" -- "$cur")
 		return
 	fi
 	case $verb in
@@ -15,6 +15,17 @@ _cryoshim() {
 			mapfile -t COMPREPLY < <(compgen -W "--orphans --all --dry-run $(ls /run/cryoshim/locks 2>/dev/null)" -- "$cur")
 		else
 			mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur")
+		fi
+		;;
+	spfs)
+		if [ "$COMP_CWORD" -eq 2 ]; then
+			mapfile -t COMPREPLY < <(compgen -W "list prepare keep proxy stub stop --help" -- "$cur")
+		elif [ "${COMP_WORDS[2]}" = list ]; then
+			mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur")
+		elif [ "${COMP_WORDS[2]}" = prepare ]; then
+			[[ $cur == -* ]] && mapfile -t COMPREPLY < <(compgen -W "--bundle --source --help" -- "$cur")
+		else
+			mapfile -t COMPREPLY < <(compgen -W "--backend $(ls /run/cryoshim/spfs 2>/dev/null)" -- "$cur")
 		fi
 		;;
 	show)

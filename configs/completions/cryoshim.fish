@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-complete -c cryoshim -n __fish_use_subcommand -f -a "doctor install uninstall run show crit lock completion help"
+complete -c cryoshim -n __fish_use_subcommand -f -a "doctor install uninstall run show crit lock spfs completion help"
 complete -c cryoshim -n "__fish_seen_subcommand_from doctor" -f -l json -d "print the findings as JSON"
 complete -c cryoshim -n "__fish_seen_subcommand_from doctor" -x -l pid -a "(__fish_complete_pids)" -d "of this process and its children"
 complete -c cryoshim -n "__fish_seen_subcommand_from doctor" -x -l container -d "of this running container"
@@ -31,3 +31,8 @@ complete -c cryoshim -n "__fish_seen_subcommand_from crit" -l ids -d "replace th
 complete -c cryoshim -n "__fish_seen_subcommand_from crit" -l report -r -d "where to put the report"
 complete -c cryoshim -n "__fish_seen_subcommand_from crit" -l pages -d "compare the contents of memory, too"
 complete -c cryoshim -n "__fish_seen_subcommand_from crit" -l version -d "print the version"
+complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -f -a "list prepare keep proxy stub stop"
+complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -l json -d "print it as JSON"
+complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -l bundle -r -d "the bundle whose config.json says what is bound from where"
+complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -l source -x -d "a mountpoint of the container and a path of this host"
+complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -l backend -r -d "the directory that is the real one"

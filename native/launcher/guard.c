@@ -35,6 +35,7 @@
 #define LOOK_MS 5
 #define END_MS 5000
 #define MAX_THAW 8
+#define MAX_MOUNTS 64
 #define MAX_TASKS 65536
 
 struct task {
@@ -58,6 +59,8 @@ static struct {
 	size_t n_tasks;
 	struct thaw thaw[MAX_THAW];
 	size_t n_thaw;
+	char *mounts[MAX_MOUNTS];
+	size_t n_mounts;
 	char yard[PATH_MAX];
 	char log[PATH_MAX];
 	char session[128];
@@ -412,6 +415,14 @@ static void kill_engine(void)
 	syscall(SYS_pidfd_send_signal, g.engine_fd, SIGKILL, NULL, 0);
 }
 
+/* Nobody uses them any more: whoever serves them ends with them. */
+static void remove_mounts(void)
+{
+	for (size_t i = 0; i < g.n_mounts; i++)
+		if (umount2(g.mounts[i], MNT_DETACH | UMOUNT_NOFOLLOW) == 0 || errno == EINVAL)
+			rmdir(g.mounts[i]);
+}
+
 static _Noreturn void act(bool restore)
 {
 	if (restore)
@@ -422,6 +433,7 @@ static _Noreturn void act(bool restore)
 	lift_kept();
 	if (restore)
 		remove_roots();
+	remove_mounts();
 	thaw_all();
 	remove_yards();
 	remove_notify();
@@ -496,6 +508,11 @@ static void told(const char *msg, size_t len, int *fds, int n_fds)
 	case GUARD_LOG:
 		copy_text(g.log, sizeof(g.log), text, len);
 		break;
+	case GUARD_MOUNT:
+		g.mounts[g.n_mounts] = g.n_mounts < MAX_MOUNTS - 1 ? strndup(text, len) : NULL;
+		if (g.mounts[g.n_mounts])
+			g.n_mounts++;
+		break;
 	case GUARD_ANSWER:
 		if (g.client >= 0 && len && send(g.client, text, len, MSG_NOSIGNAL) < 0)
 			note("the client has gone before the answer");
@@ -503,6 +520,8 @@ static void told(const char *msg, size_t len, int *fds, int n_fds)
 			close(g.tasks[i].pidfd);
 		g.kind = '\0';
 		g.n_tasks = g.n_thaw = 0;
+		while (g.n_mounts > 0)
+			free(g.mounts[--g.n_mounts]);
 		g.kept[0] = '\0';
 		break;
 	case GUARD_SWAP:

@@ -18,6 +18,7 @@
 #define GUARD_KEPT 'K'		/* the id of a network lock: kept by a dump, lifted if the task of GUARD_TASK lives; taken by a restore, lifted */
 #define GUARD_TASK 'P'		/* the root task of a dump, in decimal */
 #define GUARD_MADE 'M'		/* the root task of a restore, in decimal: the guard looks for it as well, but may come too late */
+#define GUARD_MOUNT 'U'		/* a mount that a restore has made: taken away, with its directory, if the restore fails */
 #define GUARD_ANSWER 'A'	/* disarmed, and the bytes are sent to the client: both or neither */
 #define GUARD_FAIL 'F'		/* the engine died: act now as for GUARD_RESTORE */
 #define GUARD_SWAP 'B'		/* before a swap in a task of a dump: its struct control_msg, with its descriptors */

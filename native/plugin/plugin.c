@@ -65,6 +65,7 @@ static struct {
 	uint32_t seq;
 	bool needed;		/* without the shim the dump is not complete */
 	bool gone;		/* it has died */
+	bool resumes;		/* without the shim no restored task may run */
 	struct swap *undo;
 	size_t n_undo, cap_undo;
 	void (*print)(unsigned int level, const char *format, ...);
@@ -451,6 +452,8 @@ static int64_t transact(struct control_msg *m, const void *data, int send_fd, in
 			shim.needed = c.m.flags & CONTROL_NEEDED;
 			if (m->type == CONTROL_HELLO)
 				shim.hooks = c.m.a0, shim.once = c.m.a1, shim.hides_threads = c.m.a2 & 1;
+			if (m->type == CONTROL_HELLO && m->hook == STAGE_RESTORE)
+				shim.resumes = shim.hooks & (1ULL << HOOK_RESUME_DEVICES_LATE);
 			if (fd && c.n_fds > 0) {
 				*fd = c.fds[0];
 				c.fds[0] = -1;
@@ -498,9 +501,20 @@ static int checkpoint_devices(int pid)
 	return on_task(HOOK_CHECKPOINT_DEVICES, pid);
 }
 
+/*
+ * CRIU lets a task run whatever this hook returns (criu/cr-restore.c:restore_root_task, 4.2). One whose objects could not be
+ * put back must not: it is killed while it stands, and CRIU's restore fails for it.
+ */
 static int resume_devices_late(int pid)
 {
-	return on_task(HOOK_RESUME_DEVICES_LATE, pid);
+	int ret = shim.gone && shim.resumes ? -1 : on_task(HOOK_RESUME_DEVICES_LATE, pid);
+
+	if (ret < 0 && ret != -ENOTSUP) {
+		say(LOG_ERROR, "task %d cannot be restored: it is killed", pid);
+		if (kill(pid, SIGKILL))
+			say(LOG_ERROR, "cannot kill task %d: %s", pid, strerror(errno));
+	}
+	return ret;
 }
 
 static int ask_about(enum control_known kind, int lfd, uint32_t id)

@@ -15,6 +15,8 @@ export interface CarrierContext {
   annotations: Annotations;
   /** The mounts that the caller has told CRIU of, latin1: a dump's mountpoints and their keys, a restore's keys and paths. */
   given: ReadonlyMap<string, string>;
+  /** Before a restore makes a mount in a directory of its own: whoever is killed, both go if the restore fails. */
+  mounting(path: string): void;
   log: Log;
 }
 
@@ -52,9 +54,9 @@ export interface Carrier {
   /** Whether a restore of these images will need this carrier. */
   needed?(): boolean;
   /** How a restore has ended. */
-  restored?(ok: boolean): void;
+  restored?(ok: boolean, context: CarrierContext): void | Promise<void>;
   /** The session is over, whatever became of it. */
-  close?(): void;
+  close?(): void | Promise<void>;
   /** A restore begins; no task has been forked yet. */
   restoring?(context: CarrierContext): Promise<void>;
   /**
@@ -64,7 +66,7 @@ export interface Carrier {
   namespaces?(pid: number): void;
   /** All tasks have opened their files; they still stand still. Throwing fails the restore. Only after `namespaces`. */
   opened?(pid: number): void;
-  /** The task is restored and stands before its first instruction: put the real objects back. */
+  /** The task is restored and stands before its first instruction: put the real objects back. Throwing kills it. */
   resume?(pid: number, context: CarrierContext): Promise<void>;
   /** CRIU met a file that it does not know; true: this carrier restores it, by the same id. `fd` is lent. */
   dumpFile?(fd: number, id: number, context: CarrierContext): Promise<boolean>;

@@ -7,6 +7,7 @@ import { decodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
+import { behind, spfsOf } from "../remote/state.js";
 import { latinOf, type RemoteFs, type RemoteMount, type RemoteNode } from "./remote-image.js";
 import { type Answers, type Looked, look, NoAnswer } from "./remote-look.js";
 import {
@@ -137,6 +138,20 @@ const checkServer = async (mount: HeldMount, answerWithin: number): Promise<void
   throw refuse(`cannot checkpoint a container with ${named(mount)}`, why, fix);
 };
 
+/** SPFS that waits for its server lets CRIU wait, too. */
+const checkStandIn = async (mount: HeldMount): Promise<void> => {
+  const id = spfsOf(mount);
+  if (id === undefined) return;
+  const { openSpfs } = await import("../../spfs/control.js");
+  const { phase, blocked } = await (await openSpfs(id)).status();
+  if (phase === "proxy") return;
+  throw refuse(
+    `cannot checkpoint a container with ${named(behind(mount))}`,
+    `SPFS stands for it, and its server is not back: ${blocked} calls wait for it`,
+    `see \`cryoshim spfs list\`, and try again when it is`,
+  );
+};
+
 /**
  * Whether a dump may begin; nothing is stopped yet, and nothing here waits longer than `answerWithin` ms. `given`: the
  * mounts that the caller has told CRIU of. Throws ERR_REMOTE.
@@ -165,6 +180,7 @@ export const admit = async (root: number, given: ReadonlyMap<string, string>, an
       `it is mounted in the mount namespace of process ${nested.pid} alone, and not in that of the container's first process`,
       "mount it in the container itself, too",
     );
+  await Promise.all(held.map(checkStandIn));
   const used = usedMounts(held, tree);
   // What nobody uses and the caller takes care of is no affair of ours.
   const asked = held.filter((mount) => used.has(mount) || (!mount.host && !given.has(mount.point)));
@@ -200,13 +216,25 @@ const imagesOf = (imagesDir: string, pattern: RegExp): Message[] =>
 /** What CRIU has found at a path, and will compare with what is there at the restore. */
 type Compared = Pick<Looked, "mode" | "size"> | undefined;
 
+/** In a dump of tasks without mounts of their own CRIU does not say on which mount a file is. */
+const NO_MOUNT = -1;
+
+/** The mount of this host that a path is on: the last that is mounted nearest to it. */
+const hostMountOf = (path: string, mounts: readonly MountLine[]): number | undefined => {
+  let [best, depth] = [undefined as number | undefined, -1];
+  for (const { id, point } of mounts)
+    if (within(point, path) !== undefined && point.length >= depth) [best, depth] = [id, point.length];
+  return best;
+};
+
 /** Which paths on which mounts the images name: all that CRIU opens by a path has one of these. */
 const pathsInImages = (imagesDir: string): Map<number, Map<string, Compared>> => {
   const paths = new Map<number, Map<string, Compared>>();
   const add = (mntId: unknown, path: string, compared?: Compared): void => {
-    if (typeof mntId !== "number" || !path.startsWith("/")) return;
-    const known = paths.get(mntId) ?? new Map<string, Compared>();
-    paths.set(mntId, known.set(path, compared));
+    if (!path.startsWith("/")) return;
+    const id = typeof mntId === "number" ? mntId : NO_MOUNT;
+    const known = paths.get(id) ?? new Map<string, Compared>();
+    paths.set(id, known.set(path, compared));
   };
   // Open files whose names are gone: CRIU makes them anew from another one (NFS: .nfs..., from link_remap.N), and removes both.
   const remapped = new Set(imagesOf(imagesDir, /^remap-fpath\.img$/).map(({ orig_id }) => orig_id));
@@ -252,11 +280,15 @@ const gather = (held: readonly HeldMount[], imagesDir: string): Gathered[] => {
   for (const { mnt_id, ext_key } of imagesOf(imagesDir, /^mountpoints-\d+\.img$/))
     if (ext_key !== undefined) keys.set(mnt_id as number, latinOf(ext_key));
   const paths = pathsInImages(imagesDir);
+  const unplaced = paths.get(NO_MOUNT) ?? new Map<string, Compared>();
+  const hosts = unplaced.size > 0 && held.some(({ host }) => host) ? mountsOf("self") : [];
   const all = new Map<string, Gathered>();
   for (const mount of held) {
-    const { pid, id, dev, type, source, options, root, point, flags, host } = mount;
+    const { pid, id, dev, point, flags, host } = mount;
+    const { type, source, options, root } = behind(mount);
     const key = keys.get(id);
-    const used = [...(paths.get(id) ?? [])].flatMap(([path, compared]): [string, Compared][] => {
+    const placed = host ? [...unplaced].filter(([path]) => hostMountOf(path, hosts) === id) : [];
+    const used = [...(paths.get(id) ?? []), ...placed].flatMap(([path, compared]): [string, Compared][] => {
       const below = within(point, path);
       return below === undefined ? [] : [[below, compared]];
     });
@@ -287,7 +319,9 @@ const isDir = (mode: number): boolean => (mode & 0o170000) === IS_DIR;
 const record = async ({ fs, paths, held }: Gathered, answerWithin: number): Promise<RemoteFs> => {
   const seen = new Map<string, Looked>();
   const bases: string[] = [];
-  for (const { pid, root, point } of held) {
+  for (const mount of held) {
+    const { pid, point } = mount;
+    const { root } = behind(mount);
     const shown = [...paths.keys()].filter((path) => within(root, path) !== undefined);
     const files = [...new Set(shown.flatMap((path) => withParents(within(root, path)!)))];
     const { top, files: answers } = await look({ base: `/proc/${pid}/root`, top: point.slice(1), files }, answerWithin);

@@ -168,8 +168,11 @@ const nodeOf = (message: Message, at: number): RemoteNode => {
 };
 
 /** What the images say of remote file systems. Throws ERR_IMAGE. */
-export const readRemote = (imagesDir: string): RemoteFs[] => {
-  const { kind, entries } = decodeImage(readFileSync(join(imagesDir, REMOTE_IMAGE)), REMOTE_IMAGE);
+export const readRemote = (imagesDir: string): RemoteFs[] => parseRemote(readFileSync(join(imagesDir, REMOTE_IMAGE)));
+
+/** The same of the image itself. */
+export const parseRemote = (image: Uint8Array): RemoteFs[] => {
+  const { kind, entries } = decodeImage(image, REMOTE_IMAGE);
   if (kind !== "CRYOSHIM_REMOTE") throw wrong(0, `it is an image of kind ${kind}`);
   const all = new Map<number, RemoteFs>();
   for (const [at, { message }] of entries.entries()) {

@@ -1,24 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The restore's side of remote file systems: whether each is there again, on this host, and as it was.
 import { reason } from "../error.js";
+import { spfsOf } from "../remote/state.js";
 import { named, refuse, shown } from "./remote-dump.js";
 import type { RemoteFs, RemoteMount, RemoteNode } from "./remote-image.js";
 import { look } from "./remote-look.js";
-import { mountsOf, within } from "./remote-mounts.js";
+import { isRemote, type MountLine, mountsOf, within } from "./remote-mounts.js";
 
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
 
-const joined = (directory: string, path: string): string =>
+export const joined = (directory: string, path: string): string =>
   path === "" ? directory : directory === "/" ? `/${path}` : `${directory}/${path}`;
-
-/** A directory of this host, and whether it is as it was recorded. */
-export interface Place {
-  /** Where the file system's base is, latin1. */
-  path: string;
-  /** Why it will not do. */
-  wrong?: string;
-}
 
 /** What differs between a file as recorded and as it is, so that CRIU would refuse it; undefined: nothing. */
 const differs = (node: RemoteNode, now: { mode: number; size: bigint } | string): string | undefined => {
@@ -30,49 +23,72 @@ const differs = (node: RemoteNode, now: { mode: number; size: bigint } | string)
   return now.mode !== node.mode ? `${name} has mode ${(now.mode & 0o7777).toString(8)}` : undefined;
 };
 
-/** Where on this host a file system shows a directory of it: mounts of the same source. */
-const candidates = ({ type, source, base }: RemoteFs): string[] =>
+/** Where on this host a file system of this type and source shows a directory of it; SPFS itself is none. */
+export const placesOf = ({ type, source, base }: Pick<RemoteFs, "type" | "source" | "base">): string[] =>
   mountsOf("self").flatMap((line) => {
     if (line.type !== type || line.source !== source) return [];
     const below = within(line.root, base);
     return below === undefined ? [] : [joined(line.point, below)];
   });
 
-/** Looks whether everything recorded is below a directory. Never waits longer than `ms`. */
-export const checkPlace = async (fs: RemoteFs, path: string, ms: number): Promise<Place> => {
+/** The mount of this host that a path is on, by its number. */
+const mountAt = (id: number): MountLine | undefined => mountsOf("self").find((line) => line.id === id);
+
+/** What is wrong with a path of this host as the place of a directory `part` of what was recorded; undefined: nothing. */
+export const wrongWith = async (fs: RemoteFs, part: string, path: string, ms: number): Promise<string | undefined> => {
+  const nodes = fs.nodes.flatMap((node) => {
+    const below = within(`/${part}`.replace(/\/$/, "") || "/", `/${node.path}`.replace(/(.)\/$/, "$1"));
+    return below === undefined ? [] : [{ node, below }];
+  });
   try {
-    const files = fs.nodes.map((node) => node.path);
+    const files = nodes.map(({ below }) => below);
     const { top, files: found } = await look({ base: "/", top: path.slice(1), files }, ms);
-    if (typeof top === "string") return { path, wrong: `\`${shown(path)}\` cannot be looked at (${top})` };
-    for (const [i, node] of fs.nodes.entries()) {
-      const wrong = differs(node, found[i]!);
-      if (wrong !== undefined) return { path, wrong: `below \`${shown(path)}\` ${wrong}` };
+    if (typeof top === "string") return `\`${shown(path)}\` cannot be looked at (${top})`;
+    const mount = mountAt(top.mntId);
+    if (mount !== undefined && spfsOf(mount) !== undefined) return `\`${shown(path)}\` is SPFS's`;
+    for (const [i, { node }] of nodes.entries()) {
+      const wrong = differs(node, i === 0 && node.path === part ? top : found[i]!);
+      if (wrong !== undefined) return `below \`${shown(path)}\` ${wrong}`;
     }
-    return { path };
+    return undefined;
   } catch (error) {
-    return { path, wrong: `\`${shown(path)}\`: ${reason(error)}` };
+    return `\`${shown(path)}\`: ${reason(error)}`;
   }
 };
 
 /** The first place on this host where the file system is as it was; otherwise what is wrong with each. */
-export const findPlace = async (fs: RemoteFs, more: readonly string[], ms: number): Promise<Place | string[]> => {
+export const findPlace = async (fs: RemoteFs, more: readonly string[], ms: number): Promise<string | string[]> => {
   const wrong: string[] = [];
-  for (const path of new Set([...more, ...candidates(fs)])) {
-    const place = await checkPlace(fs, path, ms);
-    if (place.wrong === undefined) return place;
-    wrong.push(place.wrong);
+  for (const path of new Set([...more, ...placesOf(fs)])) {
+    const why = await wrongWith(fs, "", path, ms);
+    if (why === undefined) return path;
+    wrong.push(why);
   }
   return wrong;
 };
 
-/** The path, at a place, that a mount of the file system shows as its root. */
-export const pathFor = (fs: RemoteFs, { root }: RemoteMount, { path }: Pick<Place, "path">): string =>
-  joined(path, within(fs.base, root) ?? "");
+/** A path of this host whose mount SPFS already serves, made ready for the restore. */
+export const standsAt = async (path: string, ms: number): Promise<string | undefined> => {
+  const { top } = await look({ base: "/", top: path.slice(1), files: [] }, ms);
+  const mount = typeof top === "string" ? undefined : mountAt(top.mntId);
+  return mount === undefined ? undefined : spfsOf(mount);
+};
 
-/** Thrown for a file system that only we can bring back and that is nowhere to be had. */
+/** Whether a path of this host is on a mount whose files are on a server, and no SPFS of ours. */
+export const isOnServer = async (path: string, ms: number): Promise<boolean> => {
+  const { top } = await look({ base: "/", top: path.slice(1), files: [] }, ms);
+  const mount = typeof top === "string" ? undefined : mountAt(top.mntId);
+  return mount !== undefined && isRemote(mount.type) && spfsOf(mount) === undefined;
+};
+
+/** The part of a file system, below its base, that a mount shows as its root. */
+export const partOf = (fs: Pick<RemoteFs, "base">, { root }: Pick<RemoteMount, "root">): string =>
+  within(fs.base, root) ?? "";
+
+/** Thrown for a file system that only we can bring back, that is nowhere to be had, and that SPFS shall not stand for. */
 export const notThere = (fs: RemoteFs, wrong: readonly string[]): Error =>
   refuse(
     `cannot restore a container with ${named({ ...fs, point: fs.mounts[0]?.point ?? fs.base })}`,
     wrong.length === 0 ? "it is not mounted on this host" : wrong.join("; "),
-    "mount it somewhere on this host, or name a directory for it in [[remote.mount]] of the configuration",
+    "mount it somewhere on this host, or let SPFS stand for it ([remote] policy)",
   );

@@ -8,6 +8,7 @@ import { socketProtocol } from "../../native/index.js";
 import { DetachedFiles } from "../carriers/detached-dump.js";
 import { Places } from "../carriers/detached-find.js";
 import { admit, heldMounts, named } from "../carriers/remote-dump.js";
+import { remoteMounts } from "../carriers/remote-mounts.js";
 import { inPath } from "../engine/choose.js";
 import { DEFAULTS } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
@@ -158,6 +159,10 @@ const namespaceKind = (link: string, tree: ReadonlySet<number>): Kind | undefine
   return within ? undefined : refused(`${type} namespace in which no process of the tree lives`);
 };
 
+/** The ids of mounts whose files are on a server. */
+const remoteIds = (pid: number): Set<string> =>
+  new Set(quietly(() => remoteMounts(pid), []).map(({ id }) => String(id)));
+
 const descriptors = (
   pid: number,
   tree: ReadonlySet<number>,
@@ -165,6 +170,7 @@ const descriptors = (
   told: ReadonlySet<string>,
 ): Finding[] => {
   const tcp = established(pid);
+  const remote = remoteIds(pid);
   return quietly(() => readdirSync(`/proc/${pid}/fd`), []).flatMap((fd) => {
     const path = `/proc/${pid}/fd/${fd}`;
     const link = quietly(() => readlinkSync(path), "");
@@ -176,7 +182,9 @@ const descriptors = (
       kind = tcp.has(socket) ? option("established TCP connection", "--tcp-established") : socketKind(path);
     else if (link.startsWith("pipe:"))
       kind = descriptorFlags(info()) & O_DIRECT ? refused("pipe in packet mode") : undefined;
-    else if (kind === undefined && link.endsWith(" (deleted)")) kind = deletedKind(path);
+    // A server that does not answer is not waited for.
+    else if (kind === undefined && link.endsWith(" (deleted)"))
+      kind = remote.has(mountOf(info())) ? undefined : deletedKind(path);
     else
       kind ??= namespaceKind(link, tree) ?? (link.startsWith("/") && !ids.has(mountOf(info())) ? FOREIGN : undefined);
     return kind === undefined || told.has(`${pid} ${fd}`) ? [] : [finding(pid, `descriptor ${fd}`, kind)];

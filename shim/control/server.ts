@@ -46,7 +46,7 @@ export interface ControlOptions {
   /** Asked each time that the engine begins: a connection may bring several requests. */
   asked: () => Asked;
   log: Log;
-  undoer: Undoer;
+  undoer: Undoer & { mounting(path: string): void };
   /** The engine begins: nothing is stopped yet. */
   onBegin?: (stage: Stage) => void;
   /** All tasks of a dump are stopped; `pid` is one of them. Throwing fails the dump. */
@@ -66,7 +66,7 @@ export interface Control {
   namespaces(pid: number): void;
   opened(pid: number): void;
   /** After the engine's end. */
-  close(): void;
+  close(): Promise<void>;
 }
 
 type Question = Required<ControlMessage>;
@@ -168,12 +168,13 @@ export const serveControl = (
     imagesDir: "",
     annotations,
     given: new Map(),
+    mounting: (path) => undoer.mounting(path),
     log,
   };
 
   /** A request begins; what an earlier one of this connection has left is over. */
   const begin = async (): Promise<void> => {
-    for (const carrier of carriers.splice(0)) carrier.close?.();
+    for (const carrier of carriers.splice(0)) await carrier.close?.();
     const request = asked();
     carriers = [...(await request.carriers())];
     context.imagesDir = request.imagesDir;
@@ -228,7 +229,7 @@ export const serveControl = (
     const stage = STAGE[q.hook];
     try {
       if (stage === "restore") {
-        for (const carrier of carriers) carrier.restored?.(ok);
+        for (const carrier of carriers) await carrier.restored?.(ok, context);
         if (ok && context.engine.swapped) await context.engine.keep();
         return true;
       }
@@ -335,11 +336,11 @@ export const serveControl = (
     opened(pid) {
       for (const carrier of carriers) carrier.opened?.(pid);
     },
-    close() {
+    async close() {
       stop();
       ended = true;
       closeFd(fd);
-      for (const carrier of carriers) carrier.close?.();
+      for (const carrier of carriers) await carrier.close?.();
     },
   };
 };

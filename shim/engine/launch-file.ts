@@ -31,10 +31,37 @@ export interface DetachedSettings {
   largest: number;
 }
 
-/** What a session does with mounts whose files are on a server. */
+/** What is done with mounts whose files are on a server. The keys are the configuration's. */
 export interface RemoteSettings {
+  /** Whether SPFS stands for them at a restore: where it must, always, or never. */
+  policy: "auto" | "always" | "never";
   /** Seconds that a server may take to answer before a checkpoint. */
   answer_within: number;
+  /** Seconds after which a call that waits for an absent server fails with EIO; 0: never. */
+  timeout: number;
+  passthrough: "auto" | "off";
+  /** What becomes of calls when the server is lost later. */
+  on_loss: "block" | "eio";
+  /** Whether the real mount takes SPFS's place once it is back. */
+  retire: "auto" | "always" | "never";
+  /** What becomes of a file that is gone. */
+  gone: "fail" | "stub";
+  /** How mounts are made again on this host. */
+  mount: RemoteMapping[];
+}
+
+/** One [[remote.mount]]. */
+export interface RemoteMapping {
+  /** Of mountinfo; `*` stands for anything. */
+  source: string;
+  /** A directory of this host that shows the same. */
+  path?: string | undefined;
+  /** Otherwise it is mounted: type and source, where they are others here, and options. */
+  type?: string | undefined;
+  from?: string | undefined;
+  options?: string | undefined;
+  /** A file with further options, such as a password; of root's alone. */
+  credentials?: string | undefined;
 }
 
 /** What shim/config.ts makes of a configuration file. */
@@ -57,7 +84,16 @@ export const DEFAULTS: Config = {
   network: { lock: "auto" },
   carriers: { extra: [] },
   detached: { largest: 1024 },
-  remote: { answer_within: 2 },
+  remote: {
+    policy: "auto",
+    answer_within: 2,
+    timeout: 0,
+    passthrough: "auto",
+    on_loss: "block",
+    retire: "auto",
+    gone: "fail",
+    mount: [],
+  },
 };
 
 /** Tells one state of a configuration file from another, as the launcher computes it. */
@@ -83,6 +119,7 @@ const readLaunchFile = (): Launch | undefined => {
     const { engine: _, ...defaults } = DEFAULTS;
     // An older version may have written it, which knew less.
     const kept = { ...defaults, ...(JSON.parse(settings) as Partial<Settings>) };
+    kept.remote = { ...defaults.remote, ...kept.remote };
     return { engine, node: values.get("node") ?? process.execPath, settings: kept };
   } catch {
     return undefined;

@@ -159,7 +159,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
   bracket.requested();
   if (work.kind === "dump" && work.pid !== undefined) await prepareCarriers(carriers, work.pid, log);
   await engineEnd;
-  control.close();
+  await control.close();
   if (control.state === "working") await guard.fail();
   else guard.answer(Buffer.alloc(0));
   bracket.close();

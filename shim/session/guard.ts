@@ -39,6 +39,8 @@ export interface Guard {
    * is its message to the engine plugin, the descriptors are lent. Throws when there is no guard.
    */
   swap(order: Buffer, fds: number[]): Promise<void>;
+  /** A restore makes a mount, in a directory of its own: if it fails both are to go. Before it is made. */
+  mounting(path: string): void;
   /** All swaps have been undone, or are to stay. */
   settled(): void;
   /** Disarms, and sends the answer to the client. Returns false when there is no guard to do so. */
@@ -106,6 +108,9 @@ export const openGuard = (fd: number): Guard => {
     },
     made(pid) {
       tell("M", String(pid));
+    },
+    mounting(path) {
+      tell("U", Buffer.from(path, "latin1"));
     },
     taking(id) {
       tell("K", id);

@@ -357,7 +357,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
   });
   // What a dying engine left is settled before the client sees the end of its socket: it may tidy up at once.
   await engineEnd;
-  control.close();
+  await control.close();
   // A restore may still have succeeded after its client has gone; what then becomes of it is as with CRIU alone.
   if (session.working === "restore" && clientIsGone) guard.answer(Buffer.alloc(0));
   else if (session.working !== undefined) await guard.fail();

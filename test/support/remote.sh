@@ -8,7 +8,7 @@ chmod 755 /tmp/transport
 # up DIR: mounts the server's files there, by sshfs without a network.
 up() {
 	mkdir -p "$1"
-	sshfs -o ssh_command=/tmp/transport,allow_other,idmap=none,cache=no,max_conns=1 server:/tmp/served "$1"
+	sshfs -o ssh_command=/tmp/transport,allow_other,idmap=none,cache=no,attr_timeout=0,entry_timeout=0 server:/tmp/served "$1"
 }
 
 # down DIR: its server ends, and the mount goes with it.
@@ -24,4 +24,24 @@ checked() {
 	until_true grep -q done "$1/out"
 	! grep BAD "$1/out" >&2 || no "it is not as it was"
 	[ "$(grep -c ^ok "$1/out")" = "${2:-20}" ] || no "$(grep -c ^ok "$1/out") things were checked"
+}
+
+# waits DIR: the program has begun to check, and waits for its server.
+waits() {
+	touch "$1/go"
+	sleep 0.7
+	! grep -q done "$1/out" || no "it did not wait for its server"
+}
+
+# nothing_left: no SPFS, no keeper, none of their mounts and none of their state, once the container has ended.
+no_spfs() {
+	! pidof spfs && ! pgrep -f "[s]pfs keep" && ! grep fuse.spfs /proc/self/mountinfo &&
+		[ -z "$(ls /run/cryoshim/spfs /run/cryoshim/mounts 2>/dev/null | grep -v :)" ]
+}
+nothing_left() { until_true no_spfs || { ls -R /run/cryoshim/spfs /run/cryoshim/mounts; pgrep -af spfs; } >&2; }
+
+# configure TEXT: the configuration of cryoshim.
+configure() {
+	mkdir -p /etc/cryoshim
+	printf '%s\n' "$1" >/etc/cryoshim/config.toml
 }

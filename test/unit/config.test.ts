@@ -24,15 +24,29 @@ test("the sample parses, and says what holds without it", () => {
 
 test("every key of the sample is accepted when it is set", () => {
   const sample = readFileSync("configs/config.toml", "utf8");
-  const set = sample.replace(/^# (path|node|manage|lock|extra) = /gm, "$1 = ");
+  const set = sample.replace(
+    /^# (path|node|manage|lock|extra|policy|answer_within|timeout|passthrough|on_loss|retire|gone) = /gm,
+    "$1 = ",
+  );
   expect(parseConfig(set, "sample")).toEqual({
     engine: { path: "/usr/sbin/criu", node: "/usr/bin/node" },
     cgroup: { manage: "auto" },
     network: { lock: "auto" },
     carriers: { extra: ["/usr/local/lib/cryoshim/my-carrier.mjs"] },
     detached: { largest: 1024 },
-    remote: { answer_within: 2 },
+    remote: {
+      ...{ policy: "auto", answer_within: 2, timeout: 0, passthrough: "auto", on_loss: "block", retire: "auto" },
+      ...{ gone: "fail", mount: [] },
+    },
   });
+});
+
+test("mounts of servers are named one by one", () => {
+  const mounts = "[[remote.mount]]\nsource = 'a:*'\npath = '/a'\n[[remote.mount]]\nsource = 'b:/c'\nfrom = 'd:/c'";
+  expect(parseConfig(mounts, "/f").remote.mount).toEqual([
+    { source: "a:*", path: "/a" },
+    { source: "b:/c", from: "d:/c" },
+  ]);
 });
 
 test.each([
@@ -41,6 +55,9 @@ test.each([
   ["[engine]\npath = 'criu'", /engine\.path: must be an absolute path/],
   ["[cgroup]\nmanage = 'maybe'", /cgroup\.manage: /],
   ["[carriers]\nextra = '/x'", /carriers\.extra: /],
+  ["[remote]\nanswer_within = 0", /remote\.answer_within: /],
+  ["[[remote.mount]]\nsource = 'a'\ntype = '-o'", /remote\.mount\.0\.type: must not begin with -/],
+  ["[[remote.mount]]\npath = '/a'", /remote\.mount\.0\.source: /],
   ["[engine", /line 1, column \d+: /],
 ])("a wrong configuration names its key or line: %s", (text, why) => {
   expect(() => parseConfig(text, "/f")).toThrow(

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// The real file system, once its server is there again: found where it is mounted on this host, or mounted anew. What is
+// mounted here is seen nowhere: its directory is opened and it is unmounted again, so it lasts as long as it is used.
+import { closeSync, constants, mkdirSync, openSync, readFileSync, rmdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { execa } from "execa";
+import { addon } from "../../native/index.js";
+import { look } from "../carriers/remote-look.js";
+import { within } from "../carriers/remote-mounts.js";
+import { isOnServer, joined, placesOf } from "../carriers/remote-restore.js";
+import type { RemoteMapping, RemoteSettings } from "../engine/launch-file.js";
+import { reason } from "../error.js";
+import { stateDir } from "../session/plugin-dir.js";
+import type { Remembered } from "./state.js";
+
+const O_PATH = 0o10000000;
+
+/** A directory that shows what SPFS stands for. */
+export interface Backend {
+  /** O_PATH; whoever gets it closes it. */
+  fd: number;
+  /** For people. */
+  from: string;
+}
+
+/** `*` stands for anything. */
+export const matches = (pattern: string, text: string): boolean =>
+  new RegExp(`^${pattern.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*")}$`, "s").test(text);
+
+/** A directory whose server answers now. It is opened only then: an open would wait without end. */
+const openAnswering = async (path: string, ms: number): Promise<number> => {
+  const { top } = await look({ base: "/", top: path.slice(1), files: [] }, ms);
+  if (typeof top === "string") throw new Error(`\`${path}\` cannot be looked at (${top})`);
+  if ((top.mode & 0o170000) !== 0o040000) throw new Error(`\`${path}\` is no directory`);
+  return openSync(Buffer.from(path, "latin1"), O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+};
+
+/** Options of a file that root alone may read: they are not to be seen in a list of processes, so mount(8) gets the file. */
+const secretOptions = (type: string, file: string): string => {
+  const st = statSync(file);
+  if (st.uid !== 0 || (st.mode & 0o077) !== 0) throw new Error(`others than root can read \`${file}\``);
+  // mount.cifs reads it itself.
+  return /^(cifs|smb3)$/.test(type)
+    ? `credentials=${file}`
+    : readFileSync(file, "utf8")
+        .trim()
+        .replaceAll(/\s*\n\s*/g, ",");
+};
+
+/** Options that mean something to the kernel alone, in mountinfo, and that mount(8) refuses. */
+const KERNELS = /^(addr|local_lock|clientaddr|mountaddr|mountvers|mountproto|rw|ro|relatime|seclabel|lookupcache)(=|$)/;
+
+const remountOptions = (options: string): string =>
+  options
+    .split(",")
+    .filter((option) => option === "ro" || !KERNELS.test(option))
+    .join(",");
+
+const MOUNT_MS = 30_000;
+
+/** Mounts it, opens its base, and lets nobody see it. */
+const mountUnseen = async (
+  { id, fs, own, root }: Remembered,
+  { type = fs.type, from = fs.source, options, credentials }: Omit<RemoteMapping, "source" | "path">,
+  ms: number,
+): Promise<Backend> => {
+  const parent = join(stateDir(), "mounts");
+  mkdirSync(parent, { recursive: true, mode: 0o700 });
+  const dir = join(parent, `${id}.backend`);
+  const all = [
+    options ?? remountOptions(fs.options),
+    ...(credentials === undefined ? [] : [secretOptions(type, credentials)]),
+  ]
+    .filter((part) => part !== "")
+    .join(",");
+  // In mount(8)'s words FUSE's own types are fuse.NAME.
+  const command = ["mount", "-t", type, ...(all === "" ? [] : ["-o", all]), "--", from, dir];
+  // A mount that the container made by its own network is made by that network again.
+  const inside = own && root !== undefined ? ["nsenter", `--net=/proc/${root}/ns/net`, "--"] : [];
+  const [program, ...args] = [...inside, ...command] as [string, ...string[]];
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  try {
+    const { failed, stderr, timedOut } = await execa(program, args, {
+      reject: false,
+      timeout: MOUNT_MS,
+      stdin: "ignore",
+      extendEnv: true,
+    });
+    if (failed)
+      throw new Error(timedOut ? "mount(8) takes too long" : stderr.trim().split("\n").at(-1) || "mount(8) failed");
+    try {
+      return { fd: await openAnswering(joined(dir, within("/", fs.base) ?? ""), ms), from };
+    } finally {
+      addon.unmount(dir);
+    }
+  } finally {
+    try {
+      rmdirSync(dir);
+    } catch {
+      // Something is still mounted there: the next try finds it so.
+    }
+  }
+};
+
+/** Types that mount(8) mounts by what mountinfo says of them, with nothing else to be known. */
+const BY_ITSELF = /^(nfs4?|9p)$/;
+
+/**
+ * The real file system. Tried in this order: what the annotation and the configuration name, what is mounted on this
+ * host of the same type and source, what has been mounted again where a runtime binds it from, and for NFS a mount as it was.
+ * Throws what was wrong with each.
+ */
+export const findBackend = async (remembered: Remembered, settings: RemoteSettings): Promise<Backend> => {
+  const { fs, treatment, paths } = remembered;
+  const ms = settings.answer_within * 1000;
+  const wrong: string[] = [];
+  const attempt = async (open: () => Promise<Backend>): Promise<Backend | undefined> => {
+    try {
+      return await open();
+    } catch (error) {
+      wrong.push(reason(error));
+      return undefined;
+    }
+  };
+  const directory = (path: string) => async (): Promise<Backend> => ({ fd: await openAnswering(path, ms), from: path });
+  const ways: (() => Promise<Backend>)[] = [];
+  for (const { source, here } of treatment.map)
+    if (matches(source, fs.source))
+      ways.push(here.startsWith("/") ? directory(here) : () => mountUnseen(remembered, { from: here }, ms));
+  for (const { source, path, ...how } of settings.mount)
+    if (matches(source, fs.source))
+      ways.push(path === undefined ? () => mountUnseen(remembered, how, ms) : directory(path));
+  const mapped = ways.length > 0;
+  for (const path of placesOf(fs)) ways.push(directory(path));
+  for (const path of paths)
+    ways.push(async () => {
+      // An empty directory below what is not mounted (yet) is not it.
+      if (!(await isOnServer(path, ms))) throw new Error(`\`${path}\` is not on a server`);
+      return { fd: await openAnswering(path, ms), from: path };
+    });
+  if (!mapped && BY_ITSELF.test(fs.type)) ways.push(() => mountUnseen(remembered, {}, ms));
+  for (const way of ways) {
+    const found = await attempt(way);
+    if (found !== undefined) return found;
+  }
+  throw new Error(wrong.length === 0 ? "it is not mounted on this host" : wrong.join("; "));
+};
+
+/** Gives a descriptor back. */
+export const closeBackend = ({ fd }: Backend): void => closeSync(fd);

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// The keeper of a file system that SPFS stands for: waits until its server is there again, lets SPFS pass everything on to it,
+// and where that is wanted puts the real mount in SPFS's place. It ends when that is done, or when SPFS has ended.
+import { readFileSync, writeFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { listSpfs, openSpfs, type Spfs } from "../../spfs/control.js";
+import { mountsOf } from "../carriers/remote-mounts.js";
+import type { RemoteSettings } from "../engine/launch-file.js";
+import { reason } from "../error.js";
+import { closeBackend, findBackend } from "./backend.js";
+import { type Remembered, recall, remember } from "./state.js";
+
+/** Milliseconds between two tries: the first, and the longest; and how often mounts are looked at meanwhile. */
+const [FIRST, LONGEST, LOOK] = [200, 5000, 400];
+
+/** Waits, but not longer than until something is mounted or unmounted. */
+const pause = async (ms: number): Promise<void> => {
+  const mounts = (): string => readFileSync("/proc/self/mountinfo", "latin1");
+  const before = mounts();
+  for (const end = Date.now() + ms; Date.now() < end && mounts() === before; ) await sleep(Math.min(LOOK, ms));
+};
+
+const bytesOf = (path: Uint8Array): string => Buffer.from(path).toString("latin1");
+
+/** One try. Throws why the server cannot be had yet. */
+export const bringBack = async (spfs: Spfs, remembered: Remembered, settings: RemoteSettings): Promise<void> => {
+  const backend = await findBackend(remembered, settings);
+  try {
+    const { gone } = remembered.treatment;
+    const { reopened, differs } = await spfs.proxy(backend.fd, { gone: gone === "stub" ? "stub" : "error" });
+    const { waits: _, ...rest } = remembered;
+    remember({
+      ...rest,
+      proxied: {
+        ...{ at: new Date().toISOString(), from: backend.from, reopened },
+        differs: differs.map(({ path, what }) => ({ path: bytesOf(path), what })),
+      },
+    });
+  } finally {
+    closeBackend(backend);
+  }
+};
+
+/**
+ * A runtime may have put the restore, and with it this process, into the container's cgroups: there it would be frozen and killed
+ * with it, and may not have the devices that a mount needs. To the root of each hierarchy.
+ */
+export const leaveCgroups = (): void => {
+  for (const { type, root, point } of mountsOf("self")) {
+    if (!type.startsWith("cgroup") || root !== "/") continue;
+    try {
+      writeFileSync(`${point}/cgroup.procs`, String(process.pid));
+    } catch {
+      // Not ours to leave: what is done there may still be enough.
+    }
+  }
+};
+
+/** Keeps on trying. Resolves when the file system is back, or needed no more. */
+export const keep = async (id: string, settings: () => RemoteSettings): Promise<void> => {
+  for (let wait = FIRST; ; wait = Math.min(wait * 2, LONGEST)) {
+    const remembered = recall(id);
+    if (remembered === undefined || !listSpfs().includes(id)) return;
+    try {
+      const spfs = await openSpfs(id);
+      if ((await spfs.status()).phase === "proxy") return;
+      await bringBack(spfs, remembered, settings());
+      return;
+    } catch (error) {
+      remember({ ...remembered, waits: reason(error) });
+    }
+    await pause(wait);
+  }
+};

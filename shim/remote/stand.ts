@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPFS of one restore: raised before CRIU asks for the first file, in stub before the first task runs, and from then on
+// the keeper's; dropped if the restore fails.
+import { mkdirSync, readlinkSync, rmdirSync } from "node:fs";
+import { join } from "node:path";
+import { nanoid } from "nanoid/non-secure";
+import { addon, packageRoot } from "../../native/index.js";
+import { openSpfs, type Spfs, startSpfs } from "../../spfs/control.js";
+import type { CarrierContext } from "../carriers/carrier.js";
+import type { RemoteFs } from "../carriers/remote-image.js";
+import { mountsOf } from "../carriers/remote-mounts.js";
+import { joined, partOf, standsAt } from "../carriers/remote-restore.js";
+import { inPath } from "../engine/choose.js";
+import { reason } from "../error.js";
+import { stateDir } from "../session/plugin-dir.js";
+import { recall, remember, type Treatment } from "./state.js";
+
+/**
+ * The command that brings a file system back, in the mount namespace of the first process: LXC restores in one of its own, which
+ * sees nothing of what the host mounts later.
+ */
+export const keeper = (id: string): [string, ...string[]] => {
+  const [host, here] = ["/proc/1/ns/mnt", "/proc/self/ns/mnt"];
+  const [nsenter] = inPath("nsenter", process.env.PATH);
+  const enter = nsenter !== undefined && readlinkSync(host) !== readlinkSync(here);
+  return [
+    ...(enter ? [nsenter, `--mount=${host}`, "--"] : []),
+    ...[process.execPath, join(packageRoot, "dist", "cli.js"), "spfs", "keep", id],
+  ] as [string, ...string[]];
+};
+
+/** Starts the keeper of a file system; it ends by itself. */
+export const startKeeper = (id: string): void => {
+  const { spawn } = process.getBuiltinModule("node:child_process");
+  const [program, ...args] = keeper(id);
+  const env = { PATH: process.env.PATH ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" };
+  spawn(program, args, { detached: true, stdio: "ignore", cwd: "/", env }).unref();
+};
+
+/** A directory of root's alone for the mounts of SPFS while a restore lasts. */
+const mountpointFor = (id: string): string => {
+  const parent = join(stateDir(), "mounts");
+  mkdirSync(parent, { mode: 0o700, recursive: true });
+  return join(parent, id);
+};
+
+const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "latin1"));
+
+/** Raises SPFS for a file system at a directory that is there. */
+export const raiseAt = async (
+  fs: RemoteFs,
+  treatment: Treatment,
+  { id, mountpoint, paths }: { id: string; mountpoint: string; paths: string[] },
+): Promise<Spfs> => {
+  const { nodes, ...rest } = fs;
+  const spfs = await startSpfs(
+    {
+      id,
+      mountpoint: Buffer.from(mountpoint, "latin1").toString("utf8"),
+      readOnly: fs.options.split(",").includes("ro"),
+      timeoutMs: treatment.timeoutMs,
+      passthrough: treatment.passthrough,
+      onLoss: treatment.onLoss === "eio" ? "error" : "stub",
+      onStub: keeper(id),
+    },
+    nodes.map(({ target, path, ...node }) => ({
+      ...node,
+      path: bytes(path),
+      ...(target !== undefined && { target: bytes(target) }),
+    })),
+  );
+  const own = /^(nfs4?|cifs|smb3|9p|ceph)$/.test(fs.type) && fs.mounts.some(({ ours }) => ours);
+  remember({ version: 1, ...{ id, fs: rest, treatment, paths, mountpoint, own }, since: new Date().toISOString() });
+  return spfs;
+};
+
+interface Stand {
+  spfs: Spfs;
+  /** Where it is seen on the host: from there it goes when the container has it. */
+  seen: string[];
+  /** The directory is ours. */
+  ours: boolean;
+  /** It was there before the restore. */
+  prepared: boolean;
+}
+
+/** Everything that stands for a restore. */
+export class Stands {
+  readonly #context: CarrierContext;
+  readonly #answerWithin: number;
+  #stands: Stand[] = [];
+  #over = false;
+
+  constructor(context: CarrierContext, answerWithin: number) {
+    this.#context = context;
+    this.#answerWithin = answerWithin;
+  }
+
+  /** Stands for a file system. Returns what CRIU must be told. */
+  async raise(fs: RemoteFs, treatment: Treatment): Promise<string[]> {
+    const { given, log, mounting } = this.#context;
+    const keyed = fs.mounts.filter(({ key }) => key !== undefined);
+    const paths = keyed.flatMap(({ key }) => given.get(key!) ?? []);
+    for (const path of paths) {
+      const id = await standsAt(path, this.#answerWithin).catch(() => undefined);
+      if (id === undefined) continue;
+      // Somebody has prepared it, for a runtime that looks at the path before it starts CRIU.
+      this.#stands.push({ spfs: await openSpfs(id), seen: [path], ours: false, prepared: true });
+      return [];
+    }
+    const id = nanoid();
+    const host = keyed.length === 0 ? fs.mounts[0] : undefined;
+    const mountpoint = host === undefined ? mountpointFor(id) : host.point;
+    if (host === undefined) {
+      mounting(mountpoint);
+      mkdirSync(mountpoint, { mode: 0o700 });
+    }
+    const spfs = await raiseAt(fs, treatment, { id, mountpoint, paths });
+    // Tasks without mounts of their own have it on the host, for good.
+    const ours = host === undefined;
+    this.#stands.push({ spfs, seen: ours ? [mountpoint] : [], ours, prepared: false });
+    // The engine may have died meanwhile.
+    if (this.#over) await this.drop();
+    log("Info ", `SPFS ${id} stands for ${fs.type} ${fs.source}`);
+    return keyed.map((mount) => `mnt[${mount.key}]:${joined(mountpoint, partOf(fs, mount))}`);
+  }
+
+  /** All files are open: from here on what asks for more waits for the server. `pid`: the first process. */
+  async stub(pid: number): Promise<void> {
+    for (const { spfs } of this.#stands) {
+      await spfs.stub();
+      const remembered = recall(spfs.id);
+      if (remembered !== undefined) remember({ ...remembered, root: pid });
+    }
+  }
+
+  /** The container runs: it alone has the mounts now, and with it they go. */
+  async keep(): Promise<void> {
+    for (const stand of this.#stands.splice(0)) {
+      this.#unsee(stand);
+      startKeeper(stand.spfs.id);
+    }
+  }
+
+  #unsee({ seen, ours }: Stand): void {
+    for (const path of seen) {
+      try {
+        if (mountsOf("self").some(({ point, type }) => point === path && type === "fuse.spfs")) addon.unmount(path);
+        if (ours) rmdirSync(path);
+      } catch (error) {
+        this.#context.log("Warn ", `SPFS stays mounted at ${path}: ${reason(error)}`);
+      }
+    }
+  }
+
+  /** The restore has failed. */
+  async drop(): Promise<void> {
+    this.#over = true;
+    for (const stand of this.#stands.splice(0)) {
+      // Another try may find it as it was.
+      if (stand.prepared && (await stand.spfs.status()).phase === "restore") continue;
+      await stand.spfs.stop().catch((error) => this.#context.log("Warn ", `SPFS: ${reason(error)}`));
+      if (stand.ours) this.#unsee(stand);
+    }
+  }
+}

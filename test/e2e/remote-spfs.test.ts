@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Restores whose server is not there: SPFS stands for it until it is back. test/workloads/remote.c checks itself.
+import { describe, expect, test } from "vitest";
+import { holds as run } from "../support/lab.js";
+
+const env = { LAB_PACKAGES: "sshfs openssh-sftp-server" };
+const holds = (script: string): Promise<string> => run(`. /cryoshim/test/support/remote.sh\n${script}`, env);
+
+/** A bundle whose root file system has the mount in it: it is in the container, and in no list of the runtime's. */
+const bundle = (runtime: string, edit = ""): string => `
+mkdir l i; cp /cryoshim/build/workloads/remote l
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b /lab/remote /mnt /lab/out /lab/go
+${edit}
+up b/rootfs/mnt
+${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
+dump() { ${runtime} checkpoint --file-locks --image-path /tmp/i --work-path /tmp/i "$@" c1; }
+restore() { ${runtime} restore -d --file-locks -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1; }
+away() { dump; down b/rootfs/mnt; }
+`;
+
+describe.each(["runc", "crun"])("%s, a mount within the container", (runtime) => {
+  test("the container waits for its server, goes on when it is back, and leaves nothing behind", () =>
+    holds(`${bundle(runtime)}away; restore; waits l
+cryoshim spfs list | grep -q "its server is not there yet: it is not mounted on this host"
+up other; checked l; nothing_left`));
+});
+
+test("podman: a volume whose server is not mounted", () =>
+  holds(`
+lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/remote l; up m
+podman run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /lab/remote /data /lab/out /lab/go >/dev/null; ready l
+podman container checkpoint --file-locks c1 >/dev/null; down m
+podman container restore --file-locks c1 >/dev/null; waits l
+up m; checked l; nothing_left`));
+
+test("podman: a volume whose server has died is prepared, or the restore would fail before CRIU starts", () =>
+  holds(`
+lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/remote l; up m
+podman run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /lab/remote /data /lab/out /lab/go >/dev/null; ready l
+podman container checkpoint --file-locks --export /tmp/c1.tar.gz c1 >/dev/null; podman rm c1 >/dev/null
+kill -9 $(pidof sshfs); until_true no_server
+fails "" podman container restore --file-locks --import /tmp/c1.tar.gz
+podman rm -f c1 >/dev/null 2>&1 || true
+cryoshim spfs prepare c1.tar.gz | grep -q "/tmp/m: .*ENOTCONN"
+podman container restore --file-locks --import /tmp/c1.tar.gz >/dev/null
+[ "$(grep -c fuse.spfs /proc/self/mountinfo)" = 0 ]; waits l
+umount -l m; up m; checked l; nothing_left`));
+
+test("LXC: a mount within the container", () =>
+  holds(`
+lab-lxc-create c1 /lab/remote /mnt /lab/out /lab/go
+r=/var/lib/lxc/c1/rootfs; mkdir -p $r/lab $r/mnt d; cp /cryoshim/build/workloads/remote $r/lab; up $r/mnt
+lxc-start -d -n c1; ready $r/lab
+lxc-checkpoint -n c1 -D /tmp/d -s; down $r/mnt; lxc-checkpoint -n c1 -D /tmp/d -r; waits $r/lab
+up other; checked $r/lab; nothing_left`));
+
+test("criu's command line: a process without mounts of its own gets SPFS on the host", () =>
+  holds(`
+mkdir -p l i m; cp /cryoshim/build/workloads/remote l; up m
+setsid l/remote /tmp/m /tmp/l/out /tmp/l/go </dev/null >/dev/null 2>&1 & pid=$!; ready l
+criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job --file-locks; down m
+criu restore -D /tmp/i -o r.log -v4 --shell-job --file-locks -d; waits l
+up other; checked l; umount -l m; nothing_left`));
+
+test("a program that runs from the server, and works there", () =>
+  holds(`
+mkdir l i; cp /cryoshim/build/workloads/remote served
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b /mnt/remote /mnt /lab/out /lab/go; up b/rootfs/mnt
+runc run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
+runc checkpoint --file-locks --image-path /tmp/i --work-path /tmp/i c1; down b/rootfs/mnt
+runc restore -d --file-locks -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
+up other; checked l; nothing_left`));
+
+test("a checkpoint while the server is away is refused at once; once it is back the next checkpoint is of the real one", () =>
+  holds(`${bundle("runc")}away; restore
+(cryoshim doctor --container c1 || true) | grep -q "SPFS stands for it, and its server is not back"
+mkdir j; fails "" runc checkpoint --file-locks --image-path /tmp/j --work-path /tmp/j c1
+grep -q "SPFS stands for it, and its server is not back" j/dump.log; ! grep -q Seizing j/dump.log
+up other; until_true grep -q '"proxied"' /run/cryoshim/spfs/*/session
+rm -r i; mkdir i; dump; until_true no_spfs
+cryoshim crit show i/cryoshim-remote.img | grep -q "fuse.sshfs"
+down other; restore; waits l; up third; checked l; nothing_left`));
+
+test("a checkpoint on SPFS is restored on the real mount where that is there", () =>
+  holds(`${bundle("runc")}away; restore; up other; until_true grep -q '"proxied"' /run/cryoshim/spfs/*/session
+rm -r i; mkdir i; dump; restore; [ -z "$(pidof spfs)" ]; checked l`));
+
+describe("a restore that fails leaves nothing behind", () => {
+  test("by itself", () =>
+    holds(`${bundle("runc")}away; f=$(ls i/core-*.img | tail -1); : >"$f"; fails "" restore; nothing_left`));
+
+  test.each(["engine", "shim", "shim and engine"])("killed: %s", async (victim) => {
+    const kill =
+      victim === "engine" ? "$PPID" : victim === "shim" ? "$(pgrep -f [s]him.cjs)" : "$(pgrep -f [s]him.cjs) $PPID";
+    await holds(`${bundle("runc")}away
+printf '#!/bin/sh\\n[ "$CRTOOLS_SCRIPT_ACTION" != post-restore ] || { pidof spfs >/tmp/was; kill -9 ${kill}; sleep 1; }\\n' >script; chmod 755 script
+mkdir -p /etc/criu; echo "action-script /tmp/script" >/etc/criu/runc.conf
+fails "" restore; [ -s was ]; nothing_left; [ "$(cat l/out)" = ready ]
+rm /etc/criu/runc.conf; runc delete -f c1 2>/dev/null || true; restore; waits l; up other; checked l; nothing_left`);
+  });
+});
+
+describe("what has changed at the server", () => {
+  const seen = (what: string): string => `until_true grep -q '"what":"${what}"' /run/cryoshim/spfs/*/session
+cryoshim spfs list | grep -q "not as it was: only-read: ${what}"`;
+
+  test("a file that has grown is told, and read on", () =>
+    holds(
+      `${bundle("runc")}away; echo more >>served/only-read; restore; up other; ${seen("grown")}; checked l; nothing_left`,
+    ));
+
+  test('a file that is gone fails, with gone = "fail"', () =>
+    holds(`${bundle("runc")}away; rm served/only-read; restore; up other; ${seen("gone")}
+touch l/go; until_true grep -q done l/out; grep -q "BAD read " l/out; [ "$(grep -c BAD l/out)" = 1 ]; nothing_left`));
+
+  test('what uses a file that is gone waits, with gone = "stub"', () =>
+    holds(`configure '[remote]
+gone = "stub"'
+${bundle("runc")}away; rm served/only-read; restore; up other; ${seen("gone")}; waits l; runc kill c1 KILL; nothing_left`));
+});
+
+describe("configuration", () => {
+  test("another path to the same is named for a source", () =>
+    holds(`configure '[[remote.mount]]
+source = "server:/tmp/*"
+path = "/tmp/elsewhere"'
+${bundle("runc")}away; restore; mv served moved; mkdir elsewhere; mount --bind moved elsewhere; checked l; nothing_left`));
+
+  test("what is named is mounted, and seen nowhere", () =>
+    holds(`configure '[[remote.mount]]
+source = "server:*"
+from = "other:/tmp/moved"
+options = "ssh_command=/tmp/transport,allow_other,cache=no"'
+${bundle("runc")}away; mv served moved; restore; until_true pgrep -f "mount.fuse.[s]shfs"; unseen() { ! grep sshfs /proc/self/mountinfo; }; until_true unseen
+checked l; nothing_left; gone() { ! pgrep -f "mount.fuse.[s]shfs"; }; until_true gone`));
+
+  test("an annotation of the container names it", () =>
+    holds(`${bundle("runc", `sed -i 's|"ociVersion"|"annotations": {"io.cryoshim.remote.map": "server:/tmp/served=/tmp/elsewhere"}, "ociVersion"|' b/config.json`)}
+away; restore; mkdir elsewhere; mount --bind served elsewhere; checked l; nothing_left`));
+
+  test('policy = "never": nothing stands for it, and the restore is refused', () =>
+    holds(`configure '[remote]
+policy = "never"'
+${bundle("runc")}away; fails "" restore; grep -q "it is not mounted on this host" i/cryoshim.log; nothing_left`));
+
+  test('policy = "always": the server is there, and SPFS passes everything on', () =>
+    holds(`configure '[remote]
+policy = "always"'
+${bundle("runc")}dump; down b/rootfs/mnt; up other; restore; until_true grep -q '"proxied"' /run/cryoshim/spfs/*/session
+checked l; nothing_left`));
+
+  test("timeout: what waits fails with EIO", () =>
+    holds(`configure '[remote]
+timeout = 0.5'
+${bundle("runc")}away; restore; touch l/go; until_true grep -q "BAD read (I/O error)" l/out; runc kill c1 KILL; nothing_left`));
+});
+
+test("cryoshim spfs: each step by hand, and what there is not", async () => {
+  const said = await holds(`${bundle("runc")}away; restore; id=$(ls /run/cryoshim/spfs)
+pkill -f "[s]pfs keep"; mkdir elsewhere; mount --bind served elsewhere
+cryoshim spfs proxy $id --backend elsewhere >/dev/null; cryoshim spfs list | grep -q "^$id  proxy"
+cryoshim spfs stub $id; cryoshim spfs list | grep -q "^$id  stub"
+cryoshim spfs list --json; cryoshim spfs stop $id; until_true no_spfs; runc kill c1 KILL
+fails "ERR_SPFS" cryoshim spfs proxy nobody; cryoshim spfs list | grep -q "stands for nothing"`);
+  const [state] = JSON.parse(said) as { phase: string; remembered: { fs: { source: string } } }[];
+  expect(state).toMatchObject({ phase: "stub", remembered: { fs: { source: "server:/tmp/served" } } });
+});
