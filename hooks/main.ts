@@ -36,7 +36,7 @@ const check = (container: Parameters<typeof annotationsOf>[0]): void => {
   for (const wrong of annotationsOf(container).wrong) tell(wrong);
 };
 
-const createRuntime = (state: OciState): void => {
+const createRuntime = async (state: OciState): Promise<void> => {
   const { id, bundle, pid } = state;
   const annotations = ours(state.annotations);
   if (Object.keys(annotations).length === 0) return;
@@ -44,22 +44,22 @@ const createRuntime = (state: OciState): void => {
   check(about);
   const first = processOf(pid);
   if (first === undefined) throw new Error(`there is no process ${pid} of the container ${id}`);
-  sweep(tell);
+  await sweep(tell);
   writeRecord({ version: 1, ...about, process: first, remote: remoteIn(mountsIn(bundle)), time: now() });
   linkNamespace(about, first.pid);
 };
 
 /** Also without a state, by hand: then only what serves nobody goes. */
-const poststop = (text: string): void => {
+const poststop = async (text: string): Promise<void> => {
   try {
     if (text.trim() !== "") {
       const { id, bundle } = readState(text);
       const record = readRecord({ runtime: "oci", id });
       // Another runtime's container of the same id lives in another bundle.
-      if (record === undefined || record.place === bundle) cleanUp({ runtime: "oci", id }, tell);
+      if (record === undefined || record.place === bundle) await cleanUp({ runtime: "oci", id }, tell);
     }
   } finally {
-    sweep(tell);
+    await sweep(tell);
   }
 };
 
@@ -75,32 +75,30 @@ const seenByLxc = (name: Name): RemoteRecord[] | undefined => {
   }
 };
 
-const lxc = (type: string | undefined, id: string): void => {
+const lxc = async (type: string | undefined, id: string): Promise<void> => {
   const name: Name = { runtime: "lxc", id };
   if (type === "post-stop") {
-    cleanUp(name, tell);
-    sweep(tell);
+    await cleanUp(name, tell);
+    await sweep(tell);
     return;
   }
   const container = containerOfLxc(id, process.env.LXC_CONFIG_FILE);
   if (container?.id === undefined) throw new Error(`LXC's configuration of the container ${id} cannot be read`);
   if (type === "pre-start") check(container);
-  if (type === "pre-start") sweep(tell);
+  if (type === "pre-start") await sweep(tell);
   const { place, annotations } = container;
   const remote = (type === "start-host" && seenByLxc(name)) || remoteIn(lxcEntries(readFileSync(place, "utf8")));
   writeRecord({ version: 1, ...name, place, annotations, process: ofLxc(), remote, time: now() });
 };
 
-const run = (stage: string | undefined): void => {
-  if (stage === "createRuntime") createRuntime(readState(readFileSync(0, "utf8")));
-  else if (stage === "poststop") poststop(readFileSync(0, "utf8"));
-  else if (stage === "lxc") lxc(process.argv[3], process.argv[4] ?? "");
+const run = async (stage: string | undefined): Promise<void> => {
+  if (stage === "createRuntime") await createRuntime(readState(readFileSync(0, "utf8")));
+  else if (stage === "poststop") await poststop(readFileSync(0, "utf8"));
+  else if (stage === "lxc") await lxc(process.argv[3], process.argv[4] ?? "");
   else throw new CryoshimError("ERR_USAGE", { what: "cannot run the hook", why: `there is no stage \`${stage}\`` });
 };
 
-try {
-  run(process.argv[2]);
-} catch (error) {
+run(process.argv[2]).catch((error: unknown) => {
   tell(error instanceof CryoshimError ? `${error.message} [${error.code}]` : reason(error));
   process.exitCode = 1;
-}
+});

@@ -8,6 +8,7 @@ const KEPT = `
 looks() { [ "$(ls /run/cryoshim/containers 2>/dev/null | paste -sd' ')" = "$*" ]; }
 kept() { until_true looks "$@"; }
 none_kept() { kept; [ -z "$(ls /run/cryoshim/namespaces 2>/dev/null)" ]; }
+is() { [ "$(lxc-info -n c1 -sH)" = "$1" ]; }
 field() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' /run/cryoshim/containers/$1/container.json $2; }
 `;
 
@@ -139,13 +140,27 @@ describe("mounts with files on a server are taken down, by whatever runtime", ()
     );
   });
 
+  test("SPFS that stood for one ends with the container, also where a process of somebody else's holds its mounts", () =>
+    holds(
+      `. /cryoshim/test/support/remote.sh
+      mkdir l i; cp /cryoshim/build/workloads/remote l
+      LAB_CONFIG='${JSON.stringify({ annotations: LEVEL, hooks: HOOKS() })}' LAB_BIND=/tmp/l lab-runc-bundle /tmp/b /lab/remote /mnt /lab/out /lab/go
+      up b/rootfs/mnt; runc run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
+      runc checkpoint --file-locks --image-path /tmp/i --work-path /tmp/i c1; down b/rootfs/mnt
+      runc restore -d --file-locks -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1; waits l
+      nsenter -t $(runc state c1 | sed -n 's/.*"pid": *\\([0-9]*\\).*/\\1/p') -m sleep 1000 & other=$!
+      entered() { [ "$(readlink /proc/$other/ns/mnt)" != "$(readlink /proc/self/ns/mnt)" ]; }; until_true entered
+      runc kill c1 KILL; until_true runc delete c1; nothing_left; kill -0 $other`,
+      env,
+    ));
+
   test("LXC", () =>
     holds(
       `${up}${KEPT}cryoshim install >/dev/null; lab-lxc-create c1
       printf 'lxc.include = /etc/lxc/cryoshim.conf\nio.cryoshim.log.level = warn\n' >>/var/lib/lxc/c1/config
       printf 'lxc.mount.entry = /tmp/m data none bind,create=dir 0 0\n' >>/var/lib/lxc/c1/config
-      lxc-start -d -n c1; until_true test "$(lxc-info -n c1 -sH)" = RUNNING
-      until_true grep -q '"pid":'"$(lxc-info -n c1 -pH)," /run/cryoshim/containers/lxc-c1/container.json
+      lxc-start -d -n c1
+      there() { grep -q '"pid":'"$(lxc-info -n c1 -pH)," /run/cryoshim/containers/lxc-c1/container.json; }; until_true there
       field lxc-c1 remote | grep -F "[${said("/data")}"
       lxc-stop -k -n c1`,
       env,
@@ -158,7 +173,7 @@ describe("LXC, by include", () => {
     lab-lxc-create c1 sh /lab/counter
     l=/var/lib/lxc/c1/rootfs/lab; mkdir -p $l d; echo "$counter" >$l/counter
     printf 'lxc.include = /etc/lxc/cryoshim.conf\\n${lines}' >>/var/lib/lxc/c1/config
-    stopped() { lxc-stop -k -n c1; until_true test "$(lxc-info -n c1 -sH)" = STOPPED; }`;
+    stopped() { lxc-stop -k -n c1; until_true is STOPPED; }`;
 
   test("what is known is taken down at start and restore, and taken away at stop and checkpoint", () =>
     holds(`${made("io.cryoshim.log.level = warn\\n")}

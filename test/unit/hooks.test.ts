@@ -139,20 +139,20 @@ test("no text makes reading a state end in anything but a state or ERR_HOOK", ()
   );
 });
 
-test("a container whose process has ended is swept, also where its number has been given again; a living one stays", () => {
+test("a container whose process has ended is swept, also where its number has been given again; a living one stays", async () => {
   writeRecord(record());
-  sweep(() => {});
+  await sweep(() => {});
   expect(readRecord(name)).toBeDefined();
   writeRecord(record({ process: { pid: process.pid, startTime: "1" } }));
-  sweep(() => {});
+  await sweep(() => {});
   expect(existsSync(directoryOf(name))).toBe(false);
 });
 
-test("what we have not put into a container's directory stays, and is told", () => {
+test("what we have not put into a container's directory stays, and is told", async () => {
   writeRecord(record({ process: undefined }));
   mkdirSync(join(directoryOf(name), "mounted"));
   const said: string[] = [];
-  sweep((text) => said.push(text));
+  await sweep((text) => said.push(text));
   expect(said).toEqual([expect.stringMatching(/ENOTEMPTY/)]);
   expect(existsSync(join(directoryOf(name), "mounted"))).toBe(true);
   rmSync(join(directoryOf(name), "mounted"), { recursive: true });
