@@ -84,7 +84,7 @@ enum { S_IFMT_ = 0170000, S_IFREG_ = 0100000 };
 #define ANON_INODE_FS_MAGIC 0x09041934
 
 /* shim/xray/find.ts has the same. */
-enum kind { MQUEUE = 1, DETACHED = 2, CORKED = 3, URING = 4 };
+enum kind { MQUEUE = 1, DETACHED = 2, CORKED = 3, URING = 4, BOUND = 5 };
 
 struct found {
 	u32 kind;
@@ -129,6 +129,33 @@ static __attribute__((always_inline)) int is_ring(struct file *file)
 	return 1;
 }
 
+struct unix_sock {
+	struct path path;
+} __core;
+
+/* The lazily unmounted mount on which a unix socket has its name; 0: it has none there. */
+static __attribute__((always_inline)) struct mount *bound_on(struct inode *inode)
+{
+	struct mnt_namespace *ns = 0;
+	struct vfsmount *vfs = 0;
+	struct sock *sk = 0;
+	struct mount *mnt;
+	u16 family = 0;
+
+	READ(sk, container_of(inode, struct socket_alloc, vfs_inode)->socket.sk);
+	if (!sk)
+		return 0;
+	READ(family, sk->__sk_common.skc_family);
+	if (family != AF_UNIX_)
+		return 0;
+	READ(vfs, ((struct unix_sock *)sk)->path.mnt);
+	if (!vfs)
+		return 0;
+	mnt = container_of(vfs, struct mount, mnt);
+	READ(ns, mnt->mnt_ns);
+	return ns ? 0 : mnt;
+}
+
 SEC("iter/task_file")
 int find(struct bpf_iter__task_file *ctx)
 {
@@ -141,7 +168,7 @@ int find(struct bpf_iter__task_file *ctx)
 	struct pid *pid = 0;
 	struct inode *inode;
 	struct sock *sk;
-	struct mount *mnt;
+	struct mount *mnt, *bound = 0;
 
 	if (!file || !task || is_repeated(task))
 		return 0;
@@ -154,10 +181,14 @@ int find(struct bpf_iter__task_file *ctx)
 		f.kind = is_corked(sk, &pending, &corked) ? CORKED : 0;
 	else if (inode->i_sb->s_magic == ANON_INODE_FS_MAGIC)
 		f.kind = is_ring(file) ? URING : 0;
+	else if ((f.mode & S_IFMT_) == S_IFSOCK_ && (bound = bound_on(inode)))
+		f.kind = BOUND;
 	else
 		f.kind = kind_of(inode->i_sb, ns, f.mode);
 	if (!f.kind)
 		return 0;
+	if (bound)
+		mnt = bound;
 	READ(f.mnt_id, mnt->mnt_id);
 	READ(f.mnt_flags, mnt->mnt.mnt_flags);
 	/* Read, not followed: Linux 6.1 lets nobody count from a pointer that it knows. */

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What of a dump is on unmounted mounts, where it is found again, and what is written of it.
 import { type BigIntStats, closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync } from "node:fs";
+import { decodeImage, encodeImage } from "../../crit/image.js";
+import type { Message } from "../../crit/message.js";
 import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { CryoshimError } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
-import type { Found } from "../xray/find.js";
+import { replaceFile } from "../session/replace-file.js";
+import { type Found, statDev } from "../xray/find.js";
 import type { Use } from "../xray/uses.js";
 import { claimFiles, fileKey, OtherUse } from "./claim.js";
 import { join, linkOf, namesOf, type Place, type Places, unescaped } from "./detached-find.js";
@@ -140,6 +143,10 @@ export class DetachedFiles {
   readonly saved: Saved[] = [];
   /** What cannot be carried, and why. */
   readonly refused: CryoshimError[] = [];
+  /** All of it, each thing of a process once, for who wants to be told. */
+  readonly held: { pid: number; what: string; error: CryoshimError | undefined }[] = [];
+  /** Unix sockets with names on unmounted mounts, by inode. */
+  readonly #bound: ReadonlySet<bigint>;
   readonly #root: number;
   readonly #places: () => Places;
   readonly #cover: ReturnType<typeof coverIn>;
@@ -160,7 +167,8 @@ export class DetachedFiles {
     this.#root = root;
     this.#places = places;
     this.#options = options;
-    this.#cover = uses.length === 0 ? undefined : coverIn(root);
+    this.#bound = new Set(found.filter(({ kind }) => kind === "bound").map(({ ino }) => ino));
+    this.#cover = uses.length + this.#bound.size === 0 ? undefined : coverIn(root);
     const all = heldBy(found, uses);
     for (const held of all) if (held.directory && !this.#isMounted(held)) this.#offer(held);
     const byKey = new Map<string, Saved | undefined>();
@@ -170,12 +178,20 @@ export class DetachedFiles {
         const st = fstatSync(fd, { bigint: true });
         const key = fileKey(held.mntId, st.ino);
         if (!byKey.has(key)) byKey.set(key, this.#save(key, held, fd, st));
+        const before = this.refused.length;
         const saved = byKey.get(key);
-        if (saved !== undefined && held.use !== undefined) this.#use(saved, held);
+        if (saved !== undefined && held.use !== undefined) this.#use(saved, held, st);
+        const error = this.refused[before] ?? (saved === undefined ? this.refused.at(-1) : undefined);
+        this.#tell(held, error);
       } finally {
         closeSync(fd);
       }
     }
+  }
+
+  #tell({ pid, what, link }: Held, error: CryoshimError | undefined): void {
+    const name = `${what}, \`${readlinkSync(link)}\``;
+    if (!this.held.some((held) => held.pid === pid && held.what === name)) this.held.push({ pid, what: name, error });
   }
 
   #refuse({ pid, what, link }: Held, why: string): undefined {
@@ -286,9 +302,13 @@ export class DetachedFiles {
   }
 
   /** CRIU itself opens what is no descriptor: it must be there when it does. */
-  #use(saved: Saved, held: Held): void {
+  #use(saved: Saved, held: Held, st: BigIntStats): void {
     const { host } = saved.place;
-    if (!host && this.#cover === undefined) this.#refuse(held, "the container has no directory that can be covered");
+    // CRIU then asks the mounts of the container which device this is (criu/proc_parse.c:vma_get_mapfile_user).
+    if (held.use?.kind === "mapping" && BigInt(statDev(held.dev)) !== st.dev)
+      this.#refuse(held, "its file system (btrfs) gives files other device numbers than mappings of them");
+    else if (!host && this.#cover === undefined)
+      this.#refuse(held, "the container has no directory that can be covered");
     else if (!host && this.#namespaces().size > 1)
       this.#refuse(held, "the container's processes are in several mount namespaces");
     else if (held.use?.kind === "root" && !canChangeRoot(held.pid))
@@ -395,6 +415,24 @@ export class DetachedFiles {
     if (handle !== undefined) file.handle = handle;
     if (gone !== undefined) file.gone = gone;
     return file;
+  }
+
+  /**
+   * CRIU would bind sockets to their names on another mount, or finds none: they get their names back as those of files
+   * that have been deleted (criu/sk-unix.c:bind_on_deleted).
+   */
+  hideNames(imagesDir: string): void {
+    if (this.#bound.size === 0) return;
+    const path = `${imagesDir}/files.img`;
+    const image = decodeImage(readFileSync(path), "files.img");
+    for (const { message } of image.entries) {
+      const usk = message.usk as Message | undefined;
+      if (usk === undefined || !this.#bound.has(BigInt(usk.ino as number))) continue;
+      usk.deleted = true;
+      if (usk.name_dir !== undefined) usk.name_dir = "/";
+      if (usk.mnt_id !== undefined && this.#cover !== undefined) usk.mnt_id = this.#cover.mntId;
+    }
+    replaceFile(path, encodeImage(image));
   }
 
   close(): void {

@@ -9,7 +9,7 @@
 import { type CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import { findSpecial } from "../xray/find.js";
-import { findUses } from "../xray/uses.js";
+import { findUses, type Use } from "../xray/uses.js";
 import type { Carrier } from "./carrier.js";
 import { DetachedFiles } from "./detached-dump.js";
 import { Places } from "./detached-find.js";
@@ -30,9 +30,18 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
   let files: DetachedFiles | undefined;
   let reopen: Reopen | undefined;
 
+  /** Where the kernel cannot tell, they are left to CRIU, which refuses them. */
+  const usesOf = (root: number): Use[] => {
+    try {
+      return findUses(treeOf(root));
+    } catch {
+      return [];
+    }
+  };
+
   const look = (root: number): void => {
     if (looked) return;
-    const [found, uses] = [findSpecial(root), findUses(treeOf(root))];
+    const [found, uses] = [findSpecial(root), usesOf(root)];
     likely = uses.length > 0;
     // Once before the freeze: the second time is faster.
     const seen = new DetachedFiles(root, found, uses, loaded, { search: true, largest });
@@ -59,7 +68,7 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
     },
     async seized({ root, found }, { engine, log }) {
       const looks = likely || found.some(({ kind }) => kind === "detached");
-      files = new DetachedFiles(root, found, looks ? findUses(treeOf(root)) : [], loaded, {
+      files = new DetachedFiles(root, found, looks ? usesOf(root) : [], loaded, {
         search: false,
         largest,
       });
@@ -70,7 +79,9 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
     },
     needed: () => files !== undefined && files.saved.length > 0,
     async dumped(ok, { imagesDir }) {
-      if (ok && files !== undefined && files.saved.length > 0) files.write(imagesDir);
+      if (!ok || files === undefined) return;
+      files.hideNames(imagesDir);
+      if (files.saved.length > 0) files.write(imagesDir);
     },
     async restoring({ imagesDir, engine }) {
       const opening = new Reopen(imagesDir);

@@ -8,7 +8,7 @@ import type { Message } from "../../crit/message.js";
 import { pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import { reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
-import { type Found, findSpecial } from "../xray/find.js";
+import { type Found, findSpecial, statDev } from "../xray/find.js";
 import { type Queue, QueueReader } from "../xray/queues.js";
 import type { Carrier, CarrierContext, Seized } from "./carrier.js";
 import { type ClaimedFile, claimFiles, fileKey } from "./claim.js";
@@ -33,12 +33,6 @@ interface Saved {
 
 /** Keys by which CRIU knows its files. */
 const keysOf = ({ found, sent }: Saved): string[] => [...found, ...sent].map(({ mntId, ino }) => fileKey(mntId, ino));
-
-/** The kernel's dev_t as stat(2) has it (new_encode_dev). */
-const statDev = (dev: number): number => {
-  const [major, minor] = [dev >>> 20, dev & 0xfffff];
-  return (minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12);
-};
 
 /** Finds and reads all queues that a dump must carry. */
 class Dump {

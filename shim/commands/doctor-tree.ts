@@ -14,6 +14,7 @@ import { DEFAULTS } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import { type Found, findSpecial } from "../xray/find.js";
+import { findUses, type Use } from "../xray/uses.js";
 import type { Finding, Verdict } from "./doctor.js";
 
 /** What is known of a kind of object: docs/limits.md has the same. */
@@ -42,7 +43,15 @@ const REOPENED: Kind = {
   verdict: "ok",
   says: "carried by cryoshim (detached)",
 };
-const DETACHED = refused("file on a mount that has been unmounted, of a file system that is mounted nowhere else");
+const DETACHED = refused(
+  "file on a mount that has been unmounted",
+  "close it before the checkpoint, or mount its file system",
+);
+const BOUND: Kind = {
+  what: "unix socket whose name is on a mount that has been unmounted",
+  verdict: "ok",
+  says: "carried by cryoshim (detached); after a restore its name leads nowhere",
+};
 
 /** By what /proc/PID/fd/N points to. */
 const LINKS: readonly [link: RegExp, kind: Kind][] = [
@@ -66,12 +75,34 @@ const LINKS: readonly [link: RegExp, kind: Kind][] = [
 /** The protocols whose sockets CRIU knows, in the kernel's words (/proc/protocols; include/uapi/linux families of criu/sockets.c). */
 const PROTOCOLS = /^(TCP|UDP|UDP-?Lite|RAW|PING|UNIX|UNIX-STREAM|NETLINK|PACKET)(v6)?$/i;
 
-/** What the X-ray has found: a file on an unmounted mount is carried where it is found again. */
-const ofXray = (found: Found, places: () => Places): Kind => {
-  if (found.kind !== "detached") return { mqueue: MQUEUE, corked: CORKED, uring: URING }[found.kind];
-  const files = new DetachedFiles(found.pid, [found], [], places, { search: true, largest: Number.MAX_SAFE_INTEGER });
-  files.close();
-  return files.saved.length > 0 ? REOPENED : DETACHED;
+const OF_XRAY: Record<Exclude<Found["kind"], "detached">, Kind> = {
+  mqueue: MQUEUE,
+  corked: CORKED,
+  uring: URING,
+  bound: BOUND,
+};
+
+/** What is on unmounted mounts: carried where it is found again. */
+const unmounted = (root: number, found: readonly Found[], uses: readonly Use[]): Finding[] => {
+  if (uses.length === 0 && !found.some(({ kind }) => kind === "detached")) return [];
+  let places: Places | undefined;
+  const loaded = (): Places => {
+    places ??= new Places();
+    return places;
+  };
+  const { largest } = DEFAULTS.detached;
+  const files = new DetachedFiles(root, found, uses, loaded, { search: true, largest });
+  try {
+    files.measure();
+    const all = files.held.map(({ pid, what, error }) =>
+      finding(pid, what, error === undefined ? REOPENED : { ...DETACHED, says: error.why }),
+    );
+    const large = files.refused.find((error) => !files.held.some((held) => held.error === error));
+    return large === undefined ? all : [...all, finding(root, "tree", { ...DETACHED, says: large.why })];
+  } finally {
+    files.close();
+    places?.close();
+  }
 };
 
 const GHOST_LIMIT = 1 << 20;
@@ -248,24 +279,25 @@ export const examineTree = async (root: number): Promise<Finding[]> => {
   const [pids, ids, locks] = [new Set(tree), mountIds(tree), lockHolders()];
   const found: Finding[] = [];
   const told = new Set<string>();
-  let places: Places | undefined;
-  const loaded = (): Places => {
-    places ??= new Places();
-    return places;
-  };
   try {
-    for (const each of findSpecial(root)) {
+    const special = findSpecial(root);
+    for (const each of special) {
       told.add(`${each.pid} ${each.fd}`);
-      found.push(finding(each.pid, `descriptor ${each.fd}`, ofXray(each, loaded)));
+      if (each.kind !== "detached") found.push(finding(each.pid, `descriptor ${each.fd}`, OF_XRAY[each.kind]));
     }
+    found.push(
+      ...unmounted(
+        root,
+        special,
+        quietly(() => findUses(tree), []),
+      ),
+    );
   } catch (error) {
     found.push({
       subject: "X-ray",
       verdict: "note",
       finding: `queues, corked sockets, rings and detached mounts are not looked for: ${reason(error)}`,
     });
-  } finally {
-    places?.close();
   }
   for (const pid of tree) found.push(...taskFindings(pid, pids, ids, locks, told));
   found.push(...(await mounts(root, tree)));

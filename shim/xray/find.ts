@@ -6,7 +6,7 @@ import { treeOf } from "../netlock/netlock.js";
 import { loadIterator, openFiles, runIterator } from "./iterator.js";
 
 /** enum kind of native/bpf/xray.bpf.c */
-const KINDS = { 1: "mqueue", 2: "detached", 3: "corked", 4: "uring" } as const;
+const KINDS = { 1: "mqueue", 2: "detached", 3: "corked", 4: "uring", 5: "bound" } as const;
 export type Kind = (typeof KINDS)[keyof typeof KINDS];
 
 /** A descriptor of something special, as the X-ray sees it. */
@@ -28,6 +28,12 @@ export interface Found {
   /** MNT_* of its mount (linux/mount.h). */
   mntFlags: number;
 }
+
+/** The kernel's dev_t as stat(2) has it (new_encode_dev). */
+export const statDev = (dev: number): number => {
+  const [major, minor] = [dev >>> 20, dev & 0xfffff];
+  return (minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12);
+};
 
 const SIZE = 56;
 
@@ -55,7 +61,7 @@ const MANY_FILES = 50_000;
 let program: number | undefined;
 
 /** Where an earlier session has left the program loaded: loading it takes 20 ms. The number changes with its records. */
-const PINNED = "find-uring1";
+const PINNED = "find-bound1";
 
 /** Makes the program ready, before the freeze. Throws where the kernel cannot. */
 export const prepareFind = (): number => {

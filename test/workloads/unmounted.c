@@ -14,8 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -96,7 +98,9 @@ int main(int argc, char **argv)
 	static const char *const paths[ALL] = { "sub/zero", "sub/full", "sub/fifo", "sub/fifo", "sub/fifo", "sub/deep/other", NULL,
 						"sub/deep/second", NULL, NULL, "sub/link" };
 	struct stat before[ALL], st, named;
-	int fd[ALL], i, inherited, one;
+	struct sockaddr_un addr = { .sun_family = AF_UNIX }, name;
+	int fd[ALL], i, inherited, one, listener, client, server, on = 0;
+	socklen_t len = sizeof(name);
 	char buf[8192] = "";
 
 	if (argc != 4)
@@ -137,6 +141,13 @@ int main(int argc, char **argv)
 	must("unlink", unlink(at("at/large")) == 0);
 	must("symlink", symlink("nowhere", at("at/link")) == 0);
 	fd[SYMLINK] = open_at("at/link", O_PATH | O_NOFOLLOW);
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", at("at/socket"));
+	listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	client = socket(AF_UNIX, SOCK_STREAM, 0);
+	must("bind", bind(listener, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(listener, 5) == 0);
+	must("connect", connect(client, (struct sockaddr *)&addr, sizeof(addr)) == 0);
+	server = accept(listener, NULL, NULL);
+	must("accept", server >= 0 && write(server, "queued", 6) == 6);
 	must("umount", umount2(at("at"), MNT_DETACH) == 0);
 	inherited = dup(fd[BOTH]);
 	for (i = 0; i < ALL; i++)
@@ -178,6 +189,12 @@ int main(int argc, char **argv)
 	check("its time", st.st_mtim.tv_sec == before[LARGE_GONE].st_mtim.tv_sec &&
 			  st.st_mtim.tv_nsec == before[LARGE_GONE].st_mtim.tv_nsec);
 	check("a symbolic link", readlinkat(fd[SYMLINK], "", buf, 100) == 7 && !memcmp(buf, "nowhere", 7));
+	check("a socket's name", getsockname(listener, (struct sockaddr *)&name, &len) == 0 && !strcmp(name.sun_path, addr.sun_path));
+	len = sizeof(on);
+	check("it listens", getsockopt(listener, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) == 0 && on);
+	check("its connection", read(client, buf, 100) == 6 && !memcmp(buf, "queued", 6) && write(client, "on", 2) == 2 &&
+				read(server, buf, 100) == 2);
+	check("nothing is left where it would be now", access(at("at/socket"), F_OK) < 0);
 	fprintf(out, "done\n");
 	fflush(out);
 	for (;;)
