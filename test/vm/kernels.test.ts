@@ -4,9 +4,10 @@
 import { execa } from "execa";
 import { describe, expect, test } from "vitest";
 
-const run = async (suite: string, script: string): Promise<string> => {
+const run = async (suite: string, script: string, env: Record<string, string> = {}): Promise<string> => {
   const { exitCode, all } = await execa("test/vm/vm.sh", [suite, `test/vm/${script}`], {
     all: true,
+    env,
     reject: false,
     stdin: "ignore",
   });
@@ -21,12 +22,22 @@ describe.each([
   test("queues, corked sockets and files on unmounted mounts are carried", async () => {
     const said = await run(suite, "carriers.sh");
     expect(said).toContain(`\n${version}`.trim());
-    expect(said.match(/^carried: \w+/gm)).toEqual([
-      "carried: queues",
-      "carried: corks",
-      "carried: detached",
-      "carried: detached",
-    ]);
+    expect(said.match(/^carried: \w+/gm)).toEqual(["carried: queues", "carried: corks", "carried: detached"]);
+  });
+
+  test("everything on unmounted mounts is carried: on ext4, tmpfs, overlay and btrfs", async () => {
+    const env = { VM_PACKAGES: "btrfs-progs", VM_MODULES: "fs/btrfs drivers/block", VM_TIMEOUT: "1500" };
+    const said = await run(suite, "detached.sh", env);
+    expect(
+      said
+        .match(/^(on|carried:|btrfs:) ?\w+/gm)
+        ?.join(" ")
+        .replaceAll("carried: ", ""),
+    ).toBe(
+      "on ext4 detached unmounted inside inside on tmpfs detached unmounted inside inside alone alone " +
+        "on overlay detached unmounted inside inside on btrfs detached unmounted detached unmounted btrfs: mapped",
+    );
+    expect(said).toContain("gives files other device numbers");
   });
 
   test("containers of runc, crun and podman are checkpointed and restored", async () => {
