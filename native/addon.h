@@ -42,6 +42,10 @@ bool spfs_register(napi_env env, napi_value exports);
 /* pidfds (addon_pidfd.c). */
 bool pidfd_register(napi_env env, napi_value exports);
 
+/* Tasks that are operated on (addon_patient.c), and what takes a mount's place (addon_retire.c). */
+bool patient_register(napi_env env, napi_value exports);
+bool retire_register(napi_env env, napi_value exports);
+
 /* Copies of mounts (addon_mount.c). */
 bool mount_register(napi_env env, napi_value exports);
 

@@ -105,7 +105,7 @@ static int wait_event(pid_t tid, bool cont, struct surgeon_error *err)
 	}
 }
 
-static int interrupt(pid_t tid, bool cont, struct surgeon_error *err)
+int surgeon_interrupt(pid_t tid, bool cont, struct surgeon_error *err)
 {
 	if (ptrace(PTRACE_INTERRUPT, tid, 0, 0))
 		return fail(err, "PTRACE_INTERRUPT", errno);
@@ -125,7 +125,7 @@ int surgeon_seize(pid_t tid, struct surgeon_error *err)
 {
 	if (seize(tid, err))
 		return -1;
-	if (interrupt(tid, false, err)) {
+	if (surgeon_interrupt(tid, false, err)) {
 		(void)ptrace(PTRACE_DETACH, tid, 0, 0);
 		return -1;
 	}
@@ -241,7 +241,7 @@ static int find_syscall(pid_t tid, uint64_t *at, struct surgeon_error *err)
 	return *at ? 0 : fail(err, "find a syscall instruction", ENOENT);
 }
 
-static int set_regs(pid_t tid, struct user_regs_struct *regs, struct surgeon_error *err)
+int surgeon_set_regs(pid_t tid, struct user_regs_struct *regs, struct surgeon_error *err)
 {
 	struct iovec iov = { regs, sizeof(*regs) };
 
@@ -259,6 +259,19 @@ static int get_regs(pid_t tid, struct user_regs_struct *regs, struct surgeon_err
 	/* A 32-bit task answers with a smaller set. */
 	if (iov.iov_len != sizeof(*regs))
 		return fail(err, "a task that is not x86-64", ENOTSUP);
+	return 0;
+}
+
+int surgeon_look(struct surgeon *s, struct surgeon_error *err)
+{
+	struct rseq_configuration rseq = { 0 };
+
+	if (get_regs(s->tid, &s->regs, err))
+		return -1;
+	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, s->tid, sizeof(rseq), &rseq) == (long)sizeof(rseq) && rseq.rseq_abi_pointer)
+		s->rseq_cs_at = rseq.rseq_abi_pointer + RSEQ_CS_OFFSET;
+	if (ptrace(PTRACE_GETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask))
+		return fail(err, "PTRACE_GETSIGMASK", errno);
 	return 0;
 }
 
@@ -301,7 +314,7 @@ int surgeon_end(struct surgeon *s, struct surgeon_error *err)
 		ret = surgeon_syscall(s, call, &r, err);
 	}
 	/* Whatever failed before: registers and mask go back, or the task would run somewhere else. */
-	if (set_regs(s->tid, &s->regs, err))
+	if (surgeon_set_regs(s->tid, &s->regs, err))
 		return -1;
 	if (ptrace(PTRACE_SETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask))
 		return fail(err, "PTRACE_SETSIGMASK", errno);
@@ -312,7 +325,7 @@ int surgeon_end(struct surgeon *s, struct surgeon_error *err)
 	 * to the program as it is: only the way through get_signal() restarts it (arch/x86/kernel/signal.c). So lead the
 	 * task into the trap again in which it was seized.
 	 */
-	if (interrupt(s->tid, true, err))
+	if (surgeon_interrupt(s->tid, true, err))
 		return -1;
 	return ret;
 }
@@ -333,7 +346,7 @@ int surgeon_syscall(struct surgeon *s, const uint64_t call[7], int64_t *ret, str
 	regs.r9 = call[6];
 	/* Not "in a system call": else the kernel might restart what the task was doing before. */
 	regs.orig_rax = ~0ULL;
-	if (set_regs(s->tid, &regs, err))
+	if (surgeon_set_regs(s->tid, &regs, err))
 		return -1;
 	/* Each turn is a stop on the way to the entry or to the exit; a handful come from traps that were pending. */
 	for (pass = 0; pass < 64; pass++) {

@@ -6,6 +6,7 @@
  * Surgery on stopped tasks: one kernel thing each, no policy. The caller is the tracer: CRIU's own thread (the engine
  * plugin), or the shim after surgeon_seize(). x86-64.
  */
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -66,5 +67,11 @@ int surgeon_swap_root(pid_t tid, int now, int to, struct surgeon_error *err);
  */
 int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
 			 uint64_t offset, struct surgeon_error *err);
+
+/* For who keeps the task elsewhere for longer (parasite.c): registers, mask and where rseq keeps its state. */
+int surgeon_look(struct surgeon *s, struct surgeon_error *err);
+int surgeon_set_regs(pid_t tid, struct user_regs_struct *regs, struct surgeon_error *err);
+/* Stops a task that runs under us (or, `cont`, is to leave a stop first); signals on the way reach it. */
+int surgeon_interrupt(pid_t tid, bool cont, struct surgeon_error *err);
 
 #endif

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+#ifndef CRYOSHIM_FREEZE_H
+#define CRYOSHIM_FREEZE_H
+
+#include "surgeon.h"
+
+/*
+ * Seizes and stops many threads at once. status[i] becomes 0 (it is stopped) or an errno: ESRCH (it is gone), EPERM (it is
+ * a zombie, or somebody else traces it), ETIMEDOUT (it did not stop). After any ETIMEDOUT none is stopped any more.
+ */
+void surgeon_freeze(const pid_t *tids, unsigned int n, int patience_ms, int *status);
+
+/* Lets them all go on. Those that are gone are nobody's failure. */
+void surgeon_thaw(const pid_t *tids, unsigned int n);
+
+#endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+#ifndef CRYOSHIM_PATIENT_H
+#define CRYOSHIM_PATIENT_H
+
+/* What is put in the place of what a stopped task has, through a parasite in it. No policy: the caller knows why. */
+#include "parasite.h"
+
+/* A lock that goes from what is at a descriptor to what comes there: flock(2), fcntl(2)'s of a process, or of the open file. */
+enum { LOCK_POSIX, LOCK_FLOCK, LOCK_OFD };
+struct patient_lock {
+	int64_t kind, type, start, len;	/* type: F_RDLCK or F_WRLCK */
+};
+
+/* Puts ours at the task's number fd, which stays close-on-exec or not; the next `locks` of the locks come along. */
+struct patient_swap {
+	int32_t fd, ours, locks;
+};
+
+/*
+ * One list after the other; *done tells how many are in place. -1: the next one failed, or a lock could not be had. A
+ * descriptor and its locks are one list: no lock is lost if we are killed.
+ */
+int patient_swap_fds(struct parasite *p, const struct patient_swap *swaps, unsigned int n, const struct patient_lock *locks,
+		     unsigned int n_locks, unsigned int *done, struct surgeon_error *err);
+
+/* epoll_ctl(epfd, op, fd, { events, data }) */
+int patient_epoll(struct parasite *p, int epfd, int op, int fd, uint32_t events, uint64_t data, struct surgeon_error *err);
+
+/* The working directory becomes ours; root >= 0: before it, the root directory becomes that. */
+int patient_chdir(struct parasite *p, int root, int cwd, struct surgeon_error *err);
+
+struct patient_mapping {
+	uint64_t addr, len, offset;
+	int prot, flags;	/* of mmap(2), without MAP_FIXED */
+	int pkey;		/* 0: none */
+	int locked;		/* mlock2(2) */
+	const int *advice;	/* of madvise(2) */
+	unsigned int advices;
+};
+
+/*
+ * Maps our file in the place of a mapping. Pages of a private mapping that the task has written to are taken along. The
+ * new mapping takes the old one's place in one system call.
+ */
+int patient_remap(struct parasite *p, const struct patient_mapping *map, int ours, struct surgeon_error *err);
+
+/* /proc/PID/exe: no mapping may be of the old one any more. */
+int patient_exe(struct parasite *p, int ours, struct surgeon_error *err);
+
+#endif

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Kills who replaces a mount (test/support/retire.mjs) at random moments, under a program that checks itself all the time.
+// node test/fault/retire.mjs ROUNDS SEED. Prints a report as JSON.
+import { spawn, spawnSync } from "node:child_process";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+
+const [rounds = 20, first = Date.now() % 1_000_000] = process.argv.slice(2).map(Number);
+let seed = first;
+/** A number below `most`. */
+const random = (most) => {
+  seed = (seed * 1103515245 + 12345) % 2 ** 31;
+  return (seed / 2 ** 31) * most;
+};
+const dir = mkdtempSync("/tmp/retire-");
+for (const name of ["data", "mnt"]) mkdirSync(`${dir}/${name}`);
+const out = () => (existsSync(`${dir}/out`) ? readFileSync(`${dir}/out`, "utf8") : "");
+const complaints = () => [
+  ...new Set(
+    out()
+      .split("\n")
+      .filter((line) => line.startsWith("BAD")),
+  ),
+];
+const until = async (what, holds) => {
+  for (let tries = 0; !holds(); tries++) {
+    if (tries > 1000) throw new Error(`never: ${what}; ${complaints()}`);
+    await sleep(10);
+  }
+};
+
+const program = `${process.cwd()}/build/workloads/retired ${dir}/mnt ${dir}/out ${dir}/go apart`;
+const script = `mount --make-rprivate /; mount --bind ${dir}/data ${dir}/mnt; exec ${program}`;
+const patient = spawn("unshare", ["-m", "sh", "-c", script], { stdio: ["ignore", "ignore", "inherit"] });
+await until("ready", () => out().includes("ready"));
+const pids = () => [
+  patient.pid,
+  ...readFileSync(`/proc/${patient.pid}/task/${patient.pid}/children`, "utf8").trim().split(" ").map(Number),
+];
+const states = () =>
+  pids().flatMap((pid) =>
+    readdirSync(`/proc/${pid}/task`).map((tid) => readFileSync(`/proc/${pid}/task/${tid}/status`, "utf8")),
+  );
+const count = () => Number(/ok (\d+)\n(?!.*ok)/s.exec(out())?.[1] ?? 0);
+
+/** Whether descriptors are on a mount that is in no namespace: it went with who was killed. */
+const isHalfWay = () => {
+  const ids = new Set(
+    readFileSync(`/proc/${patient.pid}/mountinfo`, "utf8")
+      .split("\n")
+      .map((line) => line.split(" ")[0]),
+  );
+  return readdirSync(`/proc/${patient.pid}/fdinfo`).some((fd) => {
+    const info = readFileSync(`/proc/${patient.pid}/fdinfo/${fd}`, "utf8");
+    return Number(fd) > 2 && isFile(fd) && !ids.has(/^mnt_id:\s+(\d+)$/m.exec(info)?.[1]);
+  });
+};
+const isFile = (fd) => readlinkSync(`/proc/${patient.pid}/fd/${fd}`).startsWith("/");
+
+const outcomes = {};
+let halves = 0;
+const harms = [];
+const driver = ["test/support/retire.mjs", patient.pid, `${dir}/mnt`, `${dir}/data`].map(String);
+spawnSync("node", ["test/support/retire.mjs", "--build"]);
+/** How long a whole one takes, the driver's start aside. */
+let lasts = 0;
+for (let round = -1; round < rounds; round++) {
+  const child = spawn("node", [...driver, "--wait"], { stdio: ["ignore", "pipe", "inherit"] });
+  let said = "";
+  child.stdout.on("data", (data) => {
+    said += data;
+  });
+  const ended = new Promise((resolve) => child.on("close", resolve));
+  await until("the driver starts", () => said !== "" || child.exitCode !== null);
+  // The first is let through. Most of the time goes by before anything is touched.
+  const began = Date.now();
+  const moment = round < 0 ? 60_000 : lasts * (0.3 + random(0.8));
+  await Promise.race([sleep(moment), ended]);
+  const outcome = child.exitCode === null ? "killed" : child.exitCode === 0 ? "too late" : "failed";
+  child.kill("SIGKILL");
+  await ended;
+  if (round < 0) lasts = Date.now() - began;
+  if (isHalfWay()) halves++;
+  outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+  const before = count();
+  await until("it goes on", () => count() > before + 10 || out().includes("BAD"));
+  const harm = complaints();
+  for (const status of states()) {
+    const [, state] = /^State:\s+(\S)/m.exec(status);
+    const [, tracer] = /^TracerPid:\s+(\d+)/m.exec(status);
+    if ("tT".includes(state) || tracer !== "0") harm.push(`state ${state}, tracer ${tracer}`);
+  }
+  if (outcome === "failed") harm.push(`the driver failed: ${said}`);
+  if (harm.length > 0) {
+    harms.push({ round, moment, harm });
+    break;
+  }
+}
+const whole = spawnSync("node", driver, { encoding: "utf8" });
+if (whole.status !== 0) harms.push({ round: rounds, moment: 0, harm: [whole.stderr] });
+writeFileSync(`${dir}/go`, "");
+await until("done", () => out().includes("done"));
+const last = complaints();
+if (last.length > 0) harms.push({ round: rounds, moment: 0, harm: last });
+rmSync(dir, { recursive: true, force: true });
+console.log(JSON.stringify({ outcomes, halves, harms, report: whole.stdout.trim() }));
+patient.kill("SIGKILL");

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// One mount takes another's place under a program that uses it in every way and checks itself (test/workloads/retired.c).
+import { type ChildProcess, spawn } from "node:child_process";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { type RetireReport, retire } from "../../spfs/retire.js";
+
+let dir = "";
+let shell: ChildProcess;
+
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), "cryoshim-retire-"));
+  for (const name of ["data", "mnt"]) mkdirSync(join(dir, name));
+});
+afterEach(() => {
+  shell?.kill("SIGKILL");
+  rmSync(dir, { recursive: true, force: true });
+});
+
+const until = async (what: string, holds: () => boolean): Promise<void> => {
+  for (let tries = 0; !holds(); tries++) {
+    if (tries > 400) throw new Error(`never: ${what}`);
+    await sleep(25);
+  }
+};
+const out = (): string => (existsSync(join(dir, "out")) ? readFileSync(join(dir, "out"), "utf8") : "");
+
+/** Runs a shell in a mount namespace of its own, in which `mount` has been done; becomes the program. */
+const start = async (mount: string, program: string): Promise<number> => {
+  const script = `set -e; mount --make-rprivate /; ${mount}; exec ${program}`;
+  shell = spawn("unshare", ["-m", "sh", "-c", script], { stdio: ["ignore", "inherit", "inherit"] });
+  await until("ready", () => out().includes("ready") || shell.exitCode !== null);
+  expect(shell.exitCode).toBeNull();
+  return shell.pid!;
+};
+const retired = (): string => `build/workloads/retired ${dir}/mnt ${dir}/out ${dir}/go apart`;
+
+const retireOf = async (
+  root: number,
+  real = join(dir, "data"),
+  mountpoint = join(dir, "mnt"),
+): Promise<RetireReport> => {
+  const fd = openSync(real, 0o200000);
+  try {
+    return await retire({ root, mountpoint, real: fd });
+  } finally {
+    closeSync(fd);
+  }
+};
+
+const mountinfo = (pid: number): string[][] =>
+  readFileSync(`/proc/${pid}/mountinfo`, "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => line.split(" "));
+const mountAt = (pid: number, path: string): string[] | undefined =>
+  mountinfo(pid).findLast((words) => words[4] === path);
+/** Descriptors, by number, that are on a mount. */
+const onMount = (pid: number, id: string): string[] =>
+  readdirSync(`/proc/${pid}/fdinfo`).filter((fd) =>
+    new RegExp(`^mnt_id:\\s+${id}$`, "m").test(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")),
+  );
+
+const finished = async (): Promise<void> => {
+  const rounds = (): number => Number(/ok (\d+)\n(?!.*ok)/s.exec(out())?.[1] ?? 0);
+  const before = rounds();
+  await until("it goes on", () => rounds() > before + 30 || out().includes("BAD"));
+  writeFileSync(join(dir, "go"), "");
+  await until("done", () => out().includes("done") || shell.exitCode !== null);
+  expect(
+    out()
+      .split("\n")
+      .filter((line) => line.startsWith("BAD")),
+  ).toEqual([]);
+};
+
+/** Not a word of the program's that anything was other than it must be, before and after. */
+const expectRetired = async (pid: number, old: string, report: RetireReport): Promise<void> => {
+  const now = mountAt(pid, `${dir}/mnt`)![0]!;
+  expect(report.left).toEqual([]);
+  expect(now).not.toBe(old);
+  expect(onMount(pid, old)).toEqual([]);
+  expect(onMount(pid, now).length).toBeGreaterThan(12);
+  expect(mountinfo(pid).filter((words) => words[4] === `${dir}/mnt`)).toHaveLength(1);
+};
+
+test("a mount takes the place of another under a program that uses it in every way", async () => {
+  const pid = await start(`mount --bind ${dir}/data ${dir}/mnt`, retired());
+  const old = mountAt(pid, `${dir}/mnt`)![0]!;
+  expect(onMount(pid, old).length).toBeGreaterThan(12);
+  const report = await retireOf(pid);
+  expect(report.mounts).toBe(1);
+  await expectRetired(pid, old, report);
+  await finished();
+});
+
+test("again and again, under load", async () => {
+  const pid = await start(`mount --bind ${dir}/data ${dir}/mnt`, retired());
+  for (let round = 0; round < 10; round++) {
+    const old = mountAt(pid, `${dir}/mnt`)![0]!;
+    await expectRetired(pid, old, await retireOf(pid));
+  }
+  await finished();
+});
+
+test("a mount that cannot be replaced stays, and all descriptors are as they were", async () => {
+  // Mounts that come from another user namespace are locked.
+  const pid = await start(`mount --bind ${dir}/data ${dir}/mnt`, `unshare -Urm ${retired()}`);
+  const old = mountAt(pid, `${dir}/mnt`)![0]!;
+  const before = onMount(pid, old);
+  await expect(retireOf(pid)).rejects.toMatchObject({
+    code: "ERR_RETIRE",
+    why: expect.stringContaining("move_mount beneath"),
+  });
+  expect(mountAt(pid, `${dir}/mnt`)![0]).toBe(old);
+  expect(onMount(pid, old)).toEqual(before);
+  await finished();
+});
+
+test("a mount of a user namespace's own is replaced", async () => {
+  const mount = `mount --bind ${dir}/data ${dir}/mnt`;
+  const pid = await start("true", `unshare -Urm sh -c "${mount}; exec ${retired()}"`);
+  const old = mountAt(pid, `${dir}/mnt`)![0]!;
+  await expectRetired(pid, old, await retireOf(pid));
+  await finished();
+});
+
+test("mounts that stand on it are taken along, and the attributes are the old one's", async () => {
+  const script = `mount --bind ${dir}/data ${dir}/mnt; mount -o remount,bind,nosuid,noatime ${dir}/mnt; mkdir -p ${dir}/data/on/deep; mount -t tmpfs none ${dir}/mnt/on; mkdir ${dir}/mnt/on/top; mount -t tmpfs none ${dir}/mnt/on/top; mount --make-shared ${dir}/mnt`;
+  const pid = await start(script, retired());
+  const old = mountAt(pid, `${dir}/mnt`)!;
+  const children = ["on", "on/top"].map((name) => mountAt(pid, `${dir}/mnt/${name}`)![0]);
+  await expectRetired(pid, old[0]!, await retireOf(pid));
+  const now = mountAt(pid, `${dir}/mnt`)!;
+  expect(["on", "on/top"].map((name) => mountAt(pid, `${dir}/mnt/${name}`)![0])).toEqual(children);
+  expect(mountAt(pid, `${dir}/mnt/on`)![1]).toBe(now[0]);
+  expect(now[5]).toBe(old[5]);
+  expect(now[6]).toMatch(/^shared:/);
+  await finished();
+});
+
+test("where a parent propagates, the namespaces that have a copy get theirs", async () => {
+  const script = `mkdir ${dir}/p; mount -t tmpfs none ${dir}/p; mount --make-shared ${dir}/p; mkdir ${dir}/p/mnt; mount --bind ${dir}/data ${dir}/p/mnt; rmdir ${dir}/mnt; ln -s p/mnt ${dir}/mnt; { unshare -m --propagation unchanged sh -c 'exec 5<${dir}/p/mnt; cd ${dir}/p/mnt; echo $$ >${dir}/other; exec sleep 1000' & }`;
+  const pid = await start(script, retired());
+  await until("the other one", () => existsSync(join(dir, "other")));
+  const other = Number(readFileSync(join(dir, "other"), "utf8"));
+  const point = `${dir}/p/mnt`;
+  const [old, copy] = [mountAt(pid, point)![0]!, mountAt(other, point)![0]!];
+  expect(copy).not.toBe(old);
+  const report = await retireOf(pid, join(dir, "data"), point);
+  expect(report).toMatchObject({ left: [], mounts: 2 });
+  expect(onMount(pid, old)).toEqual([]);
+  expect(onMount(other, copy)).toEqual([]);
+  const now = mountAt(other, point)![0]!;
+  expect(now).not.toBe(copy);
+  expect(onMount(other, now)).toEqual(["5"]);
+  for (const task of [pid, other]) expect(mountinfo(task).filter((words) => words[4] === point)).toHaveLength(1);
+  process.kill(other, "SIGKILL");
+  await finished();
+});
+
+test("a program that would die of what it does for us, if we were killed, is refused and left as it was", async () => {
+  const pid = await start(`mount --bind ${dir}/data ${dir}/mnt`, retired().replace("apart", "strict"));
+  const old = mountAt(pid, `${dir}/mnt`)![0]!;
+  const before = onMount(pid, old);
+  await expect(retireOf(pid)).rejects.toMatchObject({
+    code: "ERR_RETIRE",
+    why: expect.stringContaining("seccomp filter"),
+  });
+  expect(onMount(pid, old)).toEqual(before);
+  await finished();
+});
