@@ -146,6 +146,38 @@ const kernelFindings = (): Finding[] => {
   ];
 };
 
+/** Whether SPFS works here: one is started, asked, and ended. */
+const spfsFindings = async (): Promise<Finding[]> => {
+  const subject = "SPFS";
+  if (!existsSync(artefact("spfs")))
+    return [{ subject, verdict: "warn", finding: `${artefact("spfs")} is missing`, fix: "reinstall cryoshim" }];
+  const { tryStand } = await import("../remote/stand.js");
+  const { listAll } = await import("./spfs.js");
+  const found: Finding = {
+    subject,
+    verdict: "ok",
+    finding: "stands for NFS and FUSE mounts whose server is not there",
+  };
+  try {
+    const { passthrough } = await tryStand();
+    found.finding += passthrough
+      ? "; data of files opened later passes it by"
+      : "; all data goes through it: FUSE passthrough is of Linux 6.9";
+  } catch (error) {
+    found.verdict = "note";
+    found.finding = `does not work here (${reason(error)}): a restore needs the servers of its NFS and FUSE mounts`;
+  }
+  const all = await listAll();
+  const waiting = all.filter(({ phase }) => phase === "stub").length;
+  if (all.length > 0) found.finding += `; stands for ${all.length}, of which ${waiting} wait for their server`;
+  if (all.some(({ wrong }) => wrong !== undefined)) {
+    found.verdict = "warn";
+    found.finding += "; one does not answer";
+    found.fix = "see `cryoshim spfs list`";
+  }
+  return [found];
+};
+
 const nodeFindings = (): Finding[] => {
   const found: Finding[] = [{ subject: "node", verdict: "ok", finding: `${process.execPath}, ${process.version}` }];
   const first = inPath("node", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")[0];
@@ -187,6 +219,7 @@ export const examine = async (): Promise<Finding[]> => [
   ...launcherFindings(),
   ...nodeFindings(),
   ...kernelFindings(),
+  ...(await spfsFindings()),
   ...(await runtimeFindings()),
 ];
 

@@ -74,6 +74,26 @@ export const raiseAt = async (
   return spfs;
 };
 
+/** Raises one with nothing in it, and ends it. Throws why it cannot be raised here. */
+export const tryStand = async (): Promise<{ passthrough: boolean }> => {
+  const id = `try-${nanoid()}`;
+  const mountpoint = mountpointFor(id);
+  mkdirSync(mountpoint, { mode: 0o700 });
+  const numbers = { ino: 1n, mode: 0o40755, nlink: 2, uid: 0, gid: 0, rdev: 0, size: 0n };
+  const root = { path: bytes(""), ...numbers, ...{ atime: 0n, mtime: 0n, ctime: 0n } };
+  try {
+    const spfs = await startSpfs({ id, mountpoint, timeoutMs: 0, passthrough: "auto", onLoss: "error" }, [root]);
+    try {
+      const { passthrough } = await spfs.status();
+      return { passthrough };
+    } finally {
+      await spfs.stop();
+    }
+  } finally {
+    rmdirSync(mountpoint);
+  }
+};
+
 interface Stand {
   spfs: Spfs;
   /** Where it is seen on the host: from there it goes when the container has it. */
