@@ -11,6 +11,7 @@ cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
 # A newer Node than the one in use: what is built here must run there too.
 newer_node=${TEST_NEWER_NODE:-24.21.0}
 export KILL_ROUNDS=${KILL_ROUNDS:-10}
+export REMOTE_ROUNDS=${REMOTE_ROUNDS:-2}
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 

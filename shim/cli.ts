@@ -153,6 +153,14 @@ const spfsCommand = (spfs: Command): void => {
       for (const differs of await (await load()).proxyOne(id, backend)) print(`not as it was: ${differs}`);
     });
   spfs
+    .command("retire")
+    .description("put the real mount in its place, under the open files")
+    .argument("<id>", "an id of the list")
+    .option("--backend <dir>", "the directory that is the real one; otherwise it is looked for")
+    .action(async (id: string, { backend }: { backend?: string }) => {
+      for (const line of await (await load()).retireOne(id, backend)) print(line);
+    });
+  spfs
     .command("stub")
     .description("let everything wait that needs the server")
     .argument("<id>", "an id of the list")

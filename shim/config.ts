@@ -49,6 +49,7 @@ const schema = z.strictObject({
       timeout: z.optional(seconds),
       passthrough: z.optional(z.enum(["auto", "off"])),
       on_loss: z.optional(z.enum(["block", "eio"])),
+      retire: z.optional(z.enum(["auto", "always", "never"])),
       gone: z.optional(z.enum(["fail", "stub"])),
       mount: z.optional(z.array(mapping)),
     }),

@@ -19,6 +19,8 @@ export interface RetireRequest {
   mountpoint: string;
   /** An O_PATH or O_DIRECTORY descriptor of the real directory; its mount is copied. Lent. */
   real: number;
+  /** Whether inode numbers are the same on both; unless it is told, it is told by those of the two roots. */
+  sameInodes?: boolean;
 }
 
 export interface RetireReport {
@@ -102,7 +104,10 @@ export const retire = async (request: RetireRequest): Promise<RetireReport> => {
     const mounts = new Mounts(replacements, (pid) => byNamespace.get(mountNamespace(pid) ?? 0) ?? -1, strays);
     for (const replacement of replacements) {
       const root = verbs.openPlace(replacement.ns, replacement.mount.point, -1);
-      openers.set(replacement, new Opener(hasStableInodes(root, replacement.tree ?? request.real)));
+      openers.set(
+        replacement,
+        new Opener(request.sameInodes ?? hasStableInodes(root, replacement.tree ?? request.real)),
+      );
       closeSync(root);
     }
     const tables = new Tables();

@@ -19,7 +19,7 @@ _cryoshim() {
 		;;
 	spfs)
 		if [ "$COMP_CWORD" -eq 2 ]; then
-			mapfile -t COMPREPLY < <(compgen -W "list prepare keep proxy stub stop --help" -- "$cur")
+			mapfile -t COMPREPLY < <(compgen -W "list prepare keep proxy retire stub stop --help" -- "$cur")
 		elif [ "${COMP_WORDS[2]}" = list ]; then
 			mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur")
 		elif [ "${COMP_WORDS[2]}" = prepare ]; then

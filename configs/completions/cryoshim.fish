@@ -31,7 +31,7 @@ complete -c cryoshim -n "__fish_seen_subcommand_from crit" -l ids -d "replace th
 complete -c cryoshim -n "__fish_seen_subcommand_from crit" -l report -r -d "where to put the report"
 complete -c cryoshim -n "__fish_seen_subcommand_from crit" -l pages -d "compare the contents of memory, too"
 complete -c cryoshim -n "__fish_seen_subcommand_from crit" -l version -d "print the version"
-complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -f -a "list prepare keep proxy stub stop"
+complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -f -a "list prepare keep proxy retire stub stop"
 complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -l json -d "print it as JSON"
 complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -l bundle -r -d "the bundle whose config.json says what is bound from where"
 complete -c cryoshim -n "__fish_seen_subcommand_from spfs" -l source -x -d "a mountpoint of the container and a path of this host"

@@ -12,7 +12,7 @@ import { look } from "../carriers/remote-look.js";
 import { partOf, standsAt, wrongWith } from "../carriers/remote-restore.js";
 import { CONFIG_FILE, DEFAULTS, type RemoteSettings } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
-import { bringBack, keep, leaveCgroups } from "../remote/keep.js";
+import { bringBack, keep, leaveCgroups, retireFor } from "../remote/keep.js";
 import { raiseAt } from "../remote/stand.js";
 import { type Remembered, recall, remember, type Treatment } from "../remote/state.js";
 
@@ -62,7 +62,7 @@ const utf8 = (text: string): string => plain(Buffer.from(text, "latin1").toStrin
 /** What has become of one, for people. */
 const story = ({ remembered, phase }: SpfsState): string[] => {
   if (remembered === undefined) return [];
-  const { fs, root, since, proxied, waits } = remembered;
+  const { fs, root, since, proxied, retired, waits } = remembered;
   const lines = [
     `  ${fs.type} ${utf8(fs.source)}, at ${fs.mounts.map(({ point }) => utf8(point)).join(", ")}`,
     `  since ${since}${root === undefined ? "" : `, process ${root}`}`,
@@ -71,6 +71,10 @@ const story = ({ remembered, phase }: SpfsState): string[] => {
   if (proxied !== undefined) {
     lines.push(`  back at ${proxied.at} from ${utf8(proxied.from)}, ${proxied.reopened} files opened again`);
     for (const { path, what } of proxied.differs) lines.push(`  not as it was: ${utf8(path)}: ${what}`);
+  }
+  if (retired !== undefined) {
+    lines.push(`  retired at ${retired.at}: ${retired.swapped} swapped`);
+    for (const left of retired.left) lines.push(`  left on SPFS: ${plain(left)}`);
   }
   return lines;
 };
@@ -133,6 +137,30 @@ export const proxyOne = async (id: string, backend: string | undefined): Promise
     return told.map(({ path, what }) => `${utf8(path)}: ${what}`);
   } finally {
     closeSync(fd);
+  }
+};
+
+/** Puts the real mount in its place. */
+export const retireOne = async (id: string, backend: string | undefined): Promise<string[]> => {
+  const spfs = await opened(id);
+  const remembered = needed(id);
+  if ((await spfs.status()).phase !== "proxy")
+    throw refuse(
+      `cannot retire the SPFS \`${id}\``,
+      "its server is not back",
+      "wait for it, or use `cryoshim spfs proxy`",
+    );
+  const { findBackend, closeBackend } = await import("../remote/backend.js");
+  const found =
+    backend === undefined
+      ? await findBackend(remembered, await settings())
+      : { fd: openDirectory(backend), from: backend };
+  try {
+    const retired = await retireFor(remembered, found.fd);
+    remember({ ...remembered, retired });
+    return [`${retired.swapped} swapped`, ...retired.left.map((left) => `left on SPFS: ${left}`)];
+  } finally {
+    closeBackend(found);
   }
 };
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real file system, once its server is there again: found where it is mounted on this host, or mounted anew. What is
-// mounted here is seen nowhere: its directory is opened and it is unmounted again, so it lasts as long as it is used.
+// mounted here is unmounted again once SPFS has it (MNT_DETACH): it is seen nowhere, and lasts as long as it is used.
 import { closeSync, constants, mkdirSync, openSync, readFileSync, rmdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { execa } from "execa";
 import { addon } from "../../native/index.js";
 import { look } from "../carriers/remote-look.js";
-import { within } from "../carriers/remote-mounts.js";
+import { mountsOf, within } from "../carriers/remote-mounts.js";
 import { isOnServer, joined, placesOf } from "../carriers/remote-restore.js";
 import type { RemoteMapping, RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
@@ -21,6 +21,8 @@ export interface Backend {
   fd: number;
   /** For people. */
   from: string;
+  /** Where it was mounted for this, and is to be seen no more. */
+  seen?: string;
 }
 
 /** `*` stands for anything. */
@@ -79,6 +81,8 @@ const mountUnseen = async (
   const inside = own && root !== undefined ? ["nsenter", `--net=/proc/${root}/ns/net`, "--"] : [];
   const [program, ...args] = [...inside, ...command] as [string, ...string[]];
   mkdirSync(dir, { recursive: true, mode: 0o700 });
+  // A keeper that was killed has left it.
+  unsee(dir, false);
   try {
     const { failed, stderr, timedOut } = await execa(program, args, {
       reject: false,
@@ -88,17 +92,20 @@ const mountUnseen = async (
     });
     if (failed)
       throw new Error(timedOut ? "mount(8) takes too long" : stderr.trim().split("\n").at(-1) || "mount(8) failed");
-    try {
-      return { fd: await openAnswering(joined(dir, within("/", fs.base) ?? ""), ms), from };
-    } finally {
-      addon.unmount(dir);
-    }
-  } finally {
-    try {
-      rmdirSync(dir);
-    } catch {
-      // Something is still mounted there: the next try finds it so.
-    }
+    return { fd: await openAnswering(joined(dir, within("/", fs.base) ?? ""), ms), from, seen: dir };
+  } catch (error) {
+    unsee(dir, true);
+    throw error;
+  }
+};
+
+/** Takes a mount of ours away, which lasts as long as it is used; and the directory. */
+const unsee = (dir: string, remove: boolean): void => {
+  try {
+    if (mountsOf("self").some(({ point }) => point === dir)) addon.unmount(dir);
+    if (remove) rmdirSync(dir);
+  } catch {
+    // Something is still mounted there: the next try finds it so.
   }
 };
 
@@ -146,5 +153,8 @@ export const findBackend = async (remembered: Remembered, settings: RemoteSettin
   throw new Error(wrong.length === 0 ? "it is not mounted on this host" : wrong.join("; "));
 };
 
-/** Gives a descriptor back. */
-export const closeBackend = ({ fd }: Backend): void => closeSync(fd);
+/** Gives it back: what SPFS, or the container, has of it stays. */
+export const closeBackend = ({ fd, seen }: Backend): void => {
+  closeSync(fd);
+  if (seen !== undefined) unsee(seen, true);
+};

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The keeper of a file system that SPFS stands for: waits until its server is there again, lets SPFS pass everything on to it,
 // and where that is wanted puts the real mount in SPFS's place. It ends when that is done, or when SPFS has ended.
-import { readFileSync, writeFileSync } from "node:fs";
+import { closeSync, readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { addon } from "../../native/index.js";
 import { listSpfs, openSpfs, type Spfs } from "../../spfs/control.js";
+import { retire } from "../../spfs/retire.js";
 import { mountsOf } from "../carriers/remote-mounts.js";
+import { partOf } from "../carriers/remote-restore.js";
 import type { RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
 import { closeBackend, findBackend } from "./backend.js";
-import { type Remembered, recall, remember } from "./state.js";
+import { type Remembered, recall, remember, spfsOf } from "./state.js";
+
+const O_PATH = 0o10000000;
 
 /** Milliseconds between two tries: the first, and the longest; and how often mounts are looked at meanwhile. */
 const [FIRST, LONGEST, LOOK] = [200, 5000, 400];
@@ -22,20 +27,50 @@ const pause = async (ms: number): Promise<void> => {
 
 const bytesOf = (path: Uint8Array): string => Buffer.from(path).toString("latin1");
 
+/**
+ * Puts the real mount in SPFS's place, wherever the container has it; SPFS ends when nothing is left on it. `fd`: what SPFS stands for
+ * as a whole.
+ */
+export const retireFor = async (remembered: Remembered, fd: number): Promise<NonNullable<Remembered["retired"]>> => {
+  const { id, root, fs } = remembered;
+  if (root === undefined) throw new Error("the container's first process is not known");
+  // sshfs and the like number their files anew each time that they are mounted.
+  const sameInodes = !fs.type.startsWith("fuse");
+  const retired = { at: new Date().toISOString(), swapped: 0, left: [] as string[] };
+  for (const mount of fs.mounts) {
+    // Another mount of the same has taken this one along.
+    if (!mountsOf(root).some((line) => line.point === mount.point && spfsOf(line) === id)) continue;
+    const part = partOf(fs, mount);
+    const real = part === "" ? fd : addon.openBeneath(fd, part, O_PATH, 0);
+    try {
+      const mountpoint = Buffer.from(mount.point, "latin1").toString("utf8");
+      const { swapped, left } = await retire({ root, mountpoint, real, sameInodes });
+      retired.swapped += swapped;
+      retired.left.push(...left.map(({ pid, what, why }) => `process ${pid}: ${what}: ${why}`));
+    } finally {
+      if (real !== fd) closeSync(real);
+    }
+  }
+  return retired;
+};
+
 /** One try. Throws why the server cannot be had yet. */
 export const bringBack = async (spfs: Spfs, remembered: Remembered, settings: RemoteSettings): Promise<void> => {
   const backend = await findBackend(remembered, settings);
   try {
-    const { gone } = remembered.treatment;
+    const { gone, retire: when } = remembered.treatment;
     const { reopened, differs } = await spfs.proxy(backend.fd, { gone: gone === "stub" ? "stub" : "error" });
     const { waits: _, ...rest } = remembered;
-    remember({
+    const now: Remembered = {
       ...rest,
       proxied: {
         ...{ at: new Date().toISOString(), from: backend.from, reopened },
         differs: differs.map(({ path, what }) => ({ path: bytesOf(path), what })),
       },
-    });
+    };
+    remember(now);
+    if (when === "never" || (when === "auto" && (await spfs.status()).passthrough)) return;
+    remember({ ...now, retired: await retireFor(now, backend.fd) });
   } finally {
     closeBackend(backend);
   }

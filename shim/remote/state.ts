@@ -37,6 +37,7 @@ export interface Remembered {
   /** When, and what it came back with. */
   since: string;
   proxied?: { at: string; from: string; reopened: number; differs: { path: string; what: string }[] };
+  retired?: { at: string; swapped: number; left: string[] };
   /** Why it is not back yet. */
   waits?: string;
 }

@@ -149,6 +149,23 @@ policy = "always"'
 ${bundle("runc")}dump; down b/rootfs/mnt; up other; restore; until_true grep -q '"proxied"' /run/cryoshim/spfs/*/session
 checked l; nothing_left`));
 
+  test('retire = "always": the real mount takes its place under all that is open, and nothing of ours stays', () =>
+    holds(`configure '[remote]
+retire = "always"'
+${bundle("runc")}away; restore; up other; until_true no_spfs
+runc exec c1 cat /proc/mounts | grep -q "^server:/tmp/served /mnt fuse.sshfs"
+rm -r i; mkdir i; dump; down other; up third; restore; checked l; nothing_left`));
+
+  test("retired by hand, with what is mounted for it", () =>
+    holds(`configure '[[remote.mount]]
+source = "server:*"
+from = "other:/tmp/moved"
+options = "ssh_command=/tmp/transport,allow_other,cache=no"'
+${bundle("runc")}away; mv served moved; restore; until_true grep -q '"proxied"' /run/cryoshim/spfs/*/session
+cryoshim spfs retire "$(ls /run/cryoshim/spfs)" | grep -q "swapped"; until_true no_spfs; ! grep sshfs /proc/self/mountinfo
+runc exec c1 cat /proc/mounts | grep -q "^other:/tmp/moved /mnt fuse.sshfs"
+checked l; nothing_left`));
+
   test("timeout: what waits fails with EIO", () =>
     holds(`configure '[remote]
 timeout = 0.5'
@@ -160,6 +177,7 @@ test("cryoshim spfs: each step by hand, and what there is not", async () => {
 pkill -f "[s]pfs keep"; mkdir elsewhere; mount --bind served elsewhere
 cryoshim spfs proxy $id --backend elsewhere >/dev/null; cryoshim spfs list | grep -q "^$id  proxy"
 cryoshim spfs stub $id; cryoshim spfs list | grep -q "^$id  stub"
+fails "ERR_SPFS" cryoshim spfs retire $id
 cryoshim spfs list --json; cryoshim spfs stop $id; until_true no_spfs; runc kill c1 KILL
 fails "ERR_SPFS" cryoshim spfs proxy nobody; cryoshim spfs list | grep -q "stands for nothing"`);
   const [state] = JSON.parse(said) as { phase: string; remembered: { fs: { source: string } } }[];
