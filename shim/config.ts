@@ -30,6 +30,8 @@ const mapping = z.strictObject({
 
 const mebibytes = z.number().check(z.nonnegative(), z.maximum(1 << 30));
 
+const milliseconds = z.number().check(z.nonnegative(), z.maximum(3_600_000));
+
 const schema = z.strictObject({
   engine: z.optional(z.strictObject({ path: z.optional(absolute), node: z.optional(absolute) })),
   cgroup: z.optional(
@@ -53,6 +55,9 @@ const schema = z.strictObject({
       gone: z.optional(z.enum(["fail", "stub"])),
       mount: z.optional(z.array(mapping)),
     }),
+  ),
+  "io-uring": z.optional(
+    z.strictObject({ policy: z.optional(z.enum(["wait", "refuse", "cancel"])), wait: z.optional(milliseconds) }),
   ),
 });
 
@@ -92,6 +97,7 @@ export const parseConfig = (text: string, file: string): Config => {
     carriers: { extra: carriers?.extra ?? DEFAULTS.carriers.extra },
     detached: { largest: detached?.largest ?? DEFAULTS.detached.largest },
     remote: { ...DEFAULTS.remote, ...said(remote) },
+    uring: { ...DEFAULTS.uring, ...said(checked.data["io-uring"]) },
   };
 };
 

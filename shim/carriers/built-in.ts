@@ -16,5 +16,5 @@ export const BUILT_IN: Record<string, (settings: Settings) => Carrier> = {
   detached: ({ detached }) => detachedCarrier(detached),
   pidfd: pidfdCarrier,
   remote: ({ remote }) => remoteCarrier(remote),
-  "io-uring": () => uringCarrier(inFlightCarrier()),
+  "io-uring": ({ uring }) => uringCarrier(inFlightCarrier(uring)),
 };

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests of io_uring rings that are in flight. In the running kernel they stay where they are: they are read by X-ray, and
 // a restore submits them again under their old names. What cannot be submitted twice is waited for, or refused.
+import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { UringSettings } from "../engine/launch-file.js";
 import { InFlightReader, type Request, type RingTask, WHERE } from "../xray/uring-inflight.js";
 import type { CarrierContext } from "./carrier.js";
 import { IOSQE, OP, opName, type SavedRequest, savedRequest } from "./uring-request.js";
@@ -9,17 +11,7 @@ import { resubmit } from "./uring-resubmit.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { innerNumber } from "./uring-threads.js";
 
-/** What to do with requests that cannot be submitted again. */
-export interface InFlightPolicy {
-  /** Milliseconds that they are waited for, with all tasks stopped. */
-  wait: number;
-  /** Those that are left then: the dump fails, or in the restored container they complete with ECANCELED. */
-  otherwise: "refuse" | "cancel";
-}
-
-export const DEFAULT_POLICY: InFlightPolicy = { wait: 500, otherwise: "refuse" };
-
-const [SYS_GETPID, SYS_IO_URING_ENTER] = [39n, 426n];
+const [SYS_GETPID, SYS_IO_URING_ENTER] = [39, 426];
 const [ENTER_GETEVENTS, ENTER_REGISTERED_RING] = [1n << 0n, 1n << 4n];
 
 /** These end soon, or have ended and their completion is not posted yet. */
@@ -68,9 +60,13 @@ const FILELESS: ReadonlySet<number> = new Set([
 ]);
 const needsFile = ({ opcode }: Request): boolean => !FILELESS.has(opcode);
 
-const describe = ({ opcode, fd, userData, flags }: Request): string => {
+const describe = ({ opcode, fd, userData, flags, known }: Request): string => {
   const file =
-    FILELESS.has(opcode) || fd < 0 ? "" : flags & IOSQE.fixedFile ? ` of fixed file ${fd}` : ` of descriptor ${fd}`;
+    !known || FILELESS.has(opcode) || fd < 0
+      ? ""
+      : flags & IOSQE.fixedFile
+        ? ` of fixed file ${fd}`
+        : ` of descriptor ${fd}`;
   return `${opName(opcode)}${file}, user_data 0x${userData.toString(16)}`;
 };
 
@@ -90,22 +86,26 @@ const unlisted = (reads: readonly Read[]): Map<number, number> => {
   return new Map([...counts].filter(([, count]) => count > 0));
 };
 
-/** Lets a stopped task do what it would do next anyway: take the completions that wait for it. */
-const nudge = async ({ ring, requests }: Read, { engine }: CarrierContext): Promise<void> => {
-  if (ring.flags & SETUP.sqpoll) return;
-  if (ring.flags & SETUP.deferTaskrun) {
+/** The thread that submits to a ring with SQPOLL: it is not stopped, and takes its completions itself. */
+const isKernels = (tid: number): boolean => readFileSync(`/proc/${tid}/comm`, "latin1").startsWith("iou-");
+
+/** Lets stopped tasks do what they would do next anyway: take the completions that wait for them. */
+const nudge = async (reads: readonly Read[], { engine }: CarrierContext): Promise<void> => {
+  const pending = ({ requests }: Read): boolean => requests.some(({ where }) => where & WHERE.taskWork);
+  for (const { ring } of reads.filter((read) => pending(read) && read.ring.flags & SETUP.deferTaskrun)) {
     const [fd, registered] =
       ring.fdInTask === undefined ? [ring.registered!, ENTER_REGISTERED_RING] : [ring.fdInTask, 0n];
     const args = [BigInt(fd), 0n, 0n, ENTER_GETEVENTS | registered, 0n, 0n];
-    await engine.syscall(ring.tid, Number(SYS_IO_URING_ENTER), ...args);
-    return;
+    await engine.syscall(ring.tid, SYS_IO_URING_ENTER, ...args);
   }
-  const tids = new Set(requests.filter(({ where }) => where & WHERE.taskWork).map(({ tid }) => tid));
-  for (const tid of tids) if (tid > 0) await engine.syscall(tid, Number(SYS_GETPID));
+  // Any call will do. What is on no list may be of a ring that has been closed, and waits for its task as well.
+  const tids = new Set(unlisted(reads).keys());
+  for (const { requests } of reads) for (const { where, tid } of requests) if (where & WHERE.taskWork) tids.add(tid);
+  for (const tid of tids) if (!isKernels(tid)) await engine.syscall(tid, SYS_GETPID);
 };
 
 /** The carrier of requests in flight, for one session. */
-export const inFlightCarrier = (policy: InFlightPolicy = DEFAULT_POLICY): InFlightCarrier => {
+export const inFlightCarrier = ({ policy, wait }: UringSettings): InFlightCarrier => {
   let reader: InFlightReader | undefined;
   const read = (rings: readonly Ring[]): Read[] => {
     reader ??= new InFlightReader();
@@ -113,13 +113,12 @@ export const inFlightCarrier = (policy: InFlightPolicy = DEFAULT_POLICY): InFlig
   };
   /** Waits until nothing passes, no longer than the policy says. */
   const settled = async (rings: readonly Ring[], context: CarrierContext): Promise<Read[]> => {
-    for (const until = Date.now() + policy.wait; ; await sleep(1)) {
+    for (const until = Date.now() + (policy === "refuse" ? 0 : wait); ; await sleep(1)) {
       const reads = read(rings);
       const passing = reads.filter(({ requests }) => requests.some(({ where }) => where & PASSING));
       if (passing.length === 0 && unlisted(reads).size === 0) return reads;
       if (Date.now() >= until) return reads;
-      for (const each of passing)
-        if (each.requests.some(({ where }) => where & WHERE.taskWork)) await nudge(each, context);
+      await nudge(reads, context);
     }
   };
   const give = ({ ring, requests }: Read): InFlight => {
@@ -131,14 +130,14 @@ export const inFlightCarrier = (policy: InFlightPolicy = DEFAULT_POLICY): InFlig
         saved.push(savedRequest(request, requests, innerNumber(request.pid, request.tid)));
         continue;
       }
-      if (policy.otherwise === "cancel") {
+      if (policy === "cancel") {
         saved.push({ user_data: request.userData, thread: innerNumber(ring.pid, ring.tid) });
         continue;
       }
       throw refuse(
         `cannot carry a request of process ${ring.pid}'s io_uring that is in flight: ${describe(request)}`,
         why,
-        "checkpoint again, wait longer ([io-uring] wait), or let it be cancelled ([io-uring] otherwise)",
+        "checkpoint again, wait longer ([io-uring] wait), or let it be cancelled ([io-uring] policy)",
       );
     }
     return { submissions: saved.length, requests: saved as unknown as InFlight["requests"] };
@@ -149,7 +148,6 @@ export const inFlightCarrier = (policy: InFlightPolicy = DEFAULT_POLICY): InFlig
     },
     async settle(rings, context) {
       const reads = await settled(rings, context);
-      if (policy.otherwise === "cancel") return;
       for (const [tid, count] of unlisted(reads)) {
         const { ring } = reads.find(({ tasks }) => tasks.some((task) => task.tid === tid))!;
         throw refuse(

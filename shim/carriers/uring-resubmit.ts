@@ -165,6 +165,8 @@ const checkCompletions = (ring: Ring, at: RingOffsets, from: number, mine: Reado
     const cqe = at.cq.cqes + (i & (ring.cqEntries - 1)) * size;
     const request = mine.get(bytes.readBigUInt64LE(cqe));
     const res = bytes.readInt32LE(cqe + 8);
+    if (request !== undefined && request.sqe === undefined && res !== -ECANCELED)
+      throw new Error(`a request that was to be cancelled gave ${res}: that takes Linux 6.11`);
     if (request?.sqe !== undefined && MISUNDERSTOOD.has(res))
       throw new Error(`${opName(request.sqe[0]!)}, user_data 0x${request.user_data.toString(16)}: errno ${-res}`);
   }

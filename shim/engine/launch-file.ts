@@ -23,6 +23,7 @@ export interface Settings {
   carriers: { extra: string[] };
   detached: DetachedSettings;
   remote: RemoteSettings;
+  uring: UringSettings;
 }
 
 /** What a session does with files on unmounted mounts. */
@@ -64,6 +65,14 @@ export interface RemoteMapping {
   credentials?: string | undefined;
 }
 
+/** What a session does with requests of io_uring that are in flight and cannot be submitted again. */
+export interface UringSettings {
+  /** They are waited for, not waited for, or they are waited for and those that are left complete with ECANCELED. */
+  policy: "wait" | "refuse" | "cancel";
+  /** Milliseconds, with all tasks stopped. */
+  wait: number;
+}
+
 /** What shim/config.ts makes of a configuration file. */
 export interface Config extends Settings {
   engine: { path?: string | undefined; node?: string | undefined };
@@ -94,6 +103,7 @@ export const DEFAULTS: Config = {
     gone: "fail",
     mount: [],
   },
+  uring: { policy: "wait", wait: 500 },
 };
 
 /** Tells one state of a configuration file from another, as the launcher computes it. */

@@ -154,8 +154,14 @@ export const annotationsOf = (container: Container | undefined): { annotations: 
 };
 
 /** The host's configuration, as far as the container has no wish of its own. */
-export const applyAnnotations = (settings: Settings, { cgroupManage, networkLock }: Annotations): Settings => ({
+export const applyAnnotations = (
+  settings: Settings,
+  { cgroupManage, networkLock, ioUring }: Annotations,
+): Settings => ({
   ...settings,
   ...(cgroupManage !== undefined && { cgroup: { ...settings.cgroup, manage: cgroupManage } }),
   ...(networkLock !== undefined && { network: { ...settings.network, lock: networkLock } }),
+  ...(ioUring !== undefined && {
+    uring: { policy: ioUring.policy, wait: ioUring.policy === "wait" ? ioUring.ms : settings.uring.wait },
+  }),
 });

@@ -25,7 +25,7 @@ test("the sample parses, and says what holds without it", () => {
 test("every key of the sample is accepted when it is set", () => {
   const sample = readFileSync("configs/config.toml", "utf8");
   const set = sample.replace(
-    /^# (path|node|manage|lock|extra|policy|answer_within|timeout|passthrough|on_loss|retire|gone) = /gm,
+    /^# (path|node|manage|lock|extra|policy|answer_within|timeout|passthrough|on_loss|retire|gone|wait) = /gm,
     "$1 = ",
   );
   expect(parseConfig(set, "sample")).toEqual({
@@ -38,6 +38,7 @@ test("every key of the sample is accepted when it is set", () => {
       ...{ policy: "auto", answer_within: 2, timeout: 0, passthrough: "auto", on_loss: "block", retire: "auto" },
       ...{ gone: "fail", mount: [] },
     },
+    uring: { policy: "wait", wait: 500 },
   });
 });
 

@@ -3,9 +3,9 @@
  * io_uring requests of every kind in flight, for a checkpoint in the middle. Submits all, writes "ready" to OUT, waits until GO
  * exists, then lets each complete and writes "ok" or "BAD what" for each thing. Without a library: struct by struct.
  *
- *	inflight OUT GO [SETUP_FLAGS [POLLS]]
+ *	inflight OUT GO [SETUP_FLAGS [POLLS | FIFO]]
  *
- * POLLS: instead of all these, so many polls that never complete.
+ * POLLS: instead of all these, so many polls. FIFO: a worker of the kernel opens that FIFO, which has no writer yet.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -282,6 +282,30 @@ static void many(const char *go, unsigned flags, int polls)
 		pause();
 }
 
+/* Says how it ended: opened, or -ECANCELED; both can be right. */
+static void worker(const char *go, const char *fifo)
+{
+	static struct ring r;
+
+	open_ring(&r, 0);
+	add(&r, IORING_OP_OPENAT, AT_FDCWD, fifo, 0, 0, 77)->open_flags = O_RDONLY;
+	r.sqes[0].flags = IOSQE_ASYNC;
+	submit(&r);
+	usleep(100000);
+	reap(&r);
+	check("not opened yet", !r.count[77]);
+	fprintf(out, "ready\n");
+	fflush(out);
+	while (access(go, F_OK))
+		usleep(10000);
+	came(&r, 77, 1);
+	fprintf(out, "result %d of %d\n", r.res[77] < 0 ? r.res[77] : 0, r.count[77]);
+	fprintf(out, "done\n");
+	fflush(out);
+	for (;;)
+		pause();
+}
+
 int main(int argc, char **argv)
 {
 	static struct ring r, counted, drained;
@@ -307,8 +331,10 @@ int main(int argc, char **argv)
 
 	if (argc < 3 || !(out = fopen(argv[1], "w")))
 		return 2;
-	if (argc > 4)
+	if (argc > 4 && atoi(argv[4]) > 0)
 		many(argv[2], flags, atoi(argv[4]));
+	if (argc > 4)
+		worker(argv[2], argv[4]);
 	open_ring(&r, flags);
 	open_ring(&counted, flags);
 	open_ring(&drained, flags);
