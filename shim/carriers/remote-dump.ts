@@ -237,9 +237,15 @@ const pathsInImages = (imagesDir: string): Map<number, Map<string, Compared>> =>
     paths.set(id, known.set(path, compared));
   };
   // Open files whose names are gone: CRIU makes them anew from another one (NFS: .nfs..., from link_remap.N), and removes both.
-  const remapped = new Set(imagesOf(imagesDir, /^remap-fpath\.img$/).map(({ orig_id }) => orig_id));
-  for (const { reg, usk } of imagesOf(imagesDir, /^files\.img$/) as { [type: string]: Message | undefined }[]) {
-    if (reg !== undefined && !remapped.has(reg.id)) {
+  const remaps = imagesOf(imagesDir, /^remap-fpath\.img$/) as { orig_id: number; remap_id: number }[];
+  const remapped = new Map(remaps.map(({ orig_id, remap_id }) => [orig_id, remap_id]));
+  const files = imagesOf(imagesDir, /^files\.img$/) as { [type: string]: Message | undefined }[];
+  const mounts = new Map<unknown, unknown>();
+  for (const { reg } of files) if (reg !== undefined) mounts.set(remapped.get(reg.id as number), reg.mnt_id);
+  for (const { reg, usk } of files) {
+    // That other name has no mount of its own (criu/files-reg.c:create_link_remap).
+    if (reg !== undefined && mounts.has(reg.id)) add(mounts.get(reg.id), latinOf(reg.name));
+    else if (reg !== undefined && !remapped.has(reg.id as number)) {
       const { mode, size } = reg as { mode?: number; size?: bigint | number };
       const compared = mode === undefined || size === undefined ? undefined : { mode, size: BigInt(size) };
       add(reg.mnt_id, latinOf(reg.name), compared);

@@ -78,6 +78,8 @@ for directory in "$kernel"/lib/modules/*/kernel "$kernel"/usr/lib/modules/*/kern
 	[ ! -d "$directory" ] || modules=$directory
 done
 
+# What is kept is there: from here on others may start machines, too.
+exec 9>&-
 work=$(mktemp -d "$cache/.run.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
