@@ -40,7 +40,7 @@ void node_learn(uint32_t n, const struct stat *st)
 }
 
 /* What was found under a node's name: is it that node? */
-static int recognise(uint32_t n, const struct stat *st)
+static int recognise(uint32_t n, const struct stat *st, struct attr *a)
 {
 	int error = 0;
 
@@ -51,6 +51,8 @@ static int recognise(uint32_t n, const struct stat *st)
 		error = ESTALE;
 	else
 		node_learn(n, st);
+	if (a)
+		*a = nodes[n].a;
 	pthread_mutex_unlock(&tree);
 	return error;
 }
@@ -98,7 +100,7 @@ int node_ref(uint32_t n, struct ref *out)
 	ref_put(&dir);
 	if (error)
 		return error;
-	error = fstat(out->fd, &st) ? errno : recognise(n, &st);
+	error = fstat(out->fd, &st) ? errno : recognise(n, &st, NULL);
 	if (error) {
 		close(out->fd);
 		return error;
@@ -130,7 +132,7 @@ void node_keep(uint32_t n)
 	ref_put(&ref);
 }
 
-int node_stat(uint32_t n)
+int node_stat(uint32_t n, struct attr *a)
 {
 	int fd = -1, error;
 	struct handle *h;
@@ -144,11 +146,11 @@ int node_stat(uint32_t n)
 		fd = h->fd;
 	pthread_mutex_unlock(&tree);
 	if (fd >= 0)
-		return fstat(fd, &st) ? errno : recognise(n, &st);
+		return fstat(fd, &st) ? errno : recognise(n, &st, a);
 	error = node_parent(n, &dir, name);
 	if (error)
 		return error;
-	error = fstatat(dir.fd, name, &st, AT_SYMLINK_NOFOLLOW) ? errno : recognise(n, &st);
+	error = fstatat(dir.fd, name, &st, AT_SYMLINK_NOFOLLOW) ? errno : recognise(n, &st, a);
 	ref_put(&dir);
 	return error;
 }
@@ -180,7 +182,7 @@ int node_open(uint32_t n, uint32_t flags)
 	ref_put(&dir);
 	if (error)
 		return -error;
-	error = fstat(fd, &st) ? errno : recognise(n, &st);
+	error = fstat(fd, &st) ? errno : recognise(n, &st, NULL);
 	if (!error)
 		return fd;
 	close(fd);

@@ -19,8 +19,8 @@ void ref_put(struct ref *r);
 int node_ref(uint32_t node, struct ref *out);
 /* The directory of one of its names, and that name (256 bytes); ESTALE when it has none. */
 int node_parent(uint32_t node, struct ref *dir, char *name);
-/* Asks for its attributes, and remembers them. */
-int node_stat(uint32_t node);
+/* Asks for its attributes, and remembers them; `a` is what was told now. */
+int node_stat(uint32_t node, struct attr *a);
 /* Opens it; of `flags` what open(2) makes new is left out. Returns a descriptor or -errno. */
 int node_open(uint32_t node, uint32_t flags);
 /* Before its last name goes: something to reach it by. */

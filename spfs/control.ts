@@ -85,6 +85,9 @@ export interface Spfs {
 const ID = /^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$/;
 const RETRIES = 50;
 
+/** The server; CRYOSHIM_SPFS names another build of it (native/Makefile: check). */
+const program = (): string => process.env.CRYOSHIM_SPFS ?? artefact("spfs");
+
 const root = (): string => join(stateDir(), "spfs");
 const directoryOf = (id: string): string => join(root(), id);
 
@@ -142,7 +145,7 @@ const ask = (
 const clear = (id: string, mountpoint: string): Promise<void> =>
   new Promise((resolve) => {
     const words = ["clear", `dir=${directoryOf(id)}`, `id=${id}`, `mountpoint=${mountpoint}`];
-    execFile(artefact("spfs"), words, { cwd: "/", env: {}, timeout: 30_000 }, () => resolve());
+    execFile(program(), words, { cwd: "/", env: {}, timeout: 30_000 }, () => resolve());
   });
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -235,7 +238,7 @@ const optionWords = (options: SpfsOptions, directory: string): string[] => [
 
 const start = (words: string[]): Promise<string | undefined> =>
   new Promise((resolve) => {
-    execFile(artefact("spfs"), words, { cwd: "/", env: {}, timeout: 30_000 }, (error, _, stderr) => {
+    execFile(program(), words, { cwd: "/", env: {}, timeout: 30_000 }, (error, _, stderr) => {
       if (error === null) return resolve(undefined);
       const [, number, what] = /^(\d+)\t(.*)/.exec(stderr) ?? [];
       resolve(number === undefined ? reason(error) : `${what}: ${getSystemErrorName(-Number(number))}`);

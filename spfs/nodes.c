@@ -15,7 +15,7 @@ pthread_mutex_t tree = PTHREAD_MUTEX_INITIALIZER;
 
 /* One entry per record, zero: none (so numbers are stored plus one); sparse. */
 static struct node_index {
-	uint32_t first_name, first_handle, id_next, children, cached;
+	uint32_t first_name, first_handle, id_next, children, cached, passed;
 	bool hashed;
 } *node_index;
 static struct name_index {
@@ -114,6 +114,8 @@ static void handle_link(uint32_t h)
 	node->first_handle = h + 1;
 	if (handles[h].flags & HANDLE_CACHED)
 		node->cached++;
+	if (handles[h].flags & HANDLE_PASSTHROUGH)
+		node->passed++;
 	live_handles++;
 }
 
@@ -250,6 +252,18 @@ bool node_has_children(uint32_t n)
 	return false;
 }
 
+bool node_passed_through(uint32_t n)
+{
+	return node_index[n].passed > 0;
+}
+
+void node_unback(uint32_t n)
+{
+	if (nodes[n].backing)
+		(void)ioctl(S->fuse, DEV_IOC_BACKING_CLOSE, &nodes[n].backing);
+	nodes[n].backing = 0;
+}
+
 uint32_t nodes_count(void)
 {
 	return live_nodes;
@@ -270,8 +284,7 @@ void node_settle(uint32_t n)
 		close(node->fd);
 	if (node->shadow >= 0)
 		close(node->shadow);
-	if (node->backing)
-		(void)ioctl(S->fuse, DEV_IOC_BACKING_CLOSE, &node->backing);
+	node_unback(n);
 	text_free(node->target, node->target_len);
 	while (index->first_name)
 		name_free(index->first_name - 1);
@@ -402,6 +415,8 @@ int handle_free(struct handle *handle)
 		handle_index[handle_index[h].next - 1].prev = handle_index[h].prev;
 	if (handle->flags & HANDLE_CACHED)
 		node_index[node].cached--;
+	if (handle->flags & HANDLE_PASSTHROUGH && !--node_index[node].passed && nodes[node].backing_session != S->session)
+		node_unback(node);
 	live_handles--;
 	handle_index[h].next = handle_free_list;
 	handle_free_list = h + 1;

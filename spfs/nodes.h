@@ -25,6 +25,9 @@ void node_identify(uint32_t node, uint64_t dev, uint64_t ino);
 void node_settle(uint32_t node);
 /* Whether it has handles that keep its inode in the page cache's mode. */
 bool node_cached(uint32_t node);
+bool node_passed_through(uint32_t node);
+/* Gives back its number for passthrough. */
+void node_unback(uint32_t node);
 uint32_t nodes_count(void);
 
 uint32_t name_new(uint32_t parent, uint32_t node, const char *name, size_t len, uint32_t flags);

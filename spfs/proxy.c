@@ -69,11 +69,12 @@ static int lookup(struct request *r)
 static int reply_attr(struct request *r, uint32_t n)
 {
 	struct fuse_attr_out out = { .attr_valid = TTL_MS / 1000, .attr_valid_nsec = TTL_MS % 1000 * 1000000 };
-	int error = node_stat(n);
+	struct attr a;
+	int error = node_stat(n, &a);
 
 	if (error)
 		return error;
-	fill_attr(&out.attr, &nodes[n].a);
+	fill_attr(&out.attr, &a);
 	reply(r, 0, &out, sizeof(out));
 	return 0;
 }
@@ -180,7 +181,6 @@ static int make(struct request *r)
 		error = node_ref(n, &dir);
 	if (error)
 		return error;
-	journal_begin(r);
 	if (r->in->opcode == FUSE_MKDIR) {
 		umask(mkdir->umask & 0777);
 		AS_CALLER(r, result, mkdirat(dir.fd, name, mkdir->mode & 07777));
@@ -224,7 +224,6 @@ static int unlink_(struct request *r)
 	pthread_mutex_unlock(&tree);
 	if (child != NONE)
 		node_keep(child);
-	journal_begin(r);
 	AS_CALLER(r, result, unlinkat(dir.fd, name, r->in->opcode == FUSE_RMDIR ? AT_REMOVEDIR : 0));
 	error = result ? errno : 0;
 	ref_put(&dir);
@@ -297,7 +296,6 @@ static int rename_(struct request *r)
 	}
 	if (over != NONE && !(flags & RENAME_EXCHANGE))
 		node_keep(over);
-	journal_begin(r);
 	AS_CALLER(r, result, (int)syscall(SYS_renameat2, dir.fd, name, dir2.fd, other, flags));
 	error = result ? errno : 0;
 	ref_put(&dir);
@@ -334,7 +332,6 @@ static int link_(struct request *r)
 		ref_put(&dir);
 		return error;
 	}
-	journal_begin(r);
 	/* What is linked by its descriptor is what was meant, whatever has its name by now. */
 	AS_CALLER(r, result, linkat(AT_FDCWD, proc_path(old.fd, path), dir.fd, name, AT_SYMLINK_FOLLOW));
 	error = result && !(r->again && errno == EEXIST) ? errno : 0;
@@ -447,6 +444,8 @@ void proxy_serve(struct request *r)
 		stub_hold(r);
 		return;
 	}
+	if (changes(r->in->opcode))
+		journal_begin(r);
 	error = gone ? ESTALE : dispatch(r);
 	if (!error || r->answered)
 		return;

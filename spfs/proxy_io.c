@@ -14,17 +14,23 @@
 
 #include "proxy.h"
 
-/* The kernel's number for the file to read and write through; 0: none. */
-static int32_t backing(uint32_t n, int fd)
+/*
+ * The kernel's number for the file to read and write through; 0: none. As long as one open file of an inode is passed through, all
+ * must be, and to the same file (fs/fuse/iomode.c): so one of an earlier backend is kept until the last is closed.
+ */
+static int32_t backing(uint32_t n, int fd, bool in_use)
 {
 	struct backing_map map = { .fd = fd };
 	int32_t id = nodes[n].backing;
 
-	if (id)
+	if (id && (in_use || nodes[n].backing_session == S->session))
 		return id;
+	node_unback(n);
 	id = ioctl(S->fuse, DEV_IOC_BACKING_OPEN, &map);
-	if (id > 0)
+	if (id > 0) {
+		nodes[n].backing_session = S->session;
 		nodes[n].backing = id;
+	}
 	return id > 0 ? id : 0;
 }
 
@@ -32,22 +38,20 @@ static int32_t backing(uint32_t n, int fd)
 static uint32_t handle_fit(struct request *r, uint32_t n, uint32_t flags, int fd, struct open_out *out)
 {
 	uint32_t kind = HANDLE_CACHED, h;
-	bool foreign = false;
 	int32_t id = 0;
 
-	for (struct handle *other = handle_first(n); other; other = handle_next(other))
-		foreign |= other->flags & HANDLE_PASSTHROUGH && !nodes[n].backing;
 	out->open_flags = 0;
 	if (S_ISDIR(nodes[n].a.mode)) {
 		kind = HANDLE_DIR;
-	} else if (foreign) {
-		/* Open ones still go to the file of a backend that was: beside them only what bypasses the cache can be opened. */
-		out->open_flags = FOPEN_DIRECT_IO;
-	} else if (S->passthrough && S_ISREG(nodes[n].a.mode) && !node_cached(n) && (id = backing(n, fd))) {
+	} else if (S->passthrough && S_ISREG(nodes[n].a.mode) && !node_cached(n) &&
+		   (id = backing(n, fd, node_passed_through(n)))) {
 		kind = HANDLE_PASSTHROUGH;
 		out->open_flags = OPEN_PASSTHROUGH;
 		out->backing_id = id;
 	}
+	/* Closing what was only read tells nothing, but of locks that are the backend's. */
+	if ((flags & O_ACCMODE) == O_RDONLY && !S->forward_locks)
+		out->open_flags |= FOPEN_NOFLUSH;
 	h = handle_new(n, kind, flags, fd);
 	if (h == NONE)
 		return NONE;
@@ -79,7 +83,6 @@ int proxy_open(struct request *r)
 		fd = node_open(n, in->flags);
 	if (fd < 0)
 		return -fd;
-	journal_begin(r);
 	pthread_mutex_lock(&tree);
 	h = handle_fit(r, n, in->flags, fd, &out);
 	pthread_mutex_unlock(&tree);
@@ -121,7 +124,6 @@ int proxy_create(struct request *r)
 	flags |= named ? O_CREAT | O_NOFOLLOW | (int)(in->flags & (O_EXCL | O_TRUNC)) : O_TMPFILE | (int)(in->flags & O_EXCL);
 	if (r->again)
 		flags &= named ? ~O_EXCL : ~0;
-	journal_begin(r);
 	umask(in->umask & 0777);
 	become(r);
 	fd = openat(dir.fd, name, flags, in->mode & 07777);

@@ -552,21 +552,8 @@ static void serve_locked(struct request *r)
 void restore_serve(struct request *r)
 {
 	/* Changes are in memory, where a worker that dies leaves them: they must not be made twice. */
-	switch (r->in->opcode) {
-	case FUSE_MKNOD:
-	case FUSE_MKDIR:
-	case FUSE_SYMLINK:
-	case FUSE_CREATE:
-	case FUSE_TMPFILE:
-	case FUSE_LINK:
-	case FUSE_UNLINK:
-	case FUSE_RMDIR:
-	case FUSE_RENAME:
-	case FUSE_RENAME2:
-	case FUSE_OPEN:
-	case FUSE_OPENDIR:
+	if (changes(r->in->opcode))
 		journal_begin(r);
-	}
 	pthread_mutex_lock(&tree);
 	serve_locked(r);
 	pthread_mutex_unlock(&tree);

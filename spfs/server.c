@@ -22,6 +22,7 @@ int wake_fd = -1;
 
 static _Atomic int idle;
 static _Atomic uint32_t taken[MAX_INBOXES];	/* inboxes with a thread */
+static bool touched[MAX_INBOXES];	/* their memory is there */
 static _Atomic uint32_t at_work[SESSIONS];
 static struct grave {
 	uint32_t session;
@@ -39,10 +40,34 @@ void wake_control(void)
 		return; /* it is awake */
 }
 
-/* Opcodes that may be answered twice without harm need no journal; the others call this. */
 void journal_begin(struct request *r)
 {
 	atomic_store(&r->journal->state, DOING);
+}
+
+/*
+ * Whether doing it again, when the task has had its answer and has gone on, would undo what it did then. Only reading, and letting
+ * go, can be done twice.
+ */
+bool changes(uint32_t opcode)
+{
+	switch (opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_GETATTR:
+	case FUSE_READLINK:
+	case FUSE_READ:
+	case FUSE_READDIR:
+	case FUSE_READDIRPLUS:
+	case FUSE_GETXATTR:
+	case FUSE_LISTXATTR:
+	case FUSE_STATFS:
+	case FUSE_LSEEK:
+	case FUSE_ACCESS:
+	case FUSE_RELEASE:
+	case FUSE_RELEASEDIR:
+		return false;
+	}
+	return true;
 }
 
 static void send(struct request *r, int error, const void *data, size_t len)
@@ -367,6 +392,17 @@ static void empty(struct inbox *box)
 	atomic_store(&box->journal.state, UNDONE);
 }
 
+/* Whether this thread is to wait for a request; enough others do, otherwise. Who takes the last one's place starts another. */
+static bool wait_for_work(void)
+{
+	int waiting = idle;
+
+	while (waiting < IDLE_THREADS)
+		if (atomic_compare_exchange_weak(&idle, &waiting, waiting + 1))
+			return true;
+	return false;
+}
+
 static void *server(void *arg)
 {
 	uint32_t mine = (uint32_t)(uintptr_t)arg;
@@ -377,16 +413,16 @@ static void *server(void *arg)
 	if (unshare(CLONE_FS))
 		say("unshare: %s", strerror(errno));
 	/* All of it is there before a request is read: a kill in the middle of the kernel's copy must not fail at a page. */
-	memset(box, 0, sizeof(*box));
+	if (!touched[mine])
+		memset(box, 0, sizeof(*box));
+	touched[mine] = true;
 	empty(box);
 	while (buffer != MAP_FAILED && !S->over) {
 		struct request r = { .in = &box->header, .journal = &box->journal, .box = box, .buffer = buffer };
 		ssize_t n;
 
-		if (atomic_fetch_add(&idle, 1) >= IDLE_THREADS) {
-			atomic_fetch_sub(&idle, 1);
+		if (!wait_for_work())
 			break;
-		}
 		n = read(S->fuse, box->bytes, sizeof(box->bytes));
 		atomic_store(&box->since, now_ms());
 		if (atomic_fetch_sub(&idle, 1) == 1)

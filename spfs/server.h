@@ -20,6 +20,8 @@ struct request {
 
 /* Answers; what the kernel no longer waits for is no error. */
 void reply(struct request *r, int error, const void *data, size_t len);
+/* Whether a request must not be done again once it has been answered. */
+bool changes(uint32_t opcode);
 /* From here on the request changes something: done twice it would be told that it was done already. */
 void journal_begin(struct request *r);
 

@@ -49,6 +49,7 @@ struct node {
 	int32_t fd;		/* O_PATH at the backend; -1 */
 	int32_t shadow;		/* contents of a local regular file; -1 */
 	int32_t backing;	/* its id for passthrough; 0 */
+	uint32_t backing_session;
 	uint32_t target;	/* text of a symbolic link; NONE */
 	uint32_t target_len;
 	uint32_t session;	/* in which bdev and bino were seen */

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -80,9 +79,8 @@ static void drop_backend(void)
 	for (uint32_t n = 0; n < S->node_high; n++) {
 		if (nodes[n].state != LIVE)
 			continue;
-		if (nodes[n].backing)
-			(void)ioctl(S->fuse, DEV_IOC_BACKING_CLOSE, &nodes[n].backing);
-		nodes[n].backing = 0;
+		if (!node_passed_through(n))
+			node_unback(n);
 		if (nodes[n].fd >= 0 && (n == ROOT || name_first(n) != NONE)) {
 			close_later(session, nodes[n].fd);
 			nodes[n].fd = -1;
@@ -240,7 +238,7 @@ static void again(uint32_t n, struct pass *pass)
 	pthread_mutex_unlock(&tree);
 	if (!named)
 		return; /* open from before, or gone with its last name */
-	error = open ? open_handles(n, pass) : node_stat(n);
+	error = open ? open_handles(n, pass) : node_stat(n, NULL);
 	if (!error) {
 		pass->found[n] = compare(&was, &nodes[n].a);
 	} else if (error == ENOENT || error == ENOTDIR || error == ESTALE) {

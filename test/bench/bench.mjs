@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const benches = ["carriers", "crit", "netlock", "overhead"];
+const benches = ["carriers", "crit", "netlock", "overhead", "spfs"];
 const [name = "", ...options] = process.argv.slice(2);
 if (!benches.includes(name)) {
   console.error(`bench: which one? (${benches.join(", ")}), then [--json] [--pairs N] [--case WORDS]`);
@@ -18,6 +18,8 @@ const { NODE_EXTRA_CA_CERTS: _, ...env } = process.env; // it slows each start o
 const scratch = name === "crit" ? mkdtempSync(join(tmpdir(), "cryoshim-bench-")) : undefined;
 if (scratch !== undefined) Object.assign(env, { LAB_PACKAGES: "checkpointctl", LAB_SCRATCH: scratch });
 const lab = name === "crit" ? ["--bare", "node"] : ["node"];
-const { status } = spawnSync("test/lab/lab", [...lab, `test/bench/${name}.mjs`, ...options], { stdio: "inherit", env });
+// spfs needs neither CRIU nor a runtime.
+const [program, words] = name === "spfs" ? ["node", []] : ["test/lab/lab", lab];
+const { status } = spawnSync(program, [...words, `test/bench/${name}.mjs`, ...options], { stdio: "inherit", env });
 if (scratch !== undefined) rmSync(scratch, { recursive: true, force: true });
 process.exitCode = status ?? 1;

@@ -5,8 +5,8 @@
 
 set -euo pipefail
 
-# Lab: mmdebstrap, uidmap. Addon and launcher: the compilers, make, python3 (node-gyp). BPF programs: clang, llvm.
-packages="mmdebstrap debian-archive-keyring uidmap gcc g++ make python3 libc6-dev linux-libc-dev musl-tools clang llvm"
+# Lab: mmdebstrap, uidmap. Tests: fio. Addon and launcher: the compilers, make, python3 (node-gyp). BPF programs: clang, llvm.
+packages="mmdebstrap debian-archive-keyring uidmap gcc g++ make python3 libc6-dev linux-libc-dev musl-tools clang llvm fio"
 
 missing=()
 for package in $packages; do

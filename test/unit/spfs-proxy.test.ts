@@ -40,6 +40,8 @@ const start = async (options: Partial<SpfsOptions> = {}) => {
 
 afterEach(async () => {
   endTasks();
+  // A worker that died would have been replaced without anyone seeing it.
+  if (spfs !== undefined) expect((await spfs.status()).restarts).toBe(0);
   await spfs?.stop();
   spfs = undefined;
   places.remove();

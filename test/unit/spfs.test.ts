@@ -15,8 +15,11 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
+import { closeFd, receiveMessage, sendMessage, seqpacketConnect } from "../../native/index.js";
 import { listSpfs, openSpfs, type RecordedNode, type Spfs, type SpfsOptions, startSpfs } from "../../spfs/control.js";
+import { encodeCommand, OFFSET, TYPE } from "../../spfs/wire.js";
 import { endTasks, isPending, makePlaces, recordAll, recordOf, startTask, until } from "../support/spfs.js";
 
 let spfs: Spfs | undefined;
@@ -43,6 +46,8 @@ const behind = (path: string): string => join(places.backend, path);
 
 afterEach(async () => {
   endTasks();
+  // A worker that died would have been replaced without anyone seeing it.
+  if (spfs !== undefined) expect((await spfs.status()).restarts).toBe(0);
   await spfs?.stop();
   spfs = undefined;
   places.remove();
@@ -301,4 +306,53 @@ test("symbolic links in a circle, names of one file, and directories that nobody
   expect(() => readFileSync(at("a"))).toThrow("ELOOP");
   expect(statSync(at("deep/er")).isDirectory()).toBe(true);
   expect(statSync(at("second")).ino).toBe(statSync(at("deep/er/file")).ino);
+});
+
+test("whoever sends what is no command is hung up on, and it keeps none of the descriptors that came along", async () => {
+  places = makePlaces({ file: "x" });
+  await start();
+  const { pid } = await spfs!.status();
+  const open = (): number => readdirSync(`/proc/${pid}/fd`).length;
+  const before = open();
+  const good = encodeCommand(TYPE.STATUS, 1);
+  const changed = (offset: number, value: number): Buffer => {
+    const bytes = Buffer.from(good);
+    bytes.writeUInt32LE(value, offset);
+    return bytes;
+  };
+  const garbage = [
+    Buffer.alloc(1),
+    Buffer.alloc(good.length),
+    Buffer.alloc(100_000, 0xff),
+    good.subarray(0, good.length - 1),
+    Buffer.concat([good, Buffer.from("x")]),
+    changed(OFFSET.magic, 1),
+    changed(OFFSET.version, 99),
+    changed(OFFSET.data_len, 1),
+  ];
+  for (const bytes of garbage) {
+    const fd = seqpacketConnect(`/run/cryoshim/spfs/${spfs!.id}/control`);
+    sendMessage(fd, bytes, [0, 1, 2, 0, 1, 2]);
+    await until(() => {
+      try {
+        return receiveMessage(fd) === undefined;
+      } catch (error) {
+        return (error as { code?: string }).code === "ECONNRESET";
+      }
+    });
+    closeFd(fd);
+  }
+  // No such command, a proxy without a backend: an answer. More clients than it serves, who say nothing: they are let go.
+  for (const command of [encodeCommand(77, 1), encodeCommand(TYPE.PROXY, 1)]) {
+    const fd = seqpacketConnect(`/run/cryoshim/spfs/${spfs!.id}/control`);
+    sendMessage(fd, command, []);
+    await sleep(50);
+    expect(receiveMessage(fd)!.data.readInt32LE(OFFSET.err)).toBeGreaterThan(0);
+    closeFd(fd);
+  }
+  const silent = Array.from({ length: 20 }, () => seqpacketConnect(`/run/cryoshim/spfs/${spfs!.id}/control`));
+  expect((await spfs!.status()).phase).toBe("restore");
+  for (const fd of silent) closeFd(fd);
+  await until(() => open() <= before);
+  expect(await spfs!.status()).toMatchObject({ pid, restarts: 0 });
 });

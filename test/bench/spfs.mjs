@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The stub-proxy file system over a directory of the local disk, in its page cache: direct, through the proxy without and with
+// passthrough, and retired, by turns. Needs root and /dev/fuse, no lab.
+import { spawn } from "node:child_process";
+import { closeSync, constants, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { build } from "esbuild";
+
+const option = (name, otherwise) => {
+  const at = process.argv.indexOf(name);
+  return at < 0 ? otherwise : process.argv[at + 1];
+};
+const turns = Number(option("--pairs", "5"));
+const only = option("--case", "");
+const json = process.argv.includes("--json");
+const size = Number(option("--mib", "256"));
+
+// The sources are TypeScript; the addon is found from one below the top.
+const bundle = async (source) => {
+  const outfile = `build/bench-${source.replaceAll("/", "-")}.cjs`;
+  await build({
+    entryPoints: [source],
+    outfile,
+    bundle: true,
+    platform: "node",
+    format: "cjs",
+    define: { "import.meta.url": '""' },
+    logLevel: "error",
+  });
+  return createRequire(import.meta.url)(join(process.cwd(), outfile));
+};
+process.chdir(new URL("../..", import.meta.url).pathname);
+const { startSpfs } = await bundle("spfs/control.ts");
+// async ({ spfs, pids, backend }): swaps the descriptors of tasks to the real directory; gives the milliseconds that they stood still
+const { retireForBench } = existsSync("spfs/retire.ts") ? await bundle("spfs/retire.ts") : {};
+
+const CASES = [
+  ["4 KiB random read", "random", "file"],
+  ["1 MiB sequential read", "read", "file"],
+  ["1 MiB sequential write", "write", "file"],
+  ["stat", "stat", "d/e/small"],
+  ["open and close", "open", "d/e/small"],
+];
+const COUNTS = [1, 100, 10_000];
+
+const base = mkdtempSync(join(tmpdir(), "cryoshim-bench-"));
+const backend = join(base, "backend");
+mkdirSync(join(backend, "d/e"), { recursive: true });
+mkdirSync(join(backend, "many"));
+const piece = Buffer.alloc(1 << 20, "data");
+const made = openSync(join(backend, "file"), "w");
+for (let i = 0; i < size; i++) writeFileSync(made, piece);
+closeSync(made);
+writeFileSync(join(backend, "d/e/small"), "small");
+for (let i = 0; i < 10_000; i++) writeFileSync(join(backend, `many/f${i}`), "");
+
+const median = (values) => {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[sorted.length >> 1];
+};
+const round = (value, digits = 3) => (value === undefined ? null : Number(value.toPrecision(digits + 1)));
+
+const mounted = [];
+const mount = async (name, passthrough) => {
+  const mountpoint = join(base, name);
+  mkdirSync(mountpoint);
+  const spfs = await startSpfs(
+    { id: `bench-${process.pid}-${name}`, mountpoint, timeoutMs: 0, passthrough, onLoss: "error" },
+    [],
+  );
+  mounted.push(spfs);
+  return spfs;
+};
+const proxy = async (spfs) => {
+  const fd = openSync(backend, constants.O_DIRECTORY | 0o10000000 /* O_PATH */);
+  try {
+    return await spfs.proxy(fd, { gone: "error" });
+  } finally {
+    closeSync(fd);
+  }
+};
+
+/** The workload; `again` does it once more, and resolves to operations a second. */
+const through = async (...words) => {
+  const child = spawn("build/workloads/through", words, { stdio: ["pipe", "pipe", "inherit"] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  if ((await lines.next()).value !== "ready") throw new Error(`${words.join(" ")}: it has ended`);
+  return {
+    pid: child.pid,
+    async again(cold) {
+      child.stdin.write(cold ? "cold\n" : "warm\n");
+      return Number((await lines.next()).value);
+    },
+    end: () => child.kill("SIGKILL"),
+  };
+};
+
+async function throughput(name, what, path) {
+  const ways = { direct: await through(what, join(backend, path)) };
+  for (const way of ["proxy", "passthrough"]) ways[way] = await through(what, join(mounts[way].mountpoint, path));
+  if (retireForBench !== undefined) {
+    const spfs = await mount(`retired-${what}`, "off");
+    await proxy(spfs);
+    ways.retired = await through(what, join(spfs.mountpoint, path));
+    await retireForBench({ spfs, pids: [ways.retired.pid], backend });
+  }
+  const seen = Object.fromEntries(Object.keys(ways).map((way) => [way, []]));
+  try {
+    for (let turn = -1; turn < turns; turn++)
+      for (const [way, task] of Object.entries(ways)) {
+        const result = await task.again(way === "proxy");
+        if (turn >= 0) seen[way].push(result);
+      }
+  } finally {
+    for (const task of Object.values(ways)) task.end();
+  }
+  const rates = Object.fromEntries(Object.entries(seen).map(([way, all]) => [way, median(all)]));
+  const share = (way) => (rates[way] === undefined ? null : round(rates[way] / rates.direct));
+  return {
+    bench: "spfs",
+    case: `${name}, operations per second`,
+    direct: round(rates.direct),
+    proxy: round(rates.proxy),
+    passthrough: round(rates.passthrough),
+    retired: round(rates.retired),
+    ratio_proxy: share("proxy"),
+    ratio_passthrough: share("passthrough"),
+    ratio_retired: share("retired"),
+  };
+}
+
+/** How long tasks with open files wait once the backend is there, and how long they stand still when it takes over. */
+async function switching(count) {
+  const [switched, frozen] = [[], []];
+  for (let turn = 0; turn < Math.min(turns, 5); turn++) {
+    const spfs = await mount(`switch-${count}-${turn}`, "auto");
+    await proxy(spfs);
+    const task = await through("hold", join(spfs.mountpoint, "many"), `${count}`);
+    await spfs.stub();
+    const begin = performance.now();
+    const { reopened } = await proxy(spfs);
+    switched.push(performance.now() - begin);
+    if (reopened !== count) throw new Error(`${reopened} of ${count} files were opened again`);
+    if (retireForBench !== undefined) frozen.push(await retireForBench({ spfs, pids: [task.pid], backend }));
+    task.end();
+    await spfs.stop();
+    mounted.splice(mounted.indexOf(spfs), 1);
+  }
+  return {
+    bench: "spfs",
+    case: `stub to proxy, ${count} open files`,
+    switch_ms: round(median(switched)),
+    retire_freeze_ms: frozen.length > 0 ? round(median(frozen)) : null,
+  };
+}
+
+const show = (result) => {
+  if (json) console.log(JSON.stringify(result));
+  else
+    console.log(
+      Object.entries(result)
+        .slice(1)
+        .map(([key, value]) => `${key}: ${value}`)
+        .join("  "),
+    );
+};
+let mounts;
+try {
+  mounts = { proxy: await mount("proxy", "off"), passthrough: await mount("passthrough", "auto") };
+  for (const spfs of Object.values(mounts)) await proxy(spfs);
+  for (const [name, what, path] of CASES) if (name.includes(only)) show(await throughput(name, what, path));
+  for (const count of COUNTS) if (`stub to proxy, ${count} open files`.includes(only)) show(await switching(count));
+} finally {
+  for (const spfs of mounted) await spfs.stop();
+  rmSync(base, { recursive: true, force: true });
+}
