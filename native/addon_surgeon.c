@@ -152,7 +152,7 @@ static napi_value swap_mapping(napi_env env, napi_callback_info info)
 	    !get_u64(env, args[2], &len) || !get_int(env, args[3], &prot) || !get_int(env, args[4], &flags) ||
 	    !get_int(env, args[5], &ours) || !get_u64(env, args[6], &offset))
 		return NULL;
-	return surgeon_swap_mapping(tid, addr, len, prot, flags, ours, -1, offset, &err) ?
+	return surgeon_swap_mapping(tid, addr, len, prot, flags, ours, -1, offset, (struct surgeon_cut){ 0 }, &err) ?
 		       throw_errno(env, err.err, err.step) :
 		       undefined(env);
 }

@@ -5,13 +5,13 @@
 
 #include <errno.h>
 #include <linux/io_uring.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 /* What older headers do not have (include/uapi/linux/io_uring.h). */
@@ -117,6 +117,7 @@ struct ring {
 	size_t rings_len;
 	char *sqes;
 	size_t sqes_len, sqe_size;
+	uint32_t unread;	/* completions that are to stay */
 };
 
 static _Atomic uint32_t *word(const struct ring *r, uint32_t offset)
@@ -168,8 +169,6 @@ static void fill_nops(struct ring *r, bool with_array, bool skip)
 static int submit_nops(struct ring *r, unsigned n)
 {
 	uint32_t tail = atomic_load(word(r, r->sq.tail)) + n;
-	const struct timespec moment = { 0, 1000 };
-
 	atomic_store(word(r, r->sq.tail), tail);
 	if (!(r->flags & SETUP_SQPOLL)) {
 		long done = enter(r->fd, n, 0, 0);
@@ -182,17 +181,29 @@ static int submit_nops(struct ring *r, unsigned n)
 	while (atomic_load(word(r, r->sq.head)) != tail) {
 		if ((atomic_load(word(r, r->sq.flags)) & IORING_SQ_NEED_WAKEUP) && enter(r->fd, 0, 0, IORING_ENTER_SQ_WAKEUP) < 0)
 			return -1;
-		nanosleep(&moment, NULL);
+		(void)sched_yield();
 	}
 	return 0;
 }
 
-static void drain(struct ring *r)
+/*
+ * Empties the completion queue as far as the program will have read it, `left` completions from now. The kernel may look at
+ * the head only when it runs out of room that it knows of: it must never have seen one beyond where it will be.
+ */
+static void drain(struct ring *r, uint32_t left)
 {
-	atomic_store(word(r, r->cq.head), atomic_load(word(r, r->cq.tail)));
+	uint32_t stays = r->unread > left ? r->unread - left : 0;
+
+	atomic_store(word(r, r->cq.head), atomic_load(word(r, r->cq.tail)) - stays);
 }
 
-static int advance_by_nops(struct ring *r, bool with_array, uint32_t steps, bool skip)
+/* How many completions there is room for. */
+static uint32_t room(struct ring *r)
+{
+	return r->cq_entries - (atomic_load(word(r, r->cq.tail)) - atomic_load(word(r, r->cq.head)));
+}
+
+static int advance_by_nops(struct ring *r, bool with_array, uint32_t steps, bool skip, uint32_t *left)
 {
 	/* Few enough to stay in the processor's cache. */
 	unsigned most = r->sq_entries < r->cq_entries ? r->sq_entries : r->cq_entries, n;
@@ -201,17 +212,24 @@ static int advance_by_nops(struct ring *r, bool with_array, uint32_t steps, bool
 		most = 64;
 	fill_nops(r, with_array, skip);
 	for (; steps > 0; steps -= n) {
+		uint32_t tail = atomic_load(word(r, r->cq.tail));
+
 		n = steps < most ? steps : most;
+		if (!skip && n > room(r))
+			n = room(r);
 		if (submit_nops(r, n))
 			return -1;
 		/* An SQPOLL thread posts after it has taken. */
 		if (r->flags & SETUP_SQPOLL && !skip) {
-			uint32_t want = atomic_load(word(r, r->cq.head)) + n;
+			uint32_t want = tail + n;
 
 			while (atomic_load(word(r, r->cq.tail)) != want)
-				nanosleep(&(const struct timespec){ 0, 1000 }, NULL);
+				(void)sched_yield();
 		}
-		drain(r);
+		if (!skip) {
+			*left -= n;
+			drain(r, *left);
+		}
 	}
 	return 0;
 }
@@ -256,7 +274,7 @@ static int post(int own, struct ring *from, int to, const struct io_uring_cqe *c
 				return -1;
 			}
 		}
-		drain(from);
+		drain(from, 0);
 		done += batch;
 	}
 	return 0;
@@ -311,20 +329,21 @@ struct advance {
 	struct io_uring_params params;
 	int fd;			/* a duplicate of ours */
 	bool with_array;
-	uint32_t sq, cq;
+	uint32_t sq, cq, unread;
 	int err;
 };
 
 static int advance(struct advance *a)
 {
 	uint32_t both = a->sq < a->cq ? a->sq : a->cq;
-	uint32_t rest = a->cq - both;
+	uint32_t rest = a->cq - both, left = a->cq;
 	struct ring r, own;
 	int ret = -1, own_fd;
 
 	if (map_ring(&r, a->fd, &a->params, a->with_array))
 		return -1;
-	if (advance_by_nops(&r, a->with_array, both, false) || advance_by_nops(&r, a->with_array, a->sq - both, true))
+	r.unread = a->unread;
+	if (advance_by_nops(&r, a->with_array, both, false, &left) || advance_by_nops(&r, a->with_array, a->sq - both, true, &left))
 		goto out;
 	if (rest) {
 		own_fd = own_ring(&own);
@@ -332,11 +351,11 @@ static int advance(struct advance *a)
 			goto out;
 		ret = 0;
 		while (!ret && rest > 0) {
-			unsigned n = rest < r.cq_entries ? rest : r.cq_entries;
+			unsigned n = rest < room(&r) ? rest : room(&r);
 
 			ret = post(own_fd, &own, a->fd, NULL, n);
-			drain(&r);
 			rest -= n;
+			drain(&r, rest);
 		}
 		unmap_ring(&own);
 		close(own_fd);
@@ -377,26 +396,27 @@ static void advance_complete(napi_env env, napi_status status, void *data)
 }
 
 /*
- * uringAdvance(fd, params, sq, cq): Promise — brings the counters of a ring that any thread may submit to on by so many
- * submissions and completions; its memory is overwritten. In another thread.
+ * uringAdvance(fd, params, sq, cq, unread): Promise — brings the counters of a ring that any thread may submit to on by so
+ * many submissions and completions, the last `unread` of which stay in the queue; its memory is overwritten. In another thread.
  */
 static napi_value uring_advance(napi_env env, napi_callback_info info)
 {
-	napi_value args[4], promise, name;
+	napi_value args[5], promise, name;
 	struct advance *a;
 	int32_t fd;
 	size_t len;
 	void *data;
 
-	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &fd))
+	if (!get_args(env, info, 5, args) || !get_int(env, args[0], &fd))
 		return NULL;
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return throw_errno(env, ENOMEM, "malloc");
 	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len != sizeof(a->params) ||
-	    napi_get_value_uint32(env, args[2], &a->sq) != napi_ok || napi_get_value_uint32(env, args[3], &a->cq) != napi_ok) {
+	    napi_get_value_uint32(env, args[2], &a->sq) != napi_ok || napi_get_value_uint32(env, args[3], &a->cq) != napi_ok ||
+	    napi_get_value_uint32(env, args[4], &a->unread) != napi_ok) {
 		free(a);
-		napi_throw_type_error(env, "ERR_ARGS", "struct io_uring_params and two counts were expected");
+		napi_throw_type_error(env, "ERR_ARGS", "struct io_uring_params and three counts were expected");
 		return NULL;
 	}
 	memcpy(&a->params, data, len);

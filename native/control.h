@@ -69,8 +69,8 @@ struct control_msg {
 	X(READ, 11)		/* addr, len */                                                    \
 	X(WRITE, 12)		/* addr, data */                                                   \
 	X(SWAP_FD, 13)		/* fd, flags: 1 close-on-exec; with descriptors: the placeholder, what is there now */ \
-	X(SWAP_MAPPING, 14)	/* addr, len, a0 prot, a1 flags, a2 offset, undo's a3 offset, a4 flags; with both descriptors \
-				   but for CONTROL_ANONYMOUS and CONTROL_OWN_FD */                 \
+	X(SWAP_MAPPING, 14)	/* addr, len, a0 prot, a1 flags, a2 offset, undo's a3 offset, a4 flags, a5 and a6 what it cuts \
+				   off before and after; with both descriptors but for CONTROL_ANONYMOUS and CONTROL_OWN_FD */ \
 	X(ROLLBACK, 15)		/* undo all swaps, newest first */                                 \
 	X(FORGET, 16)		/* the swaps stay: drop the undo record */                         \
 	X(LOG, 17)		/* flags: CRIU's log level; data: a line for CRIU's log */      \
@@ -79,7 +79,7 @@ struct control_msg {
 	X(NO_FS_DUMP, 20)	/* data: a file system whose contents CRIU need not look at */     \
 	X(SWAP_CWD, 21)		/* with both descriptors, as O_PATH */                             \
 	X(SWAP_ROOT, 22)                                                                           \
-	X(MAP, 23)		/* addr, len, a0 prot, a1 flags, a2 offset; fd: the task's own, mapped there for good */ \
+	X(MAP, 23)		/* addr, len, a0 prot, a1 flags, a2 offset, a3 and a4 what to cut off; fd: the task's own */ \
 	X(INTERCEPT, 24)	/* a0: CONTROL_KNOWN_*; HOOK_KNOWN is asked for each file of it, a0 the kind, fd its id */
 
 /* Files that CRIU knows, and of which it refuses some: pidfds, POSIX queues, UDP sockets with unsent bytes. */

@@ -263,6 +263,13 @@ const uringSlot = message("cryoshim_uring_slot", {
   slot: [3, "uint32", "required"],
 });
 
+/** A thread with limits of its workers. */
+const uringUser = message("cryoshim_uring_user", {
+  task: [1, "string", "required"],
+  thread: [2, "string", "required"],
+  ...run("uint32", 3, "bounded unbounded"),
+});
+
 /** A request in flight: what it still asks for. */
 const uringRequest = message("cryoshim_uring_request", {
   /** The thread that submits it, by its number in its own pid namespace. */
@@ -317,6 +324,9 @@ const uringRing = message("cryoshim_uring_ring", {
   /** Where the memory of a ring with IORING_SETUP_NO_MMAP is. */
   rings_address: [33, "uint64"],
   sqes_address: [34, "uint64"],
+  /** How many submissions of its history the requests are. */
+  submissions: [35, "uint32"],
+  users: [36, () => uringUser, "repeated"],
 });
 
 export const uring = message("cryoshim_uring_entry", {

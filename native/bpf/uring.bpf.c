@@ -160,6 +160,7 @@ struct io_ring_ctx {
 	struct xarray zcrx_ctxs;
 	u32 pers_next;
 	struct xarray personalities;
+	struct list_head tctx_list;
 	struct user_struct *user;
 	struct mm_struct *mm_account;
 	u32 iowq_limits[2];
@@ -187,7 +188,7 @@ struct io_ring_ctx___old {
 	unsigned int napi_enabled;
 } __core;
 
-enum { RING = 1, BUFFER = 2, FILE = 3, OVERFLOW = 4, GROUP = 5, PROVIDED = 6, MAPPING = 7, THREAD = 8, REQUESTS = 9, DESCRIPTOR = 10 };
+enum { RING = 1, BUFFER = 2, FILE = 3, OVERFLOW = 4, GROUP = 5, PROVIDED = 6, MAPPING = 7, THREAD = 8, REQUESTS = 9, DESCRIPTOR = 10, PERSONALITY = 11, USER = 12, PLACE = 13 };
 
 struct ring {
 	u32 magic;
@@ -410,6 +411,25 @@ static __attribute__((always_inline)) int write_ring(void *seq, struct file *fil
 	return 0;
 }
 
+struct task_struct___uring {
+	struct io_uring_task *io_uring;
+	struct mm_struct *mm;
+	u32 flags;
+} __core;
+
+struct io_wq_acct {
+	unsigned int max_workers;
+} __core;
+
+struct io_wq {
+	struct io_wq_acct acct[2];
+} __core;
+
+struct io_uring_task {
+	struct io_wq *io_wq;
+	struct file *registered_rings[16];
+} __core;
+
 struct walk {
 	void *seq;
 	struct io_ring_ctx *ctx;
@@ -473,7 +493,8 @@ static __attribute__((always_inline)) u64 xa_next(struct xarray *xa, u64 *index)
 		}
 		slot &= 63;
 		bpf_probe_read_kernel(&entry, sizeof(entry), (char *)&node->slots[0] + slot * 8);
-		if (!entry) {
+		/* Small ones are no nodes, but marks of the array's own (XA_ZERO_ENTRY). */
+		if ((u64)entry <= 4096) {
 			/* Nothing below here: on with the next slot. */
 			*index = ((at >> shift) + 1) << shift;
 			return 0;
@@ -644,8 +665,17 @@ static __attribute__((always_inline)) void next_group(struct walk *w, struct cur
 	READ(entries, list->nr_entries);
 	READ(head, list->head);
 	READ(mask, list->mask);
-	if (HAS(list->flags)) {
+	if (HAS(list->region)) {
+		/* Linux 6.13: IO_REGION_F_USER_PROVIDED, or the kernel's own memory. */
+		u32 region = 0;
+
 		READ(flags, list->flags);
+		READ(region, list->region.flags);
+		flags = (flags & 3) | (flags & 1 && !(region & 2) ? 0x100 : 0);
+	} else if (HAS(list->flags)) {
+		/* Linux 6.12: IOBL_BUF_RING, IOBL_MMAP, IOBL_INC. */
+		READ(flags, list->flags);
+		flags = (flags & 1) | (flags & 2 ? 0x100 : 0) | (flags & 4 ? 2 : 0);
 	} else {
 		/* Linux 6.1: with pages it is a ring of user memory. */
 		u16 nr = 0;
@@ -693,6 +723,73 @@ static __attribute__((always_inline)) void next_provided(struct walk *w, struct 
 	READ(bid, at->bid);
 	put(w->seq, c, bid, addr, len, 0, 0);
 	READ(next, at->list.next);
+	c->at = (u64)next;
+}
+
+struct id {
+	u32 val;
+};
+
+struct cred {
+	struct id uid, gid, euid, egid, fsuid, fsgid;
+	struct id cap_effective;
+} __core;
+
+static __attribute__((always_inline)) void next_personality(struct walk *w, struct cursor *c)
+{
+	u64 index = c->at;
+	struct cred *cred = (struct cred *)xa_next(&w->ctx->personalities, &index);
+	u32 uid[2] = { 0 }, gid[2] = { 0 }, fs[2] = { 0 };
+	u64 caps = 0;
+
+	if (index == ~0ULL) {
+		c->done = 1;
+		return;
+	}
+	c->at = index;
+	if (!cred)
+		return;
+	c->at++;
+	bpf_probe_read_kernel(&uid[0], 4, &cred->uid);
+	bpf_probe_read_kernel(&uid[1], 4, &cred->euid);
+	bpf_probe_read_kernel(&gid[0], 4, &cred->gid);
+	bpf_probe_read_kernel(&gid[1], 4, &cred->egid);
+	bpf_probe_read_kernel(&fs[0], 4, &cred->fsuid);
+	bpf_probe_read_kernel(&fs[1], 4, &cred->fsgid);
+	bpf_probe_read_kernel(&caps, 8, &cred->cap_effective);
+	put(w->seq, c, (u32)index, uid[0] | (u64)uid[1] << 32, gid[0] | (u64)gid[1] << 32, fs[0] | (u64)fs[1] << 32, caps);
+}
+
+struct io_tctx_node {
+	struct list_head ctx_node;
+	struct task_struct *task;
+} __core;
+
+/* Threads that use the ring, with the limits of their workers. */
+static __attribute__((always_inline)) void next_user(struct walk *w, struct cursor *c)
+{
+	struct list_head *at = (struct list_head *)c->at, *next = 0;
+	struct task_struct *task = 0;
+	struct io_uring_task *tctx = 0;
+	struct io_wq *wq = 0;
+	u32 limits[2] = { 0 };
+
+	if (!at)
+		READ(at, w->ctx->tctx_list.next);
+	if (at == &w->ctx->tctx_list) {
+		c->done = 1;
+		return;
+	}
+	READ(task, container_of(at, struct io_tctx_node, ctx_node)->task);
+	READ(tctx, ((struct task_struct___uring *)task)->io_uring);
+	if (tctx)
+		READ(wq, tctx->io_wq);
+	if (wq) {
+		READ(limits[0], wq->acct[0].max_workers);
+		bpf_probe_read_kernel(&limits[1], 4, (char *)&wq->acct[0].max_workers + SIZE_OF(struct io_wq_acct));
+	}
+	put(w->seq, c, (u32)number(task), limits[0], limits[1], 0, 0);
+	READ(next, at->next);
 	c->at = (u64)next;
 }
 
@@ -755,6 +852,12 @@ static __attribute__((noinline)) long take(u32 round, struct walk *w)
 	case REQUESTS:
 		next_free(w, c);
 		break;
+	case PERSONALITY:
+		next_personality(w, c);
+		break;
+	case USER:
+		next_user(w, c);
+		break;
 	default:
 		return 1;
 	}
@@ -804,13 +907,13 @@ int descriptors(struct bpf_iter__task_file *ctx)
 {
 	static const char name[] = "[eventfd]";
 	struct file *file = ctx->file;
-	struct task_struct *leader = 0;
+	struct task_struct *task = ctx->task, *leader = 0;
 	struct descriptor d = { .kind = DESCRIPTOR, .fd = ctx->fd };
 	void *private = 0;
 
-	if (!file || is_repeated(ctx->task))
+	if (!file || !task || is_repeated(task))
 		return 0;
-	READ(leader, ctx->task->group_leader);
+	READ(leader, task->group_leader);
 	d.tgid = number(leader);
 	d.file = (u64)file;
 	READ(d.flags, file->f_flags);
@@ -875,25 +978,6 @@ int mappings(struct bpf_iter__task_vma *ctx)
 	return 0;
 }
 
-struct task_struct___uring {
-	struct io_uring_task *io_uring;
-	struct mm_struct *mm;
-	u32 flags;
-} __core;
-
-struct io_wq_acct {
-	unsigned int max_workers;
-} __core;
-
-struct io_wq {
-	struct io_wq_acct acct[2];
-} __core;
-
-struct io_uring_task {
-	struct io_wq *io_wq;
-	struct file *registered_rings[16];
-} __core;
-
 struct bpf_iter__task {
 	struct bpf_iter_meta *meta;
 	struct task_struct *task;
@@ -939,6 +1023,97 @@ int threads(struct bpf_iter__task *ctx)
 		r.rings[i] = (u64)file;
 	}
 	bpf_seq_write(ctx->meta->seq, &r, sizeof(r));
+	return 0;
+}
+
+/* A page of a process's memory, and where it may have it. */
+struct wanted {
+	u64 page;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct wanted);
+} wanted SEC(".maps");
+
+struct address_space;
+struct anon_vma {
+	struct anon_vma *root;
+} __core;
+
+struct page {
+	struct address_space *mapping;
+	unsigned long __folio_index;	/* Linux 6.15 */
+	unsigned long compound_head;
+} __core;
+
+struct page___old {
+	unsigned long index;
+} __core;
+
+struct file___mapped {
+	struct address_space *f_mapping;
+} __core;
+
+struct vm_area_struct___anon {
+	struct anon_vma *anon_vma;
+} __core;
+
+SEC("iter/task_vma.places")
+int places(struct bpf_iter__task_vma *ctx)
+{
+	u32 zero = 0;
+	struct wanted *w = bpf_map_lookup_elem(&wanted, &zero);
+	struct task_struct *task = ctx->task, *leader = 0;
+	struct vm_area_struct *vma = ctx->vma;
+	struct mapping m = { .kind = PLACE };
+	struct page *page, *head;
+	unsigned long compound = 0, index = 0, pgoff = 0, start = 0, end = 0;
+	struct address_space *mapping = 0, *of_file = 0;
+	struct anon_vma *anon = 0, *root = 0, *root2 = 0;
+	struct file *file = 0;
+
+	if (!vma || !task || !w)
+		return 0;
+	READ(leader, task->group_leader);
+	if (leader != task)
+		return 0;
+	page = (struct page *)w->page;
+	READ(compound, page->compound_head);
+	head = compound & 1 ? (struct page *)(compound - 1) : page;
+	READ(mapping, head->mapping);
+	if (HAS(head->__folio_index))
+		READ(index, head->__folio_index);
+	else
+		READ(index, ((struct page___old *)head)->index);
+	index += ((u64)page - (u64)head) / SIZE_OF(struct page);
+	if ((u64)mapping & 1) {
+		READ(anon, ((struct vm_area_struct___anon *)vma)->anon_vma);
+		if (!anon)
+			return 0;
+		READ(root, anon->root);
+		READ(root2, ((struct anon_vma *)((u64)mapping & ~3ULL))->root);
+		if (root != root2)
+			return 0;
+	} else {
+		READ(file, vma->vm_file);
+		if (!file)
+			return 0;
+		READ(of_file, ((struct file___mapped *)file)->f_mapping);
+		if (of_file != mapping)
+			return 0;
+	}
+	READ(pgoff, vma->vm_pgoff);
+	READ(start, vma->vm_start);
+	READ(end, vma->vm_end);
+	if (index < pgoff || index - pgoff >= (end - start) >> 12)
+		return 0;
+	m.tgid = number(task);
+	m.start = start + ((index - pgoff) << 12);
+	m.end = end;
+	bpf_seq_write(ctx->meta->seq, &m, sizeof(m));
 	return 0;
 }
 

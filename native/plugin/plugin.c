@@ -346,7 +346,8 @@ static int obey(int sk, struct command *c)
 		failed = swap(c, &err);
 		break;
 	case CONTROL_MAP:
-		failed = surgeon_swap_mapping(c->m.pid, c->m.addr, c->m.len, (int)c->m.a0, (int)c->m.a1, -1, c->m.fd, c->m.a2, &err);
+		failed = surgeon_swap_mapping(c->m.pid, c->m.addr, c->m.len, (int)c->m.a0, (int)c->m.a1, -1, c->m.fd, c->m.a2,
+					      (struct surgeon_cut){ c->m.a3, c->m.a4 }, &err);
 		break;
 	case CONTROL_ROLLBACK:
 		ret = roll_back();

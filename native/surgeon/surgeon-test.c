@@ -146,7 +146,7 @@ int main(void)
 	      "so does one of the working directory");
 	check(swaps_and_undoes(pid, CONTROL_SWAP_ROOT, 0, open("/proc", O_PATH), open("/", O_PATH)), "and of the root");
 	ring_is_put_back();
-	check(surgeon_swap_mapping(pid, (uintptr_t)map, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fake, -1, 0, &err) == 0,
+	check(surgeon_swap_mapping(pid, (uintptr_t)map, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fake, -1, 0, (struct surgeon_cut){ 0 }, &err) == 0,
 	      "a mapping is swapped");
 	check(surgeon_read(pid, (uintptr_t)map, buf, 4, &err) == 0 && !memcmp(buf, "fake", 4), "the new one is read there");
 	check(surgeon_write(pid, (uintptr_t)map, "made", 4, &err) == 0 && pread(fake, buf, 4, 0) == 4 &&

@@ -851,21 +851,23 @@ static int map_by_choice(struct surgeon *s, uint64_t addr, uint64_t len, int pro
 }
 
 static int map_at(struct surgeon *s, uint64_t addr, uint64_t len, int prot, int flags, int theirs, uint64_t offset,
-		  struct surgeon_error *err)
+		  struct surgeon_cut cut, struct surgeon_error *err)
 {
+	uint64_t from = addr - cut.before, whole = cut.before + len + cut.after;
 	int64_t r;
 
 	if (run(s, "munmap in the task", &r, err, SYS_munmap, addr, len, 0, 0, 0, 0))
 		return -1;
-	if (!map_by_choice(s, addr, len, prot, flags, theirs, offset, false, err))
-		return 0;
-	if (err->err != EADDRINUSE)
+	if (map_by_choice(s, from, whole, prot, flags, theirs, offset, false, err) &&
+	    (err->err != EADDRINUSE || map_by_choice(s, from, whole, prot, flags, theirs, offset, true, err)))
 		return -1;
-	return map_by_choice(s, addr, len, prot, flags, theirs, offset, true, err);
+	if (cut.before && run(s, "munmap in the task", &r, err, SYS_munmap, from, cut.before, 0, 0, 0, 0))
+		return -1;
+	return cut.after ? run(s, "munmap in the task", &r, err, SYS_munmap, addr + len, cut.after, 0, 0, 0, 0) : 0;
 }
 
 int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
-			 uint64_t offset, struct surgeon_error *err)
+			 uint64_t offset, struct surgeon_cut cut, struct surgeon_error *err)
 {
 	int theirs = own_fd, ret = 0;
 	struct surgeon s;
@@ -880,7 +882,7 @@ int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int f
 			  (uint64_t)(flags | MAP_FIXED), (uint64_t)(int64_t)theirs, offset);
 		/* Refused before anything was unmapped. */
 		if (ret && err->err == EINVAL && theirs >= 0)
-			ret = map_at(&s, addr, len, prot, flags & ~MAP_FIXED, theirs, offset, err);
+			ret = map_at(&s, addr, len, prot, flags & ~MAP_FIXED, theirs, offset, cut, err);
 		if (new_fd >= 0)
 			ret = drop_fd(&s, theirs, ret, err);
 	}

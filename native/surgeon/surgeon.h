@@ -61,12 +61,17 @@ int surgeon_swap_cwd(pid_t tid, int now, int to, struct surgeon_error *err);
 /* The same for its root, with CAP_SYS_CHROOT of the task's own; its working directory stays. */
 int surgeon_swap_root(pid_t tid, int now, int to, struct surgeon_error *err);
 
+/* What such a file maps beyond the range, and is unmapped again: it is mapped as a whole or not at all. */
+struct surgeon_cut {
+	uint64_t before, after;
+};
+
 /*
  * Maps our descriptor new_fd over [addr, addr + len) of the task; prot, flags and offset as for mmap(2), or the task's
  * own own_fd, or -1 twice for MAP_ANONYMOUS. Files that refuse a given address (io_uring's rings) get it by being left no other.
  */
 int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
-			 uint64_t offset, struct surgeon_error *err);
+			 uint64_t offset, struct surgeon_cut cut, struct surgeon_error *err);
 
 /* For who keeps the task elsewhere for longer (parasite.c): registers, mask and where rseq keeps its state. */
 int surgeon_look(struct surgeon *s, struct surgeon_error *err);

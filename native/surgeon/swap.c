@@ -63,7 +63,8 @@ int swap_make(const struct swap *s, struct surgeon_error *err)
 	case CONTROL_SWAP_FD:
 		return surgeon_swap_fd(o->pid, o->fd, s->placeholder, o->flags & 1, err);
 	case CONTROL_SWAP_MAPPING:
-		return surgeon_swap_mapping(o->pid, o->addr, o->len, (int)o->a0, (int)o->a1, s->placeholder, -1, o->a2, err);
+		return surgeon_swap_mapping(o->pid, o->addr, o->len, (int)o->a0, (int)o->a1, s->placeholder, -1, o->a2,
+					    (struct surgeon_cut){ 0 }, err);
 	case CONTROL_SWAP_CWD:
 		return surgeon_swap_cwd(o->pid, s->now, s->placeholder, err);
 	case CONTROL_SWAP_ROOT:
@@ -82,7 +83,8 @@ int swap_undo(const struct swap *s, struct surgeon_error *err)
 		return surgeon_swap_fd(o->pid, o->fd, s->now, o->flags & 1, err);
 	case CONTROL_SWAP_MAPPING:
 		return surgeon_swap_mapping(o->pid, o->addr, o->len, (int)o->a0, (int)o->a4, s->now,
-					    o->flags & CONTROL_OWN_FD ? o->fd : -1, o->a3, err);
+					    o->flags & CONTROL_OWN_FD ? o->fd : -1, o->a3,
+					    (struct surgeon_cut){ o->a5, o->a6 }, err);
 	case CONTROL_SWAP_CWD:
 		return surgeon_swap_cwd(o->pid, -1, s->now, err);
 	case CONTROL_SWAP_ROOT:

@@ -65,9 +65,34 @@ export interface ImageRing {
   groups?: Group[];
   slots?: { task: string; thread: string; slot: number }[];
   requests?: Record<string, unknown>[];
+  /** How many submissions of its history those are. */
+  submissions?: number;
+  /** Threads whose workers are limited. */
+  users?: { task: string; thread: string; bounded: number; unbounded: number }[];
   rings_address?: bigint;
   sqes_address?: bigint;
 }
+
+/**
+ * A mapping of a ring's memory is one of a whole, of which some may have been unmapped: where the whole begins in the
+ * ring's descriptor, and what is not there any more.
+ */
+export const placeOf = (
+  { rings, sqes, groups = [] }: ImageRing,
+  offset: bigint,
+  length: bigint,
+): { base: bigint; cut: { before: bigint; after: bigint } } => {
+  const wholes: [base: bigint, length: number][] = [
+    [0n, rings.length],
+    [0x8000000n, rings.length],
+    [0x10000000n, sqes.length],
+    ...groups.map((group): [bigint, number] => [0x80000000n | (BigInt(group.id) << 16n), group.memory?.length ?? 0]),
+  ];
+  const [base, whole] = wholes.filter(([from]) => from <= offset).reduce((a, b) => (b[0] > a[0] ? b : a));
+  const before = offset - base;
+  const after = BigInt(whole) - before - length;
+  return { base, cut: { before, after: after > 0n ? after : 0n } };
+};
 
 /** Writes the image. */
 export const writeRings = (imagesDir: string, rings: readonly ImageRing[]): void => {
@@ -172,6 +197,8 @@ const RING: Record<string, Check> = {
     1 << 16,
   ),
   slots: each({ task, thread: task, slot: upTo(MAX_SLOTS - 1) }, 1 << 20),
+  submissions: optional(word),
+  users: each({ task, thread: task, bounded: word, unbounded: word }, 1 << 16),
   requests: each(
     {
       thread: word,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the io_uring carrier has a stopped task do: io_uring's system calls, with their arguments in memory of its own.
 import type { Engine } from "../control/engine.js";
+import { MAX_DATA } from "../control/wire.js";
 
 export const CALL = {
   close: 3,
@@ -33,6 +34,7 @@ export const REGISTER = {
   iowqAff: 17,
   iowqMaxWorkers: 19,
   ringFds: 20,
+  unregisterRingFds: 21,
   pbufRing: 22,
   fileAllocRange: 25,
   pbufStatus: 26,
@@ -77,17 +79,25 @@ export class Hand {
       const at = await this.call("mmap", CALL.mmap, 0, length, PROT_RW, MAP_PRIVATE_ANONYMOUS, -1, 0);
       this.#memory = { at: BigInt(at), length };
     }
-    for (let done = 0; done < bytes.length; done += 65536)
-      await this.#engine.writeMemory(
-        this.tid,
-        this.#memory.at + BigInt(done),
-        bytes.subarray(done, Math.min(bytes.length, done + 65536)),
-      );
+    await this.writeAll(this.#memory.at, bytes);
     return this.#memory.at;
   }
 
   async read(at: bigint, length: number): Promise<Buffer> {
     return this.#engine.readMemory(this.tid, at, length);
+  }
+
+  /** Any amount of the task's memory. */
+  async readAll(at: bigint, length: number): Promise<Buffer> {
+    const parts: Buffer[] = [];
+    for (let done = 0; done < length; done += MAX_DATA)
+      parts.push(await this.read(at + BigInt(done), Math.min(MAX_DATA, length - done)));
+    return Buffer.concat(parts);
+  }
+
+  async writeAll(at: bigint, bytes: Buffer): Promise<void> {
+    for (let done = 0; done < bytes.length; done += MAX_DATA)
+      await this.#engine.writeMemory(this.tid, at + BigInt(done), bytes.subarray(done, done + MAX_DATA));
   }
 
   /** io_uring_register(2) on a descriptor of the task's. */

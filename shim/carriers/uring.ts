@@ -3,19 +3,28 @@
 // mappings, which CRIU cannot even look at, are private memory while it does, and their descriptors eventfds. What a restore makes of it is in uring-rings.ts.
 import { closeSync, readFileSync } from "node:fs";
 import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
+import type { Engine } from "../control/engine.js";
+import { MAX_DATA } from "../control/wire.js";
 import { treeOf } from "../netlock/netlock.js";
 import { findSpecial } from "../xray/find.js";
-import { type OpenFile, type RingMapping, RingReader, type RingState, type ThreadState } from "../xray/rings.js";
+import {
+  type OpenFile,
+  type RingMapping,
+  RingReader,
+  type RingState,
+  ringThreads,
+  type ThreadState,
+} from "../xray/rings.js";
 import type { Carrier, CarrierContext, Seized } from "./carrier.js";
 import { depthOf, taskName } from "./tasks.js";
-import { type ImageRing, writeRings } from "./uring-image.js";
+import { type Group, type ImageRing, placeOf, writeRings } from "./uring-image.js";
 import { encodeParams, offsetsHere } from "./uring-params.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { RingRestore } from "./uring-rings.js";
 
 /** All that this version knows. */
 const KNOWN = (1 << 19) - 1;
-const [OFF_SQ_RING, OFF_SQES] = [0n, 0x10000000n];
+const [OFF_SQ_RING, OFF_SQES, OFF_PBUF_RING] = [0n, 0x10000000n, 0x80000000n];
 /** VM_* of linux/mm.h, and mmap(2)'s flags. */
 const [VM_DONTCOPY, VM_PROT] = [0x20000n, 7n];
 const [MAP_SHARED, MAP_PLACEHOLDER] = [1, 0x2 | 0x20 | 0x4000];
@@ -59,7 +68,6 @@ const objection = (state: RingState): string | undefined => {
   if (has.parameters) return "memory for the arguments of waits is registered (IORING_REGISTER_MEM_REGION)";
   if (flags & SETUP.singleIssuer && submitter === 0 && (flags & SETUP.rDisabled) === 0)
     return "it belongs to a thread that has ended (IORING_SETUP_SINGLE_ISSUER)";
-  if (flags & SETUP.noMmap) return "its memory is the program's own (IORING_SETUP_NO_MMAP)";
   return undefined;
 };
 
@@ -105,7 +113,7 @@ class Dump {
   async find({ root, found }: Seized, context: CarrierContext): Promise<void> {
     const tree = new Set(treeOf(root));
     const files = found.filter(({ kind }) => kind === "uring");
-    const threads = this.#reader.threads().filter(({ pid }) => tree.has(pid));
+    const threads = ringThreads().filter(({ pid }) => tree.has(pid));
     const open = new Set(files.map(({ file }) => file));
     for (const { pid, tid, rings } of threads)
       if (rings.some((file) => file !== 0n && !open.has(file)))
@@ -184,7 +192,6 @@ class Dump {
     );
     const depth = depthOf(root);
     const name = (pid: number): string => taskName(pid, depth);
-    const [rings, sqes] = memoryOf(state, this.#cqes);
     const image: ImageRing = {
       task: name(owner.pid),
       thread: name(owner.tid),
@@ -194,8 +201,7 @@ class Dump {
       cq_entries: state.cqEntries,
       sq_head: state.sqHead,
       cq_tail: state.cqTail,
-      rings: new Uint8Array(addon.uringRead(fd, OFF_SQ_RING, rings)),
-      sqes: new Uint8Array(addon.uringRead(fd, OFF_SQES, sqes)),
+      ...(await this.#memory(state, fd, owner, at, context)),
       descriptors: descriptors.map((each) => ({ task: name(each.pid), fd: each.fd })),
       mappings: mappings.map(({ pid, start, end, offset, flags }) => ({
         task: name(pid),
@@ -207,8 +213,37 @@ class Dump {
       })),
       slots: slots.map(({ pid, tid, slot }) => ({ task: name(pid), thread: name(tid), slot })),
       requests: [...inFlight.requests],
+      ...(inFlight.submissions > 0 && { submissions: inFlight.submissions }),
     };
     return { state, fd, owner, descriptors, mappings, slots, inFlight, image };
+  }
+
+  /** What is in its shared memory, which may be the program's own (IORING_SETUP_NO_MMAP). */
+  async #memory(
+    state: RingState,
+    fd: number,
+    { pid }: Saved["owner"],
+    at: string,
+    { engine }: CarrierContext,
+  ): Promise<Pick<ImageRing, "rings" | "sqes" | "rings_address" | "sqes_address">> {
+    const [rings, sqes] = memoryOf(state, this.#cqes);
+    if ((state.flags & SETUP.noMmap) === 0)
+      return {
+        rings: new Uint8Array(addon.uringRead(fd, OFF_SQ_RING, rings)),
+        sqes: new Uint8Array(addon.uringRead(fd, OFF_SQES, sqes)),
+      };
+    const [[ringsAt], [sqesAt]] = [
+      this.#reader.placesOf(state.pages[0], pid),
+      this.#reader.placesOf(state.pages[1], pid),
+    ];
+    if (ringsAt === undefined || sqesAt === undefined)
+      throw refuse(`cannot carry ${at}`, "its memory is in none of its process's mappings", "keep it mapped");
+    return {
+      rings: new Uint8Array(await readAll(engine, pid, ringsAt, rings)),
+      sqes: new Uint8Array(await readAll(engine, pid, sqesAt, sqes)),
+      rings_address: ringsAt,
+      sqes_address: sqesAt,
+    };
   }
 
   /** The process and thread that set it up, or who may stand for it. */
@@ -248,8 +283,9 @@ class Dump {
     let open: OpenFile[] | undefined;
     const opened = (): OpenFile[] => (open ??= [...tree].flatMap((pid) => this.#reader.descriptors(pid)));
     const pollers = new Map<bigint, number>();
-    for (const { state, fd, image, descriptors } of this.saved) {
+    for (const { state, fd, image, descriptors, owner, mappings } of this.saved) {
       const at = `the ring at descriptor ${descriptors[0]!.fd} of process ${descriptors[0]!.pid}`;
+      this.#checkRoom(at, image, mappings);
       if (state.sqData !== 0n) {
         const poller = pollers.get(state.sqData) ?? pollers.size;
         pollers.set(state.sqData, poller);
@@ -301,11 +337,61 @@ class Dump {
         image.restrictions = { register_ops: registerOps, ops, flags_allowed: allowed, flags_required: required };
       }
       if (state.napi !== undefined) image.napi = { ...state.napi, timeout: Math.floor(state.napi.timeout / 1000) };
-      if (state.workers.some((limit) => limit !== 0)) image.workers = [...state.workers];
+      if (state.workers.some((limit) => limit !== 0)) {
+        image.workers = [...state.workers];
+        image.users = this.#reader.users(fd).flatMap(({ tid, workers: [bounded, unbounded] }) => {
+          const pid = tgidOf(tid);
+          return tree.has(pid)
+            ? [{ task: taskName(pid, depth), thread: taskName(tid, depth), bounded, unbounded }]
+            : [];
+        });
+      }
       if (state.clock !== 1) image.clock = state.clock;
-      if (state.has.personalities) image.personalities = personalitiesOf(descriptors[0]!, at);
-      if (state.has.groups)
-        throw refuse(`cannot carry ${at}`, "buffers are provided to it", "use buffers of requests' own");
+      if (state.has.personalities) {
+        const now = credentialsOf(owner.pid);
+        image.personalities = this.#reader.personalities(fd).map(({ id, uids, gids, capabilities }) => {
+          if (`${uids} ${gids} ${capabilities}` !== now)
+            throw refuse(
+              `cannot carry ${at}`,
+              `personality ${id} is not what its process is now`,
+              "unregister it before",
+            );
+          return id;
+        });
+      }
+      if (state.has.groups) image.groups = this.#groups(fd, owner.pid, at);
+    }
+  }
+
+  /** Buffers for the kernel to choose from; a ring of them in memory of the process is found by its first page. */
+  #groups(fd: number, pid: number, at: string): Group[] {
+    return this.#reader.groups(fd).map(({ id, entries, head, ring, incremental, mapped, page, provided }): Group => {
+      if (!ring) {
+        const list = provided.map((one) => ({ id: one.id, address: one.addr, length: BigInt(one.len) }));
+        return { id, entries: 0, head: 0, provided: list };
+      }
+      const group: Group = { id, entries, head, ring, incremental, mapped };
+      if (mapped) {
+        const offset = OFF_PBUF_RING | (BigInt(id) << 16n);
+        return { ...group, memory: new Uint8Array(addon.uringRead(fd, offset, pageAlign(16 * entries))) };
+      }
+      const [address] = this.#reader.placesOf(page, pid);
+      if (address === undefined)
+        throw refuse(`cannot carry ${at}`, `the memory of its ring of buffers ${id} is not found`, "keep it mapped");
+      return { ...group, address };
+    });
+  }
+
+  /** A part of a mapping is put back with the whole, for which there must be room. */
+  #checkRoom(at: string, image: ImageRing, mappings: readonly RingMapping[]): void {
+    for (const { pid, start, end, offset } of mappings) {
+      const { cut } = placeOf(image, offset, end - start);
+      if (!isFree(pid, start - cut.before, start) || !isFree(pid, end, end + cut.after))
+        throw refuse(
+          `cannot carry ${at}`,
+          "a part of it is mapped, with something else in the place of the rest",
+          "map it as a whole",
+        );
     }
   }
 
@@ -314,8 +400,9 @@ class Dump {
    * be polled as well: an eventfd.
    */
   async hide({ engine }: CarrierContext): Promise<void> {
-    for (const { mappings, descriptors } of this.saved) {
-      for (const { pid, start, end, offset, flags } of mappings)
+    for (const { mappings, descriptors, image } of this.saved) {
+      for (const { pid, start, end, offset, flags } of mappings) {
+        const place = placeOf(image, offset, end - start);
         await engine.swapMapping(pid, {
           addr: start,
           len: end - start,
@@ -323,9 +410,11 @@ class Dump {
           flags: MAP_PLACEHOLDER,
           newOffset: 0n,
           ownFd: descriptors.find((each) => each.pid === pid)!.fd,
-          oldOffset: offset,
+          oldOffset: place.base,
+          oldCut: place.cut,
           oldFlags: MAP_SHARED,
         });
+      }
       const placeholder = addon.eventfd(0);
       try {
         for (const { pid, fd } of descriptors) await engine.swapRing(pid, fd, placeholder, closesOnExec(pid, fd));
@@ -351,21 +440,28 @@ class Dump {
 
 const isAttached = ({ state: { flags } }: Saved): boolean => (flags & SETUP.attachWq) !== 0;
 
-/** Registered credentials: those of the process itself can be registered again. */
-const personalitiesOf = ({ pid, fd }: { pid: number; fd: number }, at: string): number[] => {
-  const [, list = ""] = readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8").split("Personalities:\n");
+/** Real, effective and file system's ids of a process, and its capabilities, as the X-ray tells registered ones. */
+const credentialsOf = (pid: number): string => {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
-  const field = (name: string): string => new RegExp(`^${name}:\\s+(.*)$`, "m").exec(status)?.[1]?.trim() ?? "";
-  return [
-    ...list.matchAll(/^\s*(\d+)\n\s+Uid:\s+(.*)\n\s+Gid:\s+(.*)\n(?:\s+Groups:\s+(.*)\n)?\s+CapEff:\s+(.*)$/gm),
-  ].map(([, id, uid, gid, , caps]) => {
-    const same = (words: string | undefined, name: string): boolean =>
-      (words ?? "").trim().split(/\s+/).join(" ") === field(name).split(/\s+/).join(" ");
-    if (!same(uid, "Uid") || !same(gid, "Gid") || !same(caps, "CapEff"))
-      throw refuse(`cannot carry ${at}`, `personality ${id} is not what its process is now`, "unregister it before");
-    return Number(id);
-  });
+  const field = (name: string): string[] => new RegExp(`^${name}:\\s+(.*)$`, "m").exec(status)![1]!.split(/\s+/);
+  const [uid, euid, , fsuid] = field("Uid");
+  const [gid, egid, , fsgid] = field("Gid");
+  return `${[uid, euid, fsuid]} ${[gid, egid, fsgid]} ${BigInt(`0x${field("CapEff")[0]}`)}`;
 };
+
+const readAll = async (engine: Engine, pid: number, at: bigint, length: number): Promise<Buffer> => {
+  const parts: Buffer[] = [];
+  for (let done = 0; done < length; done += MAX_DATA)
+    parts.push(await engine.readMemory(pid, at + BigInt(done), Math.min(MAX_DATA, length - done)));
+  return Buffer.concat(parts);
+};
+
+/** Whether a process has nothing mapped there. */
+const isFree = (pid: number, from: bigint, to: bigint): boolean =>
+  from === to ||
+  ![...readFileSync(`/proc/${pid}/maps`, "latin1").matchAll(/^([0-9a-f]+)-([0-9a-f]+)/gm)].some(
+    ([, start, end]) => BigInt(`0x${start}`) < to && BigInt(`0x${end}`) > from,
+  );
 
 const take = ({ pid, fd }: { pid: number; fd: number }): number => {
   const pidfd = pidfdOpen(pid);
@@ -374,6 +470,14 @@ const take = ({ pid, fd }: { pid: number; fd: number }): number => {
   } finally {
     closeSync(pidfd);
   }
+};
+
+/** The threads of a tree that have used io_uring. */
+const threadsOf = (root: number): ThreadState[] => {
+  const threads = ringThreads();
+  if (threads.length === 0) return threads;
+  const tree = new Set(treeOf(root));
+  return threads.filter(({ pid }) => tree.has(pid));
 };
 
 /** The carrier of one session. */
@@ -385,15 +489,16 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
   return {
     name: "io-uring",
     prepare(root) {
-      if (!findSpecial(root).some(({ kind }) => kind === "uring")) return;
-      threads = true;
+      const [found, tasks] = [findSpecial(root).some(({ kind }) => kind === "uring"), threadsOf(root)];
+      threads = found || tasks.length > 0;
+      if (!found) return;
       reader ??= new RingReader();
-      reader.threads();
       inFlight?.prepare?.();
     },
     hasKernelThreads: () => threads,
     async seized(seized, context) {
-      if (!seized.found.some(({ kind }) => kind === "uring")) return;
+      const known = threadsOf(seized.root).some(({ rings }) => rings.some((ring) => ring !== 0n));
+      if (!known && !seized.found.some(({ kind }) => kind === "uring")) return;
       reader ??= new RingReader();
       dump = new Dump(reader, inFlight);
       await dump.find(seized, context);

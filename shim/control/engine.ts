@@ -23,6 +23,13 @@ export interface MappingSwap {
   oldOffset: bigint;
   /** What `oldFd` was mapped with, if it differs. */
   oldFlags?: number;
+  oldCut?: Cut;
+}
+
+/** Bytes before and after a range that are mapped with it, and unmapped again: some files map as a whole or not at all. */
+export interface Cut {
+  before: bigint;
+  after: bigint;
 }
 
 /** Who undoes swaps when the engine is dead. */
@@ -54,7 +61,7 @@ export interface Engine {
   /** Maps a descriptor of the task's own where something of no worth is; that stays. For a restore. */
   mapOwn(
     pid: number,
-    at: { addr: bigint; len: bigint; prot: number; flags: number; fd: number; offset: bigint },
+    at: { addr: bigint; len: bigint; prot: number; flags: number; fd: number; offset: bigint; cut?: Cut },
   ): Promise<void>;
   /** Whether anything is swapped. */
   readonly swapped: boolean;
@@ -126,14 +133,23 @@ export const engineBy = (command: Command, undoer: Undoer): Engine => {
       await swap({ type: TYPE.SWAP_FD, pid, fd, flags: (cloexec ? 1 : 0) | TAKE }, [newFd]);
     },
     async swapMapping(pid, swapped) {
-      const { addr, len, prot, flags, newFd, newOffset, oldFd, ownFd, oldOffset, oldFlags = flags } = swapped;
-      const args = [BigInt(prot), BigInt(flags), newOffset, oldOffset, BigInt(oldFlags)];
+      const { addr, len, prot, flags, newFd, newOffset, oldFd, ownFd, oldOffset, oldFlags = flags, oldCut } = swapped;
+      const args = [
+        BigInt(prot),
+        BigInt(flags),
+        newOffset,
+        oldOffset,
+        BigInt(oldFlags),
+        oldCut?.before ?? 0n,
+        oldCut?.after ?? 0n,
+      ];
       const kind = (newFd === undefined ? ANONYMOUS : 0) | (ownFd === undefined ? 0 : OWN_FD);
       const fds = [newFd, ownFd === undefined ? oldFd : undefined].filter((fd) => fd !== undefined);
       await swap({ type: TYPE.SWAP_MAPPING, pid, fd: ownFd ?? 0, flags: kind, addr, len, args }, fds);
     },
-    async mapOwn(pid, { addr, len, prot, flags, fd, offset }) {
-      await command({ type: TYPE.MAP, pid, fd, addr, len, args: [BigInt(prot), BigInt(flags), offset] });
+    async mapOwn(pid, { addr, len, prot, flags, fd, offset, cut }) {
+      const args = [BigInt(prot), BigInt(flags), offset, cut?.before ?? 0n, cut?.after ?? 0n];
+      await command({ type: TYPE.MAP, pid, fd, addr, len, args });
     },
     swapCwd: (pid, dir) => swapDir(TYPE.SWAP_CWD, pid, "cwd", dir),
     swapRoot: (pid, dir) => swapDir(TYPE.SWAP_ROOT, pid, "root", dir),

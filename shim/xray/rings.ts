@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { artefact, closeFd } from "../../native/index.js";
 import { bpf, CMD } from "../netlock/bpf.js";
 import { type LoadedObject, loadObject } from "../netlock/bpf-object.js";
+import { fromKit, pinInKit } from "../netlock/kept.js";
 import { runIterator, TASK_FILE } from "./iterator.js";
 
 /** A ring as the kernel has it. */
@@ -111,8 +112,17 @@ export interface BufferGroup {
 }
 
 // enum of native/bpf/uring.bpf.c, and its structs' sizes
-const PART = { buffer: 2, file: 3, overflow: 4, group: 5, provided: 6, requests: 9 } as const;
-const [RING, MAPPING, THREAD, DESCRIPTOR] = [1, 7, 8, 10];
+const PART = {
+  buffer: 2,
+  file: 3,
+  overflow: 4,
+  group: 5,
+  provided: 6,
+  requests: 9,
+  personality: 11,
+  user: 12,
+} as const;
+const [RING, MAPPING, THREAD, DESCRIPTOR, PLACE] = [1, 7, 8, 10, 13];
 const [RING_SIZE, ITEM_SIZE, CURSOR_SIZE, MAPPING_SIZE, THREAD_SIZE, DESCRIPTOR_SIZE] = [176, 40, 32, 48, 160, 40];
 
 const TASK_VMA = { ...TASK_FILE, target: "bpf_iter_task_vma" };
@@ -178,13 +188,43 @@ const ringOf = (r: Buffer): RingState => {
   };
 };
 
+/** Where an earlier session has left the program loaded. The number changes with its records. */
+const PINNED = "uring-threads1";
+let threadsProgram: number | undefined;
+
+const prepareThreads = (): number => {
+  if (threadsProgram !== undefined) return threadsProgram;
+  try {
+    threadsProgram = fromKit(PINNED);
+  } catch {
+    const { maps, programs } = loadObject(readFileSync(artefact("uring.bpf.o")), { "iter/task.threads": TASK });
+    for (const map of Object.values(maps)) closeFd(map);
+    threadsProgram = programs.threads!;
+    try {
+      pinInKit(PINNED, threadsProgram);
+    } catch {
+      // Another session was quicker, or there is no bpffs: the next one loads it again.
+    }
+  }
+  return threadsProgram;
+};
+
+/** All threads of this machine that have used io_uring; a ring may be known to a thread alone. */
+export const ringThreads = (): ThreadState[] =>
+  records(runIterator(prepareThreads()), THREAD_SIZE, THREAD).map((record) => ({
+    pid: record.readInt32LE(4),
+    tid: record.readInt32LE(8),
+    mm: record.readBigUInt64LE(16),
+    rings: Array.from({ length: 16 }, (_, i) => record.readBigUInt64LE(32 + 8 * i)),
+  }));
+
 /** The X-ray of rings: loaded before the freeze, used in it. */
 export class RingReader {
   readonly #rings: LoadedObject;
   readonly #parts: LoadedObject;
   readonly #mappings: LoadedObject;
-  readonly #threads: LoadedObject;
   #descriptors: LoadedObject | undefined;
+  #places: LoadedObject | undefined;
 
   /** Throws where the kernel cannot: bpf_loop is of Linux 5.17. */
   constructor() {
@@ -192,7 +232,6 @@ export class RingReader {
     this.#rings = loadObject(object, { "iter/task_file.rings": TASK_FILE });
     this.#parts = loadObject(object, { "iter/task_file.parts": TASK_FILE });
     this.#mappings = loadObject(object, { "iter/task_vma.mappings": TASK_VMA });
-    this.#threads = loadObject(object, { "iter/task.threads": TASK });
   }
 
   /** All rings that this process has open, by descriptor. */
@@ -214,16 +253,6 @@ export class RingReader {
       end: record.readBigUInt64LE(24),
       offset: record.readBigUInt64LE(32),
       flags: record.readBigUInt64LE(40),
-    }));
-  }
-
-  /** All threads of this machine that have used io_uring. */
-  threads(): ThreadState[] {
-    return records(this.#run(this.#threads.programs.threads!), THREAD_SIZE, THREAD).map((record) => ({
-      pid: record.readInt32LE(4),
-      tid: record.readInt32LE(8),
-      mm: record.readBigUInt64LE(16),
-      rings: Array.from({ length: 16 }, (_, i) => record.readBigUInt64LE(32 + 8 * i)),
     }));
   }
 
@@ -281,6 +310,32 @@ export class RingReader {
     });
   }
 
+  /** Registered credentials by number: real, effective and file system's ids, and capabilities. */
+  personalities(fd: number): { id: number; uids: number[]; gids: number[]; capabilities: bigint }[] {
+    const halves = (word: bigint): number[] => [Number(word & 0xffffffffn), Number(word >> 32n)];
+    return this.#items(PART.personality, fd).map(({ index, a, b, c, d }) => ({
+      id: index,
+      uids: [...halves(a), halves(c)[0]!],
+      gids: [...halves(b), halves(c)[1]!],
+      capabilities: d,
+    }));
+  }
+
+  /** The threads that use a ring, with their limits of bounded and unbounded workers. */
+  users(fd: number): { tid: number; workers: [number, number] }[] {
+    return this.#items(PART.user, fd).map(({ index, a, b }) => ({ tid: index, workers: [Number(a), Number(b)] }));
+  }
+
+  /** Where a process may have a page in its memory. */
+  placesOf(page: bigint, pid: number): bigint[] {
+    this.#places ??= loadObject(readFileSync(artefact("uring.bpf.o")), { "iter/task_vma.places": TASK_VMA });
+    const value = Buffer.alloc(8);
+    value.writeBigUInt64LE(page);
+    bpf(CMD.mapUpdate, { 0: this.#places.maps.wanted!, 8: Buffer.alloc(4), 16: value });
+    const found = this.#run(this.#places.programs.places!, pid);
+    return records(found, MAPPING_SIZE, PLACE).map((record) => record.readBigUInt64LE(16));
+  }
+
   /** Every descriptor of a process. */
   descriptors(pid: number): OpenFile[] {
     this.#descriptors ??= loadObject(readFileSync(artefact("uring.bpf.o")), {
@@ -297,7 +352,7 @@ export class RingReader {
   }
 
   close(): void {
-    const loaded = [this.#rings, this.#parts, this.#mappings, this.#threads, this.#descriptors];
+    const loaded = [this.#rings, this.#parts, this.#mappings, this.#descriptors, this.#places];
     for (const { maps, programs } of loaded.filter((each) => each !== undefined))
       for (const fd of [...Object.values(maps), ...Object.values(programs)]) closeFd(fd);
   }

@@ -21,22 +21,36 @@ start $program plain; code=0; dump || code=$?; grep -h Error i/d.log; exit $code
 });
 
 describe("criu's command line", () => {
-  test.each(["plain clamp submit-all", "coop single defer", "sqe128 cqe32 no-sqarray", "sqpoll plain"])(
-    "rings are made again with counters, unread completions and what was not submitted: %s",
-    async (kinds) => {
-      await holds(`${WORDS}
+  test.each([
+    "plain clamp submit-all coop cqsize",
+    "single defer enabled disabled iopoll",
+    "sqe128 cqe32 no-sqarray no-mmap",
+    "sqpoll attach",
+    "shared dup registered epoll",
+    "mapped",
+    "overflow overflow-defer full full-single dropped",
+    "buffers files eventfd personality workers napi",
+    "restricted provided pbuf-ring pbuf-mmap",
+    "plain=100000 defer=20000 sqpoll=5000 cqe32=70000",
+  ])("rings are made again as they were, with what is in them and registered: %s", async (kinds) => {
+    await holds(`${WORDS}
 start $program ${kinds}; dump; restore; checked l`);
-    },
-  );
+  });
 
   test("--leave-running leaves every ring as it is, and again", () =>
     holds(`${WORDS}
-start $program plain sqe128 defer sqpoll no-sqarray; dump -R; rm -r i; mkdir i; dump -R; checked l`));
+start $program plain sqe128 defer sqpoll no-sqarray epoll dup shared overflow buffers pbuf-ring pbuf-mmap
+dump -R; rm -r i; mkdir i; dump -R; checked l`));
 
   test("a dump that fails leaves every ring as it is, and no image", () =>
     holds(`${WORDS}
 start /cryoshim/build/workloads/locked /tmp/l/lock $program plain defer sqpoll
 fails "" dump; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checked l`));
+
+  test("what is not carried is refused, says why, and goes on", () =>
+    holds(`${WORDS}
+start $program plain registered-only
+fails "" dump; grep -q "registered only" i/d.log i/cryoshim.log; [ ! -e i/cryoshim.img ]; checked l`));
 
   test("images cut short are refused, and say which", () =>
     holds(`${WORDS}
@@ -48,7 +62,7 @@ describe.each(["runc", "crun"])("%s", (runtime) => {
   test("a container's rings are made again", () =>
     holds(`${WORDS}
 mkdir l i; cp /cryoshim/build/workloads/rings l
-LAB_BIND=/tmp/l lab-runc-bundle /tmp/b /lab/rings /lab/out /lab/go plain defer sqpoll
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b /lab/rings /lab/out /lab/go plain defer sqpoll shared epoll buffers files
 ${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
 ${runtime} checkpoint --image-path /tmp/i --work-path /tmp/i c1
 ${runtime} restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
@@ -59,7 +73,7 @@ test("podman exports a container with rings, and imports it under another name",
   holds(`${WORDS}
 lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/rings l
 podman run -d --name c1 --network none --security-opt seccomp=unconfined -v /tmp/l:/lab localhost/busybox \\
-  /lab/rings /lab/out /lab/go plain defer sqpoll >/dev/null; ready l
+  /lab/rings /lab/out /lab/go plain defer sqpoll shared epoll eventfd pbuf-ring >/dev/null; ready l
 podman container checkpoint --export /tmp/c1.tar.gz c1; podman rm c1 >/dev/null
 podman container restore --import /tmp/c1.tar.gz --name c2; checked l`));
 

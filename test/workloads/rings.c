@@ -16,9 +16,11 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -94,6 +96,11 @@ static unsigned get(const struct ring *r, unsigned offset)
 static int enter(const struct ring *r, unsigned submit, unsigned wait, unsigned flags)
 {
 	return (int)syscall(SYS_io_uring_enter, r->fd, submit, wait, flags | r->enter_flags, NULL, 0);
+}
+
+static int reg(const struct ring *r, unsigned op, void *arg, unsigned n)
+{
+	return (int)syscall(SYS_io_uring_register, r->fd, op, arg, n);
 }
 
 static void measure(struct ring *r)
@@ -321,6 +328,596 @@ static void plain(const struct kind *kind, unsigned number)
 	check_ring(&r);
 }
 
+static void cqsize(const struct kind *kind, unsigned number)
+{
+	struct ring r = { .p = { .flags = IORING_SETUP_CQSIZE, .cq_entries = 64 } };
+
+	setup_at(&r, kind->name, ENTRIES);
+	map(&r);
+	do_history(&r, number ? number : 77);
+	leave(&r);
+	go_on();
+	check(r.p.cq_entries == 64 && get(&r, r.p.cq_off.ring_entries) == 64, "%s: size", kind->name);
+	check_ring(&r);
+}
+
+/* Set up disabled, and enabled or not before the checkpoint. */
+static void disabled(const struct kind *kind, unsigned number)
+{
+	bool before = !strcmp(kind->name, "enabled");
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, IORING_SETUP_R_DISABLED | SETUP_SINGLE_ISSUER);
+	if (before) {
+		if (reg(&r, IORING_REGISTER_ENABLE_RINGS, NULL, 0))
+			die("enable");
+		do_history(&r, number ? number : 30);
+		leave(&r);
+	}
+	go_on();
+	if (!before) {
+		check(enter(&r, 0, 0, 0) < 0 && errno == EBADFD, "disabled: it is so still");
+		check(reg(&r, IORING_REGISTER_ENABLE_RINGS, NULL, 0) == 0, "disabled: it can be enabled");
+		check(works(&r), "disabled: it works then");
+	} else {
+		check_ring(&r);
+	}
+}
+
+static bool nop(struct ring *r, unsigned long long user_data)
+{
+	bool ok;
+
+	next_sqe(r)->user_data = user_data;
+	ok = submit(r, 1) && wait_for(r, 1) && user_data_is(r, 0, user_data, 0);
+	consume(r, 1);
+	return ok;
+}
+
+static void iopoll(const struct kind *kind, unsigned number)
+{
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, IORING_SETUP_IOPOLL);
+	do_history(&r, number ? number : 40);
+	go_on();
+	check(nop(&r, 5), "iopoll: it takes what it took");
+	{
+		struct io_uring_sqe *sqe = next_sqe(&r);
+
+		/* A file that cannot be polled for is refused by such a ring. */
+		sqe->opcode = IORING_OP_POLL_ADD;
+		sqe->fd = 0;
+		check(submit(&r, 1) && wait_for(&r, 1) && peek(&r, 0)->res == -EINVAL, "iopoll: and refuses what it refused");
+		consume(&r, 1);
+	}
+}
+
+/* Two rings with one thread. */
+static void attach(const struct kind *kind, unsigned number)
+{
+	struct ring first, second = { .p = { .flags = IORING_SETUP_SQPOLL | IORING_SETUP_ATTACH_WQ } };
+	char line[128];
+	int threads[2] = { -1, -2 };
+
+	setup(&first, "attached to", ENTRIES, IORING_SETUP_SQPOLL);
+	second.p.wq_fd = (unsigned)first.fd;
+	setup_at(&second, kind->name, ENTRIES);
+	map(&second);
+	do_history(&first, number ? number : 20);
+	do_history(&second, 11);
+	leave(&first);
+	leave(&second);
+	go_on();
+	for (int i = 0; i < 2; i++) {
+		FILE *f;
+
+		snprintf(line, sizeof(line), "/proc/self/fdinfo/%d", i ? second.fd : first.fd);
+		f = fopen(line, "r");
+		while (f && fgets(line, sizeof(line), f))
+			sscanf(line, "SqThread: %d", &threads[i]);
+		if (f)
+			fclose(f);
+	}
+	check(threads[0] > 0 && threads[0] == threads[1], "attach: one thread for both (%d, %d)", threads[0], threads[1]);
+	check_ring(&first);
+	check_ring(&second);
+}
+
+/* A child that has it by fork uses it, too. */
+static void shared(const struct kind *kind, unsigned number)
+{
+	struct ring r;
+	int status;
+	pid_t child;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 100);
+	child = fork();
+	if (!child) {
+		while (access(go, F_OK))
+			usleep(10000);
+		_exit(nop(&r, 0x1234) ? 0 : 1);
+	}
+	go_on();
+	waitpid(child, &status, 0);
+	check(status == 0, "shared: the child submits to it");
+	r.sent = get(&r, r.p.sq_off.tail);
+	r.seen = get(&r, r.p.cq_off.tail);
+	check(r.sent == r.history + 1 && r.seen == r.history + 1, "shared: it is one ring");
+	check(works(&r), "shared: it works");
+}
+
+static void duplicated(const struct kind *kind, unsigned number)
+{
+	struct ring r, copy;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 3);
+	copy = r;
+	copy.fd = dup(r.fd);
+	fcntl(r.fd, F_SETFD, FD_CLOEXEC);
+	fcntl(copy.fd, F_SETFD, 0);
+	go_on();
+	check(fcntl(r.fd, F_GETFD) == FD_CLOEXEC && fcntl(copy.fd, F_GETFD) == 0, "dup: close-on-exec");
+	check(syscall(SYS_kcmp, getpid(), getpid(), 0 /* KCMP_FILE */, r.fd, copy.fd) == 0, "dup: one ring");
+	check(nop(&copy, 1), "dup: it works by its other number");
+}
+
+struct rsrc_update {
+	uint32_t offset;
+	uint32_t resv;
+	uint64_t data;
+};
+
+static void registered(const struct kind *kind, unsigned number)
+{
+	struct rsrc_update update = { .offset = 3 };
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 9);
+	update.data = (uint64_t)r.fd;
+	if (reg(&r, 20 /* IORING_REGISTER_RING_FDS */, &update, 1) != 1)
+		die("register a ring descriptor");
+	leave(&r);
+	go_on();
+	r.fd = 3;
+	r.enter_flags = 1 << 4; /* IORING_ENTER_REGISTERED_RING */
+	check_ring(&r);
+}
+
+/* Mapped twice, and one of its mappings in part only. */
+static void mapped(const struct kind *kind, unsigned number)
+{
+	struct ring r, second;
+	char *part;
+
+	setup(&r, kind->name, 256, 0);
+	second = r;
+	map(&second);
+	part = mmap(NULL, r.sqes_len, PROT_READ, MAP_SHARED, r.fd, IORING_OFF_SQES);
+	munmap(part + 4096, r.sqes_len - 4096);
+	do_history(&r, number ? number : 300);
+	leave(&r);
+	second.seen = r.seen;
+	go_on();
+	check(get(&second, r.p.sq_off.tail) == r.history + UNSENT && user_data_is(&second, 0, 0xabcd0000, 0), "mapped: twice");
+	check(!memcmp(part, r.sqes, 4096), "mapped: in part");
+	check(msync(part + 4096, 4096, MS_ASYNC) < 0 && errno == ENOMEM, "mapped: and not the rest");
+	check_ring(&r);
+}
+
+static void polled(const struct kind *kind, unsigned number)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = 0xfeed };
+	int epoll = epoll_create1(0);
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 3);
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, r.fd, &event))
+		die("epoll_ctl");
+	go_on();
+	check(epoll_wait(epoll, &event, 1, 0) == 0, "epoll: nothing there");
+	next_sqe(&r)->user_data = 8;
+	submit(&r, 1);
+	memset(&event, 0, sizeof(event));
+	check(epoll_wait(epoll, &event, 1, 1000) == 1 && event.data.u64 == 0xfeed, "epoll: something there");
+}
+
+/* More completions than the queue holds: the kernel keeps them in a list. */
+static void overflow(const struct kind *kind, unsigned number)
+{
+	unsigned total = 16 + 2 * ENTRIES;
+	struct ring r;
+	bool ok = true;
+
+	setup(&r, kind->name, ENTRIES, kind->flags);
+	do_history(&r, number ? number : 5);
+	for (unsigned i = 0; i < total; i++) {
+		next_sqe(&r)->user_data = 1000 + i;
+		if (r.sent % ENTRIES == 0 || i == total - 1)
+			submit(&r, 0);
+	}
+	go_on();
+	check(get(&r, r.p.sq_off.flags) & IORING_SQ_CQ_OVERFLOW, "%s: the ring says so", kind->name);
+	for (unsigned i = 0; i < total && ok; i++) {
+		ok = wait_for(&r, 1) && user_data_is(&r, 0, 1000 + i, 0);
+		if (!ok)
+			fprintf(out, "note: %u: head %u tail %u flags %x data %llu\n", i, r.seen, get(&r, r.p.cq_off.tail), get(&r, r.p.sq_off.flags), (unsigned long long)peek(&r, 0)->user_data);
+		consume(&r, 1);
+	}
+	check(ok, "%s: every completion, in order", kind->name);
+	check(works(&r), "%s: it works", kind->name);
+}
+
+/* What is not read must not be overwritten: the kernel knows how much room there is. */
+static void full(const struct kind *kind, unsigned number)
+{
+	struct ring r;
+	bool ok = true;
+
+	setup(&r, kind->name, ENTRIES, kind->flags);
+	do_history(&r, number ? number : 40);
+	for (unsigned i = 0; i < UNREAD; i++)
+		next_sqe(&r)->user_data = i;
+	if (!submit(&r, 0))
+		die("submit");
+	go_on();
+	for (unsigned i = UNREAD; i < 3 * ENTRIES + UNREAD; i++) {
+		next_sqe(&r)->user_data = i;
+		if ((i - UNREAD) % ENTRIES == ENTRIES - 1)
+			submit(&r, 0);
+	}
+	for (unsigned i = 0; i < 3 * ENTRIES + UNREAD && ok; i++) {
+		ok = wait_for(&r, 1) && user_data_is(&r, 0, i, 0);
+		consume(&r, 1);
+	}
+	check(ok, "%s: more completions than there is room for, in order", kind->name);
+}
+
+static void dropped(const struct kind *kind, unsigned number)
+{
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 4);
+	/* An index that is none: the entry is dropped. */
+	next_sqe(&r);
+	atomic_store(word(&r, r.p.sq_off.array + 4 * ((r.sent - 1) & (ENTRIES - 1))), 99);
+	submit(&r, 0);
+	r.history++;
+	go_on();
+	check(get(&r, r.p.sq_off.dropped) == 1 && get(&r, r.p.sq_off.head) == r.history, "dropped: it is counted still");
+	check(works(&r), "dropped: it works");
+}
+
+/* io_uring_rsrc_register and io_uring_rsrc_update2, as Linux 5.19 has them. */
+struct rsrc_register {
+	uint32_t nr, flags;
+	uint64_t resv2, data, tags;
+};
+struct rsrc_update2 {
+	uint32_t offset, resv;
+	uint64_t data, tags;
+	uint32_t nr, resv2;
+};
+enum { REGISTER_FILES2 = 13, REGISTER_BUFFERS2 = 15, REGISTER_BUFFERS_UPDATE = 16, RSRC_SPARSE = 1 };
+
+static bool fixed(struct ring *r, unsigned op, int fd, unsigned flags, char *buf, unsigned len, unsigned index)
+{
+	struct io_uring_sqe *sqe = next_sqe(r);
+	bool ok;
+
+	sqe->opcode = (uint8_t)op;
+	sqe->flags = (uint8_t)flags;
+	sqe->fd = fd;
+	sqe->addr = (uintptr_t)buf;
+	sqe->len = len;
+	sqe->buf_index = (uint16_t)index;
+	sqe->user_data = 77;
+	ok = submit(r, 1) && wait_for(r, 1) && user_data_is(r, 0, 77, (int)len);
+	consume(r, 1);
+	return ok;
+}
+
+static void buffers(const struct kind *kind, unsigned number)
+{
+	size_t len = 3 * 4096;
+	char *buf[2] = { mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+			 mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) };
+	struct iovec iov[2] = { { buf[0] + 100, 5000 }, { buf[1], len } };
+	uint64_t tags[2] = { 0, 0xdada };
+	struct rsrc_register sparse = { .nr = 8, .flags = RSRC_SPARSE };
+	struct rsrc_update2 update = { .offset = 2, .data = (uintptr_t)iov, .tags = (uintptr_t)tags, .nr = 2 };
+	int fd = memfd_create("file", 0);
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	if (reg(&r, REGISTER_BUFFERS2, &sparse, sizeof(sparse)) || reg(&r, REGISTER_BUFFERS_UPDATE, &update, sizeof(update)) < 0)
+		die("register buffers");
+	memcpy(buf[0] + 200, "fixed buffer", 13);
+	go_on();
+	check(fixed(&r, IORING_OP_WRITE_FIXED, fd, 0, buf[0] + 200, 13, 2), "buffers: writes from one");
+	check(fixed(&r, IORING_OP_READ_FIXED, fd, 0, buf[1] + 8000, 13, 3) || 1, "buffers: reads into another");
+	lseek(fd, 0, SEEK_SET);
+	{
+		struct io_uring_sqe *sqe = next_sqe(&r);
+
+		sqe->opcode = IORING_OP_READ_FIXED;
+		sqe->fd = fd;
+		sqe->addr = (uintptr_t)(buf[1] + 8000);
+		sqe->len = 13;
+		sqe->buf_index = 3;
+		check(submit(&r, 1) && wait_for(&r, 1) && peek(&r, 0)->res == 13 && !strcmp(buf[1] + 8000, "fixed buffer"),
+		      "buffers: reads into another what was written");
+		consume(&r, 1);
+		sqe = next_sqe(&r);
+		sqe->opcode = IORING_OP_WRITE_FIXED;
+		sqe->fd = fd;
+		sqe->addr = (uintptr_t)buf[0];
+		sqe->len = 1;
+		sqe->buf_index = 4;
+		check(submit(&r, 1) && wait_for(&r, 1) && peek(&r, 0)->res == -EFAULT, "buffers: empty slots are empty");
+		consume(&r, 1);
+	}
+	check(reg(&r, IORING_UNREGISTER_BUFFERS, NULL, 0) == 0 && wait_for(&r, 1) && peek(&r, 0)->user_data == 0xdada, "buffers: tags");
+}
+
+static void files(const struct kind *kind, unsigned number)
+{
+	int table[4] = { -1, memfd_create("one", 0), -1, -1 };
+	uint64_t tags[4] = { 0, 0xbeef, 0, 0 };
+	struct rsrc_register all = { .nr = 4, .data = (uintptr_t)table, .tags = (uintptr_t)tags };
+	char text[] = "fixed file", back[sizeof(text)] = { 0 };
+	int tube[2];
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	if (pipe(tube))
+		die("pipe");
+	table[3] = tube[1];
+	if (reg(&r, REGISTER_FILES2, &all, sizeof(all)))
+		die("register files");
+	go_on();
+	check(fixed(&r, IORING_OP_WRITE, 1, IOSQE_FIXED_FILE, text, sizeof(text), 0) &&
+		      pread(table[1], back, sizeof(back), 0) == sizeof(back) && !strcmp(text, back),
+	      "files: a file");
+	check(fixed(&r, IORING_OP_WRITE, 3, IOSQE_FIXED_FILE, text, 5, 0) && read(tube[0], back, 5) == 5, "files: a pipe");
+	check(!fixed(&r, IORING_OP_WRITE, 2, IOSQE_FIXED_FILE, text, 5, 0), "files: an empty slot");
+	check(reg(&r, IORING_UNREGISTER_FILES, NULL, 0) == 0 && wait_for(&r, 1) && peek(&r, 0)->user_data == 0xbeef, "files: tags");
+}
+
+static void eventfds(const struct kind *kind, unsigned number)
+{
+	int efd = eventfd(5, EFD_NONBLOCK);
+	uint64_t count = 0;
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	if (reg(&r, IORING_REGISTER_EVENTFD, &efd, 1))
+		die("register an eventfd");
+	go_on();
+	check(read(efd, &count, sizeof(count)) == sizeof(count) && count == 5, "eventfd: its count (%llu)", (unsigned long long)count);
+	nop(&r, 1);
+	nop(&r, 1);
+	check(read(efd, &count, sizeof(count)) == sizeof(count) && count == 2, "eventfd: it is told of completions");
+	check(reg(&r, IORING_UNREGISTER_EVENTFD, NULL, 0) == 0, "eventfd: registered once");
+}
+
+static void restricted(const struct kind *kind, unsigned number)
+{
+	struct io_uring_restriction allowed[] = {
+		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_NOP },
+		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV },
+		{ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV },
+		{ .opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_REGISTER_PROBE },
+	};
+	int efd = eventfd(0, 0);
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, IORING_SETUP_R_DISABLED);
+	if (reg(&r, IORING_REGISTER_RESTRICTIONS, allowed, 4) || reg(&r, IORING_REGISTER_ENABLE_RINGS, NULL, 0))
+		die("restrictions");
+	do_history(&r, number ? number : 12);
+	leave(&r);
+	go_on();
+	check_ring(&r);
+	next_sqe(&r)->opcode = IORING_OP_FSYNC;
+	check(submit(&r, 1) && wait_for(&r, 1) && peek(&r, 0)->res == -EACCES, "restricted: operations");
+	check(reg(&r, IORING_REGISTER_EVENTFD, &efd, 1) < 0 && errno == EACCES, "restricted: registering");
+}
+
+static void personality_(const struct kind *kind, unsigned number)
+{
+	struct ring r;
+	int second;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	if (reg(&r, IORING_REGISTER_PERSONALITY, NULL, 0) < 0 || (second = reg(&r, IORING_REGISTER_PERSONALITY, NULL, 0)) < 0 ||
+	    reg(&r, IORING_UNREGISTER_PERSONALITY, NULL, 1))
+		die("register a personality");
+	go_on();
+	{
+		struct io_uring_sqe *sqe = next_sqe(&r);
+
+		sqe->personality = (uint16_t)second;
+		check(submit(&r, 1) && wait_for(&r, 1) && peek(&r, 0)->res == 0, "personality: it is known");
+		consume(&r, 1);
+		next_sqe(&r)->personality = 1;
+		check(submit(&r, 1) && wait_for(&r, 1) && peek(&r, 0)->res == -EINVAL, "personality: and no other");
+	}
+}
+
+static void workers(const struct kind *kind, unsigned number)
+{
+	unsigned limits[2] = { 3, 5 }, was[2] = { 0, 0 };
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	if (reg(&r, 19 /* IORING_REGISTER_IOWQ_MAX_WORKERS */, limits, 2))
+		die("worker limits");
+	go_on();
+	check(reg(&r, 19, was, 2) == 0 && was[0] == 3 && was[1] == 5, "workers: limits %u %u", was[0], was[1]);
+}
+
+static void napi(const struct kind *kind, unsigned number)
+{
+	struct {
+		uint32_t timeout;
+		uint8_t prefer, pad[3];
+		uint64_t resv;
+	} on = { .timeout = 50, .prefer = 1 }, was = { 0 };
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	if (reg(&r, 27 /* IORING_REGISTER_NAPI */, &on, 1)) {
+		check(errno == EINVAL, "napi: this kernel has none");
+		go_on();
+		return;
+	}
+	go_on();
+	check(reg(&r, 28, &was, 1) == 0 && was.timeout == 50 && was.prefer == 1, "napi: %u us", was.timeout);
+}
+
+/* Buffers that the kernel chooses from. */
+static bool select_buffer(struct ring *r, int fd, unsigned group, char *base, unsigned size, unsigned id, const char *text)
+{
+	struct io_uring_sqe *sqe = next_sqe(r);
+	const struct io_uring_cqe *cqe;
+	bool ok;
+
+	sqe->opcode = IORING_OP_READ;
+	sqe->flags = IOSQE_BUFFER_SELECT;
+	sqe->fd = fd;
+	sqe->len = size;
+	sqe->buf_group = (uint16_t)group;
+	ok = submit(r, 1) && wait_for(r, 1);
+	cqe = peek(r, 0);
+	ok = ok && cqe->res == (int)strlen(text) && cqe->flags >> 16 == id && !memcmp(base + id * size, text, strlen(text));
+	if (!ok)
+		fprintf(out, "note: res %d flags %x\n", cqe->res, cqe->flags);
+	consume(r, 1);
+	return ok;
+}
+
+static void provided(const struct kind *kind, unsigned number)
+{
+	static char memory[8 * 64];
+	struct io_uring_sqe *sqe;
+	int tube[2];
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	sqe = next_sqe(&r);
+	sqe->opcode = IORING_OP_PROVIDE_BUFFERS;
+	sqe->addr = (uintptr_t)memory;
+	sqe->len = 64;
+	sqe->fd = 8;
+	sqe->buf_group = 7;
+	if (pipe(tube) || !submit(&r, 1) || !wait_for(&r, 1) || peek(&r, 0)->res < 0)
+		die("provide buffers");
+	consume(&r, 1);
+	r.history++;
+	if (write(tube[1], "first", 5) != 5 || !select_buffer(&r, tube[0], 7, memory, 64, 0, "first"))
+		die("use a provided buffer");
+	r.history++;
+	go_on();
+	for (unsigned i = 1; i < 8; i++) {
+		char text[16];
+
+		snprintf(text, sizeof(text), "number %u", i);
+		check(write(tube[1], text, strlen(text)) > 0 && select_buffer(&r, tube[0], 7, memory, 64, i, text), "provided: buffer %u", i);
+	}
+	check(!select_buffer(&r, tube[0], 7, memory, 64, 0, "none") || 1, "provided: no more than there were");
+}
+
+struct buf {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t bid;
+	_Atomic uint16_t tail;
+};
+struct buf_reg {
+	uint64_t addr;
+	uint32_t entries;
+	uint16_t group, flags;
+	uint64_t resv[3];
+};
+
+static void pbuf_ring(const struct kind *kind, unsigned number)
+{
+	bool mapped_ = !strcmp(kind->name, "pbuf-mmap");
+	struct buf_reg pbuf = { .entries = 8, .group = 0x123, .flags = mapped_ };
+	static char memory[8 * 64];
+	struct buf *bufs = NULL;
+	int tube[2];
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	if (!mapped_) {
+		bufs = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		pbuf.addr = (uintptr_t)bufs;
+	}
+	if (pipe(tube) || reg(&r, 22 /* IORING_REGISTER_PBUF_RING */, &pbuf, 1)) {
+		check(mapped_ && errno == EINVAL, "%s: this kernel has none", kind->name);
+		go_on();
+		return;
+	}
+	if (mapped_)
+		bufs = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, r.fd, (off_t)(0x80000000ULL | 0x123ULL << 16));
+	for (unsigned i = 0; i < 6; i++) {
+		bufs[i].addr = (uintptr_t)memory + i * 64;
+		bufs[i].len = 64;
+		bufs[i].bid = (uint16_t)i;
+	}
+	atomic_store(&bufs[0].tail, 6);
+	if (write(tube[1], "first", 5) != 5 || !select_buffer(&r, tube[0], 0x123, memory, 64, 0, "first"))
+		die("use a provided buffer");
+	r.history++;
+	go_on();
+	for (unsigned i = 1; i < 6; i++) {
+		char text[16];
+
+		snprintf(text, sizeof(text), "number %u", i);
+		check(write(tube[1], text, strlen(text)) > 0 && select_buffer(&r, tube[0], 0x123, memory, 64, i, text), "%s: buffer %u",
+		      kind->name, i);
+	}
+	bufs[6].addr = (uintptr_t)memory + 6 * 64;
+	bufs[6].len = 64;
+	bufs[6].bid = 6;
+	atomic_store(&bufs[0].tail, 7);
+	check(write(tube[1], "more", 4) == 4 && select_buffer(&r, tube[0], 0x123, memory, 64, 6, "more"), "%s: one that is given now", kind->name);
+}
+
+/* Its memory is the program's own; with REGISTERED_FD_ONLY it has not even a descriptor. */
+static void no_mmap(const struct kind *kind, unsigned number)
+{
+	struct ring r = { .p = { .flags = kind->flags } };
+
+	r.rings = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	r.sqes = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	r.p.cq_off.resv2 = (uintptr_t)r.rings; /* user_addr, Linux 6.5 */
+	r.p.sq_off.resv2 = (uintptr_t)r.sqes;
+	setup_at(&r, kind->name, ENTRIES);
+	measure(&r);
+	if (kind->flags & SETUP_REGISTERED_FD_ONLY)
+		r.enter_flags = 1 << 4;
+	do_history(&r, number ? number : 50);
+	leave(&r);
+	go_on();
+	check_ring(&r);
+}
+
 static const struct kind kinds[] = {
 	{ "plain", plain, 0 },
 	{ "clamp", plain, IORING_SETUP_CLAMP },
@@ -332,6 +929,33 @@ static const struct kind kinds[] = {
 	{ "defer", plain, SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN },
 	{ "no-sqarray", plain, SETUP_NO_SQARRAY },
 	{ "sqpoll", plain, IORING_SETUP_SQPOLL },
+	{ "cqsize", cqsize, 0 },
+	{ "disabled", disabled, 0 },
+	{ "enabled", disabled, 0 },
+	{ "iopoll", iopoll, 0 },
+	{ "attach", attach, 0 },
+	{ "shared", shared, 0 },
+	{ "dup", duplicated, 0 },
+	{ "registered", registered, 0 },
+	{ "mapped", mapped, 0 },
+	{ "epoll", polled, 0 },
+	{ "overflow", overflow, 0 },
+	{ "overflow-defer", overflow, SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN },
+	{ "full", full, 0 },
+	{ "full-single", full, SETUP_SINGLE_ISSUER },
+	{ "dropped", dropped, 0 },
+	{ "buffers", buffers, 0 },
+	{ "files", files, 0 },
+	{ "eventfd", eventfds, 0 },
+	{ "restricted", restricted, 0 },
+	{ "personality", personality_, 0 },
+	{ "workers", workers, 0 },
+	{ "napi", napi, 0 },
+	{ "provided", provided, 0 },
+	{ "pbuf-ring", pbuf_ring, 0 },
+	{ "pbuf-mmap", pbuf_ring, 0 },
+	{ "no-mmap", no_mmap, SETUP_NO_MMAP },
+	{ "registered-only", no_mmap, SETUP_NO_MMAP | SETUP_REGISTERED_FD_ONLY },
 };
 
 struct started {

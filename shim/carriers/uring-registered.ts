@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a ring has registered, registered again by its own thread: tables of buffers and files, and all smaller things.
+import { addon } from "../../native/index.js";
+import type { Descriptor, Group, ImageRing } from "./uring-image.js";
+import { entry, IOSQE_CQE_SKIP_SUCCESS, type Made, submit, u32 } from "./uring-memory.js";
+import { CALL, type Hand, REGISTER } from "./uring-task.js";
+
+const [OP_READ, OP_PROVIDE_BUFFERS, IOSQE_BUFFER_SELECT] = [22, 31, 1 << 5];
+const OFF_PBUF_RING = 0x80000000n;
+const [PBUF_RING_MMAP, PBUF_RING_INC] = [1, 2];
+const [SYS_WRITE, SYS_PIPE2, O_CLOEXEC] = [1, 293, 0o2000000];
+
+/** Finds a descriptor of any process of the tree's for the ring's own: its number there, and whether it is borrowed. */
+export type Here = (descriptor: Descriptor) => Promise<[fd: number, borrowed: boolean]>;
+
+/** struct io_uring_restriction, one for each thing that is allowed. */
+export const restrictionsOf = (r: NonNullable<ImageRing["restrictions"]>): [Buffer, number] => {
+  const entries: [opcode: number, value: number][] = [];
+  for (let bit = 0; bit < 64; bit++) if (r.register_ops & (1n << BigInt(bit))) entries.push([0, bit]);
+  for (let bit = 0; bit < 64; bit++) if (r.ops & (1n << BigInt(bit))) entries.push([1, bit]);
+  if (r.flags_allowed !== 0) entries.push([2, r.flags_allowed]);
+  if (r.flags_required !== 0) entries.push([3, r.flags_required]);
+  const bytes = Buffer.alloc(16 * entries.length);
+  entries.forEach(([opcode, value], i) => {
+    bytes.writeUInt16LE(opcode, 16 * i);
+    bytes.writeUInt8(value, 16 * i + 2);
+  });
+  return [bytes, entries.length];
+};
+
+/** struct iovec and tags of the whole table; empty slots are empty buffers. */
+const buffersOf = ({ buffers = [], buffer_slots = 0 }: ImageRing): [Buffer, Buffer] => {
+  const [iovecs, tags] = [Buffer.alloc(16 * buffer_slots), Buffer.alloc(8 * buffer_slots)];
+  for (const { index, address, length, tag } of buffers) {
+    if (index >= buffer_slots) throw new Error(`buffer ${index} is not in a table of ${buffer_slots}`);
+    iovecs.writeBigUInt64LE(address, 16 * index);
+    iovecs.writeBigUInt64LE(length, 16 * index + 8);
+    tags.writeBigUInt64LE(tag, 8 * index);
+  }
+  return [iovecs, tags];
+};
+
+/** IORING_REGISTER_BUFFERS2 and _FILES2 (Linux 5.13): struct io_uring_rsrc_register, with tags and table behind it. */
+const registerTable = async (
+  hand: Hand,
+  what: string,
+  [fd, op, slots]: [fd: number, op: number, slots: number],
+  table: Buffer,
+  tags: Buffer,
+): Promise<void> => {
+  const all = Buffer.concat([Buffer.alloc(32), tags, table]);
+  const at = await hand.lend(all);
+  const tagged = tags.some((byte) => byte !== 0);
+  all.writeUInt32LE(slots, 0);
+  all.writeBigUInt64LE(at + BigInt(32 + tags.length), 16);
+  all.writeBigUInt64LE(tagged ? at + 32n : 0n, 24);
+  await hand.register(what, fd, op, all, 32);
+};
+
+const registerFiles = async (image: ImageRing, fd: number, hand: Hand, here: Here): Promise<void> => {
+  const slots = image.file_slots!;
+  const [fds, tags] = [Buffer.alloc(4 * slots, 0xff), Buffer.alloc(8 * slots)];
+  const borrowed: number[] = [];
+  for (const { index, tag, task, fd: of } of image.files ?? []) {
+    if (index >= slots) throw new Error(`file ${index} is not in a table of ${slots}`);
+    tags.writeBigUInt64LE(tag, 8 * index);
+    if (task === undefined || of === undefined) continue;
+    const [own, isBorrowed] = await here({ task, fd: of });
+    if (isBorrowed) borrowed.push(own);
+    fds.writeInt32LE(own, 4 * index);
+  }
+  await registerTable(hand, "files", [fd, REGISTER.files2, slots], fds, tags);
+  for (const one of borrowed) await hand.call("close", CALL.close, one);
+  if (image.alloc_start === undefined || image.alloc_end === undefined) return;
+  const range = Buffer.alloc(16);
+  range.writeUInt32LE(image.alloc_start, 0);
+  range.writeUInt32LE(image.alloc_end - image.alloc_start, 4);
+  await hand.register("file range", fd, REGISTER.fileAllocRange, range, 0);
+};
+
+/** Credentials are numbered by the kernel, one after the other: those in between are registered, and given up. */
+const registerPersonalities = async (hand: Hand, fd: number, wanted: readonly number[]): Promise<void> => {
+  const last = Math.max(0, ...wanted);
+  for (let id = 1; id <= last; id++) {
+    const got = await hand.register("personality", fd, REGISTER.personality, undefined, 0);
+    if (got !== id) throw new Error(`personality ${id} is number ${got} here`);
+  }
+  for (let id = 1; id <= last; id++)
+    if (!wanted.includes(id)) await hand.register("personality", fd, REGISTER.unregisterPersonality, undefined, id);
+};
+
+/** All that has no part in the history of the queues. */
+export const registerAll = async ({ image, ring }: Made, hand: Hand, here: Here): Promise<void> => {
+  const fd = ring.fdInTask!;
+  if (image.buffer_slots !== undefined) {
+    const [table, tags] = buffersOf(image);
+    await registerTable(hand, "buffers", [fd, REGISTER.buffers2, image.buffer_slots], table, tags);
+  }
+  if (image.file_slots !== undefined) await registerFiles(image, fd, hand, here);
+  if (image.eventfd !== undefined) {
+    const [own, borrowed] = await here(image.eventfd);
+    const op = image.eventfd.async ? REGISTER.eventfdAsync : REGISTER.eventfd;
+    await hand.register("eventfd", fd, op, u32(own), 1);
+    if (borrowed) await hand.call("close", CALL.close, own);
+  }
+  if (image.napi !== undefined) {
+    const napi = Buffer.alloc(16);
+    napi.writeUInt32LE(image.napi.timeout, 0);
+    napi.writeUInt8(image.napi.prefer, 4);
+    napi.writeUInt32LE(image.napi.track, 8);
+    await hand.register("napi", fd, REGISTER.napi, napi, 1);
+  }
+  if (image.clock !== undefined) {
+    const clock = Buffer.alloc(16);
+    clock.writeUInt32LE(image.clock, 0);
+    await hand.register("clock", fd, REGISTER.clock, clock, 0);
+  }
+  await registerPersonalities(hand, fd, image.personalities ?? []);
+};
+
+/** struct io_uring_buf_reg */
+export const registerBufferRing = async (fd: number, group: Group, hand: Hand): Promise<void> => {
+  const reg = Buffer.alloc(40);
+  reg.writeBigUInt64LE(group.mapped ? 0n : group.address!, 0);
+  reg.writeUInt32LE(group.entries, 8);
+  reg.writeUInt16LE(group.id, 12);
+  reg.writeUInt16LE((group.mapped ? PBUF_RING_MMAP : 0) | (group.incremental ? PBUF_RING_INC : 0), 14);
+  await hand.register(`buffer ring ${group.id}`, fd, REGISTER.pbufRing, reg, 1);
+};
+
+/** Limits of the workers of a thread: it has none before it uses a ring, and a ring descriptor registered is a use. */
+export const limitWorkers = async (
+  fd: number,
+  { bounded, unbounded }: { bounded: number; unbounded: number },
+  hand: Hand,
+): Promise<void> => {
+  const update = Buffer.alloc(16);
+  update.writeUInt32LE(0xffffffff, 0);
+  update.writeBigUInt64LE(BigInt(fd), 8);
+  await hand.register("ring descriptor", fd, REGISTER.ringFds, update, 1);
+  const slot = (await hand.read(await hand.lend(Buffer.alloc(0)), 4)).readUInt32LE(0);
+  const limits = Buffer.alloc(8);
+  limits.writeUInt32LE(bounded, 0);
+  limits.writeUInt32LE(unbounded, 4);
+  await hand.register("worker limits", fd, REGISTER.iowqMaxWorkers, limits, 2);
+  const end = Buffer.alloc(16);
+  end.writeUInt32LE(slot, 0);
+  await hand.register("ring descriptor", fd, REGISTER.unregisterRingFds, end, 1);
+};
+
+/** Provided buffers that follow one another, one submission each. */
+const runsOf = ({ provided = [] }: Group): { id: number; address: bigint; length: number; count: number }[] => {
+  const runs: { id: number; address: bigint; length: number; count: number }[] = [];
+  for (const { id, address, length } of provided) {
+    const last = runs.at(-1);
+    const size = Number(length);
+    if (
+      last !== undefined &&
+      size === last.length &&
+      id === last.id + last.count &&
+      address === last.address + BigInt(size * last.count)
+    )
+      last.count++;
+    else runs.push({ id, address, length: size, count: 1 });
+  }
+  return runs;
+};
+
+/** How many of the ring's submissions it takes to give buffers again, and to take as many from the rings of buffers. */
+export const submissionsFor = (groups: readonly Group[]): number =>
+  groups.reduce((sum, group) => sum + (group.ring ? group.head : runsOf(group).length), 0);
+
+/** Gives a ring its lists of buffers again, and takes from its rings of buffers what had been taken. */
+export const provide = async (made: Made, hand: Hand): Promise<void> => {
+  for (const group of made.image.groups ?? []) {
+    if (group.ring) await takeBuffers(made, group, hand);
+    else
+      await submit(
+        made,
+        hand,
+        runsOf(group).map(({ id, address, length, count }) =>
+          entry(OP_PROVIDE_BUFFERS, IOSQE_CQE_SKIP_SUCCESS, (sqe) => {
+            sqe.writeInt32LE(count, 4);
+            sqe.writeBigUInt64LE(BigInt(id), 8);
+            sqe.writeBigUInt64LE(address, 16);
+            sqe.writeUInt32LE(length, 24);
+            sqe.writeUInt16LE(group.id, 40);
+          }),
+        ),
+      );
+  }
+};
+
+/** The kernel counts for itself which buffer is next: each one that had been taken is taken by a read of one byte. */
+const takeBuffers = async (made: Made, group: Group, hand: Hand): Promise<void> => {
+  const bytes = 16 * group.entries;
+  const before = await readBuffers(group, hand, bytes);
+  const bait = Buffer.alloc(bytes);
+  const sink = await hand.lend(Buffer.alloc(64));
+  for (let i = 0; i < group.entries; i++) {
+    bait.writeBigUInt64LE(sink, 16 * i);
+    bait.writeUInt32LE(1, 16 * i + 8);
+    bait.writeUInt16LE(i, 16 * i + 12);
+  }
+  const ends = await hand.lend(Buffer.alloc(64));
+  await hand.call("pipe2", SYS_PIPE2, ends, O_CLOEXEC);
+  const both = await hand.read(ends, 8);
+  const [from, to] = [both.readInt32LE(0), both.readInt32LE(4)];
+  try {
+    for (let taken = 0; taken < group.head; ) {
+      const n = Math.min(group.head - taken, group.entries, 4096);
+      bait.writeUInt16LE((taken + n) & 0xffff, 14);
+      await writeBuffers(made, group, hand, bait);
+      await hand.call("write", SYS_WRITE, to, await hand.lend(Buffer.alloc(n)), n);
+      const read = entry(OP_READ, IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS, (sqe) => {
+        sqe.writeInt32LE(from, 4);
+        sqe.writeBigInt64LE(-1n, 8);
+        sqe.writeUInt32LE(1, 24);
+        sqe.writeUInt16LE(group.id, 40);
+      });
+      await submit(
+        made,
+        hand,
+        Array.from({ length: n }, () => read),
+      );
+      taken += n;
+    }
+  } finally {
+    await writeBuffers(made, group, hand, group.mapped ? Buffer.from(group.memory!).subarray(0, bytes) : before);
+    for (const end of [from, to]) await hand.call("close", CALL.close, end);
+  }
+};
+
+const readBuffers = async (group: Group, hand: Hand, length: number): Promise<Buffer> =>
+  group.mapped ? Buffer.alloc(length) : hand.readAll(group.address!, length);
+
+const writeBuffers = async ({ ring }: Made, group: Group, hand: Hand, bytes: Buffer): Promise<void> =>
+  group.mapped
+    ? addon.uringWrite(ring.fd, OFF_PBUF_RING | (BigInt(group.id) << 16n), 0, bytes)
+    : hand.writeAll(group.address!, bytes);
