@@ -13,7 +13,7 @@ import {
   placesOf,
 } from "./retire-find.js";
 import { locksBy } from "./retire-locks.js";
-import { openPropagated, putBeneath, type Replacement, takePlace } from "./retire-mounts.js";
+import { openLate, putBeneath, type Replacement, takePlace } from "./retire-mounts.js";
 import { type Seen, verbs } from "./retire-native.js";
 import { O_PATH, type Opener, openReal, Stays, writeBack } from "./retire-open.js";
 import { type Left, leftOf, type Registration, registrationsOf } from "./retire-others.js";
@@ -275,12 +275,12 @@ const partOf = (wave: Wave, of: (replacement: Replacement) => boolean): Wave => 
   places: wave.places.filter(({ replacement }) => of(replacement)),
 });
 
-/** What has come by propagation: nothing of it could be opened before. There is no way back here, and what fails stays. */
+/** What could not be opened before. There is no way back here, and what fails stays. */
 const follow = (operation: Operation, exchange: Exchange, wave: Wave): number => {
   let placed = 0;
-  for (const replacement of operation.mounts.replacements.filter(({ propagated }) => propagated))
+  for (const replacement of operation.mounts.replacements.filter(({ later }) => later !== undefined))
     try {
-      openPropagated(replacement);
+      openLate(replacement);
       exchangeAll(
         operation,
         exchange,
@@ -314,7 +314,7 @@ export const finish = (
       partOf(wave, ({ tree }) => tree !== undefined),
     );
     for (const replacement of mounts.replacements) {
-      if (replacement.propagated) continue;
+      if (replacement.later === "propagated") continue;
       const { mount, ns } = replacement;
       try {
         putBeneath(replacement);

@@ -103,17 +103,17 @@ export class Mounts {
     const gone = seen.nlink === 0 || seen.path.endsWith(DELETED);
     const text = gone && seen.path.endsWith(DELETED) ? seen.path.slice(0, -DELETED.length) : seen.path;
     const replacement = this.#byId.get(seen.mount);
-    if (replacement === undefined) return gone ? undefined : this.#placeOfStray(seen);
+    if (replacement === undefined) return this.#placeOfStray(seen, gone);
     const path = below(replacement.mount.point, text);
     return path === undefined ? undefined : { replacement, path, gone };
   }
 
-  /** Paths on a mount in no namespace begin at its root, which was the real directory. */
-  #placeOfStray(seen: Seen): { replacement: Replacement; path: string; gone: boolean } | undefined {
-    const path = seen.path.slice(1);
+  /** Paths on a mount in no namespace begin at its root, which was the real directory. A nameless file is copied anywhere. */
+  #placeOfStray(seen: Seen, gone: boolean): { replacement: Replacement; path: string; gone: boolean } | undefined {
+    const path = gone ? "" : seen.path.slice(1);
     for (const replacement of this.replacements)
-      if (replacement.tree !== undefined && isThere(replacement.tree, path, seen.ino))
-        return { replacement, path, gone: false };
+      if (replacement.tree !== undefined && (gone || isThere(replacement.tree, path, seen.ino)))
+        return { replacement, path, gone };
     return undefined;
   }
 
@@ -180,20 +180,18 @@ export const describe = (
   const lost: { task: Task; seen: Seen }[] = [];
   for (const group of byInode.values()) {
     const sorted = group.length === 1 ? group : [...group].sort(order);
+    let current: Description | undefined;
     for (const [i, one] of sorted.entries()) {
       const { task, seen } = one;
-      if (i > 0 && order(sorted[i - 1]!, one) === 0) {
-        descriptions.at(-1)?.at.push({ task, fd: seen.fd });
-        continue;
+      if (i === 0 || order(sorted[i - 1]!, one) !== 0) {
+        const place = mounts.placeOf(seen);
+        const as = credentials.get(task.pid) ?? credentialsOf(task.pid);
+        credentials.set(task.pid, as);
+        current = place && { seen, ...place, at: [], as };
+        if (current !== undefined) descriptions.push(current);
       }
-      const place = mounts.placeOf(seen);
-      if (place === undefined) {
-        lost.push(one);
-        continue;
-      }
-      const as = credentials.get(task.pid) ?? credentialsOf(task.pid);
-      credentials.set(task.pid, as);
-      descriptions.push({ seen, ...place, at: [{ task, fd: seen.fd }], as });
+      if (current === undefined) lost.push(one);
+      else current.at.push({ task, fd: seen.fd });
     }
   }
   return { descriptions, lost };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mounts that are replaced, in every namespace of the container's, and the exchange itself.
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
 import { codeOf, MOUNT_WORK, verbs } from "./retire-native.js";
 import { linkOf, mountNamespace, refusal } from "./retire-tasks.js";
 
@@ -27,8 +27,8 @@ export interface Replacement {
   part: string;
   /** A copy of the real directory's mount, with the old one's attributes; undefined: it will come by propagation. */
   tree: number | undefined;
-  /** Other mounts of the same parent group get theirs from this one. */
-  propagated: boolean;
+  /** It will be opened only when it is in its place: it comes by propagation, or an earlier attempt has put it beneath. */
+  later: "propagated" | "beneath" | undefined;
   /** The id of what has come; known once it is in its place. */
   newId?: number;
 }
@@ -133,8 +133,21 @@ export const namedMount = (root: number, mountpoint: string, table: readonly Mou
   return mount;
 };
 
+/** What of its file system a directory of ours is, as mountinfo writes it. */
+const rootOf = (directory: number): string | undefined => {
+  const id = idOf(directory);
+  const mount = parseTable(verbs.mountTable(-1)).find((each) => each.id === id);
+  const part = mount && below(mount.point, linkOf(`/proc/self/fd/${directory}`) ?? "");
+  return mount && part !== undefined ? joined(mount.root, part) : undefined;
+};
+
+const joined = (root: string, part: string): string =>
+  part === "" ? root : root === "/" ? `/${part}` : `${root}/${part}`;
+
 /** All mounts of the same part of the same file system, in all of the namespaces. */
 export const replacementsFor = (named: Mount, namespaces: readonly Namespace[], real: number): Replacement[] => {
+  const realRoot = rootOf(real);
+  const realDev = fstatSync(real, { bigint: true }).dev;
   const all: Replacement[] = [];
   const parents = new Map<string, Mount>();
   for (const { fd: ns, table } of namespaces)
@@ -148,14 +161,16 @@ export const replacementsFor = (named: Mount, namespaces: readonly Namespace[], 
         (group) => group !== undefined && parents.has(`${group} ${mount.root}`),
       );
       if (parent?.shared !== undefined) parents.set(`${parent.shared} ${mount.root}`, parent);
-      all.push({
-        ns,
-        mount,
-        part,
-        propagated,
-        children: table.filter((each) => each.parent === mount.id),
-        tree: propagated ? undefined : cloneOf(real, part, mount.options),
-      });
+      const children = table.filter((each) => each.parent === mount.id);
+      const isReal =
+        parent?.point === mount.point &&
+        realRoot !== undefined &&
+        parent.root === joined(realRoot, part) &&
+        deviceOf(parent.dev) === realDev &&
+        children.length === 0;
+      const later = propagated ? "propagated" : isReal ? "beneath" : undefined;
+      const tree = later === undefined ? cloneOf(real, part, mount.options) : undefined;
+      all.push({ ns, mount, part, later, children, tree });
     }
   return all;
 };
@@ -170,7 +185,8 @@ const idOf = (fd: number): number =>
   Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
 
 /** Puts the new mount beneath the old one: nobody sees it yet. Throws, with nothing changed. */
-export const putBeneath = ({ ns, mount, tree, children }: Replacement): void => {
+export const putBeneath = ({ ns, mount, tree, children, later }: Replacement): void => {
+  if (later === "beneath") return;
   if (!knowsBeneath()) {
     if (children.length > 0)
       throw refusal(
@@ -214,7 +230,7 @@ const moveChildren = (replacement: Replacement, openReal: (part: string) => numb
 
 /** The old mount goes, the new one is there: one step, in which every path leads to the one or the other. */
 export const takePlace = (replacement: Replacement, openReal: (part: string) => number): void => {
-  const { ns, mount, tree } = replacement;
+  const { ns, mount, tree, later } = replacement;
   if (knowsBeneath()) {
     moveChildren(replacement, openReal);
     verbs.workOnMount(ns, MOUNT_WORK.unmount, mount.point, mount.id, -1, 0);
@@ -223,19 +239,20 @@ export const takePlace = (replacement: Replacement, openReal: (part: string) => 
     verbs.workOnMount(ns, MOUNT_WORK.unmount, mount.point, mount.id, -1, 0);
     verbs.workOnMount(ns, MOUNT_WORK.onTop, mount.point, mount.parent, tree!, 0);
   }
+  if (later === "beneath") return;
   replacement.newId = idOf(tree!);
   // As shared as the old one was.
   if (mount.shared !== undefined) verbs.workOnMount(ns, MOUNT_WORK.set, mount.point, replacement.newId, -1, MS_SHARED);
 };
 
-/** What has come by propagation: opened, as the tree that it is. */
-export const openPropagated = (replacement: Replacement): void => {
+/** What could not be opened before it was in its place: opened, as the tree that it is. */
+export const openLate = (replacement: Replacement): void => {
   const { ns, mount } = replacement;
   const now = mountAt(parseTable(verbs.mountTable(ns)), mount.point);
   if (now === undefined || now.id === mount.id)
     throw refusal(
       `cannot retire the mount at \`${mount.point}\``,
-      "the new mount has not come by propagation",
+      "the new mount has not come",
       "look at /proc/self/mountinfo there",
     );
   replacement.tree = verbs.openPlace(ns, mount.point, now.id);

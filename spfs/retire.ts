@@ -143,7 +143,7 @@ export const retire = async (request: RetireRequest): Promise<RetireReport> => {
     const isEarly = (group: Description[]): boolean =>
       areReadOnly(group) &&
       !mapped.has(inodeKey(group[0]!.seen)) &&
-      group.every(({ replacement }) => !replacement.propagated);
+      group.every(({ replacement }) => replacement.later === undefined);
     const early = groups.filter(isEarly);
     const report: RetireReport = {
       swapped: 0,
@@ -170,7 +170,7 @@ export const retire = async (request: RetireRequest): Promise<RetireReport> => {
       }
       known = groups.filter((group) => batches.length === 0 || !isEarly(group)).flat();
       // What only the freeze can tell, and what is copied, waits for it.
-      known = known.filter((each) => each.gone || each.replacement.propagated || openNext(operation, each));
+      known = known.filter((each) => each.gone || each.replacement.later !== undefined || openNext(operation, each));
       await setImmediate();
       const frozen = freeze(container);
       try {
