@@ -196,20 +196,6 @@ static napi_value make_node(napi_env env, napi_callback_info info)
 	return err ? throw_errno(env, errno, "mknodat") : NULL;
 }
 
-/* linkName(fd, dir, name): a name for a file that may have none */
-static napi_value link_name(napi_env env, napi_callback_info info)
-{
-	char path[4096], from[64];
-	napi_value args[3];
-	int32_t fd, dir;
-
-	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &dir) ||
-	    !get_path(env, args[2], path, sizeof(path)))
-		return NULL;
-	snprintf(from, sizeof(from), "/proc/self/fd/%d", fd);
-	return linkat(AT_FDCWD, from, dir, path, AT_SYMLINK_FOLLOW) ? throw_errno(env, errno, "linkat") : NULL;
-}
-
 #define HANDLE_MAX 128
 
 /* fileHandle(fd): Buffer | undefined: the kernel's name for an inode in its file system; some have none */
@@ -811,6 +797,67 @@ failed:
 	return NULL;
 }
 
+struct single {
+	struct visit v;
+	int fd, tree;
+	const char *at, *name;
+	bool directory;
+	uint64_t set;
+};
+
+static bool attach_single(struct visit *v)
+{
+	struct single *s = (struct single *)v;
+	struct mount_attr_ attr = { .attr_set = s->set };
+	int fd, err;
+	bool done;
+
+	v->step = "make a mount point";
+	if (s->directory ? mkdir(s->at, 0700) : mknod(s->at, S_IFREG | 0600, 0))
+		return false;
+	/* A mount whose root has no name is attached nowhere (fs/namespace.c:get_mountpoint), but its root may lose it there. */
+	v->step = "linkat";
+	if (!s->directory && linkat(s->fd, "", s->tree, s->name, AT_EMPTY_PATH))
+		return false;
+	v->step = "open_tree";
+	fd = (int)syscall(SYS_open_tree, s->tree, s->name, OPEN_TREE_CLONE_ | O_CLOEXEC | AT_SYMLINK_NOFOLLOW);
+	done = fd >= 0;
+	if (done) {
+		v->step = "move_mount";
+		done = !syscall(SYS_move_mount, fd, "", AT_FDCWD, s->at, MOVE_MOUNT_F_EMPTY_PATH_) &&
+		       (!s->set || !syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)));
+	}
+	err = errno;
+	if (fd >= 0)
+		close(fd);
+	if (unlinkat(s->tree, s->name, s->directory ? AT_REMOVEDIR : 0) && done) {
+		v->step = "unlinkat";
+		return false;
+	}
+	errno = err;
+	return done;
+}
+
+/*
+ * attachFile(ns, fd, at, directory, set, tree, name): mounts what is open on the attached mount of `tree` with MOUNT_ATTR_*; it may
+ * have no name, and has that one meanwhile, a directory before
+ */
+static napi_value attach_file(napi_env env, napi_callback_info info)
+{
+	char at[4096], name[256];
+	struct single s = { .v.work = attach_single, .at = at, .name = name };
+	napi_value args[7];
+	int32_t set;
+
+	if (!get_args(env, info, 7, args) || !get_int(env, args[0], &s.v.ns) || !get_int(env, args[1], &s.fd) ||
+	    !get_path(env, args[2], at, sizeof(at)) || napi_get_value_bool(env, args[3], &s.directory) != napi_ok ||
+	    !get_int(env, args[4], &set) || !get_int(env, args[5], &s.tree) || !get_path(env, args[6], name, sizeof(name)))
+		return NULL;
+	s.set = (uint32_t)set;
+	visit(env, &s.v);
+	return NULL;
+}
+
 static bool detach_there(struct visit *v)
 {
 	struct attach *a = (struct attach *)v;
@@ -858,11 +905,11 @@ bool mount_register(napi_env env, napi_value exports)
 		{ "setBlocking", NULL, set_blocking, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setAttributes", NULL, set_attributes, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "makeNode", NULL, make_node, NULL, NULL, NULL, napi_enumerable, NULL },
-		{ "linkName", NULL, link_name, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "fileHandle", NULL, file_handle, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "openHandle", NULL, open_handle, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "findInode", NULL, find_inode, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "attachMounts", NULL, attach_mounts, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "attachFile", NULL, attach_file, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "detachMounts", NULL, detach_mounts, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "newTmpfs", NULL, new_tmpfs, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setTimes", NULL, set_times, NULL, NULL, NULL, napi_enumerable, NULL },

@@ -30,7 +30,7 @@ interface Addon {
   findInode(dir: number, ino: bigint, most: number): string | undefined;
   attachMounts(ns: number, base: string, paths: string[]): number[];
   detachMounts(ns: number, base: string): void;
-  linkName(fd: number, dir: number, name: string): void;
+  attachFile(ns: number, fd: number, at: string, directory: boolean, set: number, tree: number, name: string): void;
   newTmpfs(options: string): number;
   setTimes(path: string, atime: bigint, mtime: bigint): void;
   xattrs(path: string, follow: boolean): [name: string, value: Buffer][];

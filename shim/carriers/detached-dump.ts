@@ -12,7 +12,7 @@ import { type Found, statDev } from "../xray/find.js";
 import type { Use } from "../xray/uses.js";
 import { claimFiles, fileKey, OtherUse } from "./claim.js";
 import { join, linkOf, namesOf, type Place, type Places, unescaped } from "./detached-find.js";
-import { type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
+import { BASES, type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
 import { refuse } from "./detached-refuse.js";
 import { canBeMade, openForContents } from "./detached-restore.js";
 import { contentsBelow, loneNodes, type Node, type Tree, tmpfsOf, typeOf, walk } from "./detached-tree.js";
@@ -27,8 +27,6 @@ const ATTRIBUTES: readonly [flag: number, attribute: number][] = [
   [0x02, 4],
   [0x04, 8],
 ];
-/** Directories that a container has and does not use: one is covered while CRIU opens files (see MountEntry.base). */
-const BASES = ["/proc/driver", "/proc/tty", "/proc/fs", "/sys/module"];
 
 /** Something of a task on an unmounted mount: a descriptor, or another use of a file. */
 interface Held {
@@ -356,9 +354,10 @@ export class DetachedFiles {
         this.saved.flatMap(({ key, mode, rooted }) => [...rooted].map((pid) => [number(pid), { key, mode }] as const)),
       ),
       place: (key) => {
-        const { mount, path } = entries.get(key)!;
+        const { mount, path, gone, handle } = entries.get(key)!;
         if (mount.base === undefined) return undefined;
-        return { name: `${mount.base}/${attached.indexOf(mount)}/${path}`, mntId: this.#cover!.mntId };
+        const within = (gone ?? handle) === undefined ? `${attached.indexOf(mount)}/${path}` : path;
+        return { name: `${mount.base}/${within}`, mntId: this.#cover!.mntId };
       },
     });
     const contents = new Map<FileEntry | Node, () => number>();
@@ -409,8 +408,8 @@ export class DetachedFiles {
     const used = users.size > 0;
     if (used && !host) mount.base = this.#cover!.base;
     const file: FileEntry = { mount, path, mode, ino, open: new Map() };
-    // What has no name any more gets one for as long as CRIU needs it.
-    if (used && !host && (gone !== undefined || handle !== undefined)) file.path = `.cryoshim-${held.mntId}-${ino}`;
+    // What has no name any more gets a place of its own for as long as CRIU needs it.
+    if (used && !host && (gone ?? handle) !== undefined) file.path = `.cryoshim-${held.mntId}-${ino}`;
     if (used) file.key = key;
     if (handle !== undefined) file.handle = handle;
     if (gone !== undefined) file.gone = gone;

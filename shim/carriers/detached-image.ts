@@ -13,6 +13,8 @@ import { CryoshimError } from "../error.js";
 import { type Node, type Tree, typeOf } from "./detached-tree.js";
 
 const { S_IFDIR, S_IFLNK } = constants;
+/** Directories that a container has and does not use: one is covered while CRIU opens files (see MountEntry.base). */
+export const BASES = ["/proc/driver", "/proc/tty", "/proc/fs", "/sys/module"];
 export const IMAGE = "cryoshim-detached.img";
 const KIND = KINDS.CRYOSHIM_DETACHED;
 /** Of a file's contents in one entry. */
@@ -177,6 +179,7 @@ const mountFrom = (
     throw wrong(at, "its attributes are none of a mount");
   const mount: MountEntry = { host: host === true, path: textOf(path, at, true), attributes };
   if (base !== undefined) mount.base = textOf(base, at, true);
+  if (mount.base !== undefined && !BASES.includes(mount.base)) throw wrong(at, "nothing is mounted there");
   if (tree === undefined) return mount;
   const known = trees.get(tree as number);
   if (known === undefined) throw wrong(at, "it is of a file system that is not there");

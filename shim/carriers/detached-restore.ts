@@ -46,8 +46,6 @@ export class Reopen {
   readonly #made = new Map<FileEntry, number>();
   /** Where the copies are mounted. */
   #namespace: number | undefined;
-  /** Take away names that are there for CRIU alone. */
-  readonly #names: (() => void)[] = [];
   /** FIFOs, by both ends: what is in one is lost with its last descriptor. */
   readonly #fifos = new Map<FileEntry, number>();
 
@@ -99,7 +97,6 @@ export class Reopen {
   detach(): void {
     const base = this.#base;
     if (base === undefined || this.#namespace === undefined) return;
-    for (const take of this.#names.splice(0)) take();
     addon.detachMounts(this.#namespace, base);
   }
 
@@ -112,22 +109,19 @@ export class Reopen {
     for (const file of this.#files) {
       if (file.mount !== mount) continue;
       if (file.gone !== undefined) this.#told(file, () => this.#make(file, tree));
-      const named = mount.base !== undefined && file.key !== undefined && (file.gone ?? file.handle) !== undefined;
-      if (named) this.#told(file, () => this.#name(file, tree));
+      if (isExposed(file)) this.#told(file, () => this.#expose(file, tree));
     }
     const where = mount.base === undefined ? -1 : this.#namespace!;
     if (mount.attributes !== 0) addon.setMount(where, tree, mount.attributes);
   }
 
-  /** A name for what has none, for as long as CRIU opens files. */
-  #name(file: FileEntry, tree: number): void {
-    const path = `/proc/self/fd/${tree}/${file.path}`;
-    // A directory has got it while it was made.
-    if ((file.mode & S_IFMT) === S_IFDIR) return;
+  /** A place where CRIU finds what has no name: a mount of its own, beside the others. */
+  #expose(file: FileEntry, tree: number): void {
     const fd = this.#again(file, O_PATH, tree);
     try {
-      addon.linkName(fd, tree, file.path);
-      this.#names.push(() => unlinkSync(path));
+      const directory = (file.mode & S_IFMT) === S_IFDIR;
+      const { base, attributes } = file.mount;
+      addon.attachFile(this.#namespace!, fd, `${base}/${file.path}`, directory, attributes, tree, file.path);
     } finally {
       closeSync(fd);
     }
@@ -223,9 +217,9 @@ export class Reopen {
     const { uid, gid, rdev, atime, mtime } = file.gone!;
     const type = file.mode & S_IFMT;
     if (type === S_IFREG) fd = this.#makeRegular(file, tree);
-    else if (type === S_IFDIR && file.mount.base !== undefined && file.key !== undefined) {
+    else if (type === S_IFDIR && isExposed(file)) {
+      // It loses its name when it is exposed.
       addon.makeNode(tree, file.path, S_IFDIR | 0o700, 0);
-      this.#names.push(() => rmdirSync(`/proc/self/fd/${tree}/${file.path}`));
       fd = addon.openBeneath(tree, file.path, O_PATH, 0);
     } else fd = nameless(tree, type, Number(rdev));
     this.#made.set(file, fd);
@@ -284,6 +278,10 @@ export class Reopen {
     this.#trees.clear();
   }
 }
+
+/** Whether CRIU opens it by a name that it does not have. */
+const isExposed = ({ mount, key, gone, handle }: FileEntry): boolean =>
+  mount.base !== undefined && key !== undefined && (gone ?? handle) !== undefined;
 
 const seeks = ({ mode }: FileEntry): boolean => {
   const type = mode & S_IFMT;

@@ -38,7 +38,7 @@ cat >script <<'END'
 #!/bin/sh
 [ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0
 victim=$PPID
-[ ${who} = engine ] || victim=$(pgrep -f dist/shim.cjs | head -1)
+[ ${who} = engine ] || victim=$(pgrep -f "dist/shim[.]cjs" | head -1)
 touch /tmp/killed; kill -9 $victim; sleep 1
 END
 chmod 755 script; dump -R --action-script /tmp/script || true

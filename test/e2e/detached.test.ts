@@ -107,6 +107,20 @@ ${runtime} restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/
 checked l ${checks}`);
 });
 
+test("a container's working directory that has been removed, on an unmounted mount, is restored", () =>
+  holds(`${WORDS}
+mkdir l i; cat >l/program <<'END'
+mkdir -p /data/sub /data/at; mount -o bind /data/sub /data/at; mkdir /data/at/x; cd /data/at/x; rmdir /data/at/x; umount -l /data/at
+echo ready >/lab/out; while [ ! -e /lab/go ]; do sleep 0.1; done
+{ [ -z "$(ls -A .)" ] && [ "$(stat -c %h .)" = 0 ] && ! touch here && [ "$(ls -A /data/sub)" = "" ]; } 2>/dev/null && echo ok >>/lab/out
+echo done >>/lab/out; sleep 1000
+END
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh /lab/program
+sed -i 's|"CAP_KILL"|"CAP_KILL", "CAP_SYS_ADMIN"|g; s|"readonly": true|"readonly": false|' /tmp/b/config.json
+runc run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l
+runc checkpoint --image-path /tmp/i --work-path /tmp/i c1
+runc restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1; checked l 1`));
+
 test.each([
   ["detached", "/data", 26],
   ["unmounted", "/data", 33],

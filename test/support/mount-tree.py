@@ -71,7 +71,8 @@ fds = []
 for each in plan["opens"]:
     path = paths[each["node"] % len(paths)]
     flags = os.O_RDONLY
-    if each["how"] == "path":
+    # CRIU takes no O_PATH descriptor of a FIFO, wherever it is.
+    if each["how"] == "path" and path not in fifos:
         flags = os.O_PATH
     elif path in fifos:
         flags = os.O_RDWR
