@@ -382,7 +382,7 @@ static napi_value unwatch(napi_env env, napi_callback_info info)
 NAPI_MODULE_INIT()
 {
 	const napi_property_descriptor verbs[] = {
-#define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_enumerable, NULL }
+#define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_default_jsproperty, NULL }
 		VERB("seqpacketPair", seqpacket_pair), VERB("sendMessage", send_message),
 		VERB("receiveMessage", receive_message), VERB("peerPid", peer_pid),
 		VERB("pidfdOpen", pidfd_open_),	VERB("pidfdGetfd", pidfd_getfd_), VERB("memfd", memfd),

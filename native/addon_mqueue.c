@@ -206,9 +206,9 @@ static napi_value mqueue_send(napi_env env, napi_callback_info info)
 bool mqueue_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
-		{ "mqueueMount", NULL, mqueue_mount, NULL, NULL, NULL, napi_default, NULL },
-		{ "mqueueCreate", NULL, mqueue_create, NULL, NULL, NULL, napi_default, NULL },
-		{ "mqueueSend", NULL, mqueue_send, NULL, NULL, NULL, napi_default, NULL },
+		{ "mqueueMount", NULL, mqueue_mount, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "mqueueCreate", NULL, mqueue_create, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "mqueueSend", NULL, mqueue_send, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 	};
 
 	return napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) == napi_ok;

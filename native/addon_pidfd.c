@@ -110,9 +110,9 @@ static napi_value same_file(napi_env env, napi_callback_info info)
 bool pidfd_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
-		{ "pidfdOpenAs", NULL, pidfd_open_as, NULL, NULL, NULL, napi_enumerable, NULL },
-		{ "deadPidfd", NULL, dead_pidfd, NULL, NULL, NULL, napi_enumerable, NULL },
-		{ "sameFile", NULL, same_file, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "pidfdOpenAs", NULL, pidfd_open_as, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "deadPidfd", NULL, dead_pidfd, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "sameFile", NULL, same_file, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 	};
 
 	return napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) == napi_ok;

@@ -105,10 +105,10 @@ static napi_value send_to(napi_env env, napi_callback_info info)
 bool socket_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
-		{ "socketProtocol", NULL, socket_protocol, NULL, NULL, NULL, napi_enumerable, NULL },
-		{ "getSocketOption", NULL, get_socket_option, NULL, NULL, NULL, napi_enumerable, NULL },
-		{ "setSocketOption", NULL, set_socket_option, NULL, NULL, NULL, napi_enumerable, NULL },
-		{ "sendTo", NULL, send_to, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "socketProtocol", NULL, socket_protocol, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "getSocketOption", NULL, get_socket_option, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "setSocketOption", NULL, set_socket_option, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "sendTo", NULL, send_to, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 	};
 
 	return napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) == napi_ok;

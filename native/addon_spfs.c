@@ -79,8 +79,8 @@ static napi_value spfs_layout(napi_env env, napi_callback_info info)
 bool spfs_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
-		{ "seqpacketConnect", NULL, seqpacket_connect, NULL, NULL, NULL, napi_enumerable, NULL },
-		{ "spfsLayout", NULL, spfs_layout, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "seqpacketConnect", NULL, seqpacket_connect, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "spfsLayout", NULL, spfs_layout, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 	};
 
 	return napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) == napi_ok;

@@ -190,7 +190,7 @@ static napi_value control_layout(napi_env env, napi_callback_info info)
 napi_value surgeon_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
-#define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_enumerable, NULL }
+#define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_default_jsproperty, NULL }
 		VERB("seize", seize), VERB("release", release), VERB("inject", inject),
 		VERB("readMemory", read_memory), VERB("writeMemory", write_memory), VERB("swapFd", swap_fd),
 		VERB("swapMapping", swap_mapping), VERB("controlLayout", control_layout),

@@ -452,7 +452,7 @@ static napi_value make_eventfd(napi_env env, napi_callback_info info)
 bool uring_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
-#define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_enumerable, NULL }
+#define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_default_jsproperty, NULL }
 		VERB("uringRead", uring_read), VERB("uringWrite", uring_write), VERB("uringSetup", uring_setup),
 		VERB("uringPost", uring_post), VERB("eventfd", make_eventfd), VERB("uringAdvance", uring_advance),
 #undef VERB

@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -29,6 +28,7 @@
 #include "../surgeon/surgeon.h"
 #include "../surgeon/swap.h"
 #include "intercept.h"
+#include "lock.h"
 #include "threads.h"
 
 /* criu/include/criu-plugin.h (4.1.1, 4.2.1): version 0.2.0; 4.1.1 takes at most 13 hooks. */
@@ -58,11 +58,10 @@ static struct {
 	int fd;			/* -1: no shim */
 	ino_t ino;		/* of the socket: in a restoring task its number may be another file's */
 	int stored;		/* CRIU's fdstore id of the socket: its close_old_fds() takes ours away from tasks */
-	pthread_mutex_t *lock;	/* shared: restoring tasks speak over one socket */
+	struct plugin_lock *lock;	/* shared: restoring tasks speak over one socket */
 	uint64_t hooks;
 	bool hides_threads;	/* io_uring's, from CRIU */
 	uint64_t once;		/* hooks that are wanted for the first task alone */
-	uint32_t seq;
 	bool needed;		/* without the shim the dump is not complete */
 	bool gone;		/* it has died */
 	bool resumes;		/* without the shim no restored task may run */
@@ -433,12 +432,11 @@ static int64_t transact(struct control_msg *m, const void *data, int send_fd, in
 	bool borrowed;
 	int sk;
 
-	if (pthread_mutex_lock(shim.lock) == EOWNERDEAD)
-		pthread_mutex_consistent(shim.lock);
+	lock_take(shim.lock);
 	sk = socket_here(&borrowed);
 	if (sk < 0)
 		goto unlock;
-	m->seq = ++shim.seq;
+	m->seq = lock_count(shim.lock);
 	if (send_msg(sk, m, data, send_fd)) {
 		ret = shim_is_gone();
 		goto unlock;
@@ -447,6 +445,11 @@ static int64_t transact(struct control_msg *m, const void *data, int send_fd, in
 		if (receive(sk, &c)) {
 			ret = shim_is_gone();
 			break;
+		}
+		if (c.m.type == CONTROL_DONE && c.m.seq != m->seq) {
+			/* For a task that was killed while it waited. */
+			close_fds(&c);
+			continue;
 		}
 		if (c.m.type == CONTROL_DONE) {
 			ret = c.m.ret;
@@ -470,7 +473,7 @@ static int64_t transact(struct control_msg *m, const void *data, int send_fd, in
 unlock:
 	if (borrowed && sk >= 0)
 		close(sk);
-	pthread_mutex_unlock(shim.lock);
+	lock_give(shim.lock);
 	return ret;
 }
 
@@ -573,25 +576,6 @@ static int restore_ext_mount(int id, char *mountpoint, char *old_root, int *is_f
 	return ext_mount(HOOK_RESTORE_EXT_MOUNT, mountpoint, id);
 }
 
-/* A mutex that outlives the death of the task that holds it, in memory that forked tasks share. */
-static int make_lock(void)
-{
-	pthread_mutexattr_t attr;
-	int e;
-
-	shim.lock = mmap(NULL, sizeof(*shim.lock), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (shim.lock == MAP_FAILED)
-		return -1;
-	e = pthread_mutexattr_init(&attr);
-	if (!e)
-		e = pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
-	if (!e)
-		e = pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
-	if (!e)
-		e = pthread_mutex_init(shim.lock, &attr);
-	return e ? -1 : 0;
-}
-
 static int plugin_init(int stage)
 {
 	struct control_msg m = { .type = CONTROL_HELLO, .hook = (uint16_t)stage, .pid = getpid(), .a0 = CONTROL_VERSION };
@@ -610,7 +594,8 @@ static int plugin_init(int stage)
 		return 0;
 	}
 	shim.ino = st.st_ino;
-	if (make_lock()) {
+	shim.lock = lock_make();
+	if (!shim.lock) {
 		say(LOG_WARN, "cannot make the lock of the control socket: working without the shim");
 		shim.fd = -1;
 		return 0;
