@@ -143,32 +143,74 @@ static napi_value patient_end(napi_env env, napi_callback_info info)
 }
 
 /*
- * patientSwapFds(tid, Int32Array [fd, ours, locks]..., BigInt64Array [kind, type, start, length]...): [swapped, errno, step]; 0
- * and "" when all were
+ * patientSwapFds(Int32Array [tid, fd, ours, locks]..., BigInt64Array [kind, type, start, length]...): [errno, step, ...done]; 0
+ * and "" when all were; rows of one task are together, and `done` is one number a task
  */
 static napi_value swap_fds(napi_env env, napi_callback_info info)
 {
+	napi_value args[2], result = NULL, element;
 	struct surgeon_error err = { "", 0 };
-	napi_value args[3], result, element;
+	struct patient_part *parts = NULL;
+	struct patient_swap *swaps = NULL;
+	const struct patient_lock *lock;
 	napi_typedarray_type type;
-	size_t n, n_locks;
-	struct parasite *p;
-	unsigned int done;
-	int32_t *ints;
+	size_t n, n_locks, i;
+	unsigned int count = 0;
+	int32_t *rows;
 	void *locks;
 
-	if (!get_args(env, info, 3, args) || !(p = get_patient(env, args[0])) || !get_ints(env, args[1], &ints, &n))
+	if (!get_args(env, info, 2, args) || !get_ints(env, args[0], &rows, &n))
 		return NULL;
-	if (napi_get_typedarray_info(env, args[2], &type, &n_locks, &locks, NULL, NULL) != napi_ok || type != napi_bigint64_array)
+	if (napi_get_typedarray_info(env, args[1], &type, &n_locks, &locks, NULL, NULL) != napi_ok || type != napi_bigint64_array)
 		return throw_errno(env, EINVAL, "patientSwapFds");
-	if (!patient_swap_fds(p, (struct patient_swap *)ints, (unsigned int)(n / 3), locks, (unsigned int)(n_locks / 4), &done, &err))
+	n /= 4;
+	lock = locks;
+	parts = calloc(n + 1, sizeof(*parts));
+	swaps = calloc(n + 1, sizeof(*swaps));
+	if (!parts || !swaps) {
+		throw_errno(env, ENOMEM, "patientSwapFds");
+		goto out;
+	}
+	for (i = 0; i < n; i++, rows += 4) {
+		struct patient_part *part = count ? &parts[count - 1] : NULL;
+
+		if (!part || part->p->s.tid != rows[0]) {
+			struct patient *each = patients;
+
+			while (each && each->p.s.tid != rows[0])
+				each = each->next;
+			if (!each) {
+				throw_errno(env, ESRCH, "find the patient");
+				goto out;
+			}
+			part = &parts[count++];
+			part->p = &each->p;
+			part->swaps = &swaps[i];
+			part->locks = lock;
+		}
+		swaps[i] = (struct patient_swap){ rows[1], rows[2], rows[3] };
+		part->n++;
+		if (rows[3] < 0 || lock + rows[3] > (struct patient_lock *)locks + n_locks / 4) {
+			throw_errno(env, EINVAL, "patientSwapFds");
+			goto out;
+		}
+		part->n_locks += (unsigned int)rows[3];
+		lock += rows[3];
+	}
+	if (!count || !patient_swap_fds(parts, count, &err))
 		err = (struct surgeon_error){ "", 0 };
-	if (napi_create_array_with_length(env, 3, &result) != napi_ok ||
-	    napi_create_uint32(env, done, &element) != napi_ok || napi_set_element(env, result, 0, element) != napi_ok ||
-	    napi_create_int32(env, err.err, &element) != napi_ok || napi_set_element(env, result, 1, element) != napi_ok ||
+	if (napi_create_array_with_length(env, 2 + count, &result) != napi_ok ||
+	    napi_create_int32(env, err.err, &element) != napi_ok || napi_set_element(env, result, 0, element) != napi_ok ||
 	    napi_create_string_utf8(env, err.step, NAPI_AUTO_LENGTH, &element) != napi_ok ||
-	    napi_set_element(env, result, 2, element) != napi_ok)
-		return NULL;
+	    napi_set_element(env, result, 1, element) != napi_ok)
+		goto out;
+	for (i = 0; i < count; i++)
+		if (napi_create_uint32(env, parts[i].done, &element) != napi_ok ||
+		    napi_set_element(env, result, 2 + (uint32_t)i, element) != napi_ok)
+			break;
+out:
+	free(parts);
+	free(swaps);
 	return result;
 }
 

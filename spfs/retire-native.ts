@@ -48,7 +48,7 @@ interface Verbs {
   thaw(tids: Int32Array): void;
   patientStart(tid: number, avoid: bigint): void;
   patientEnd(tid: number): void;
-  patientSwapFds(tid: number, swaps: Int32Array, locks: BigInt64Array): [swapped: number, errno: number, step: string];
+  patientSwapFds(rows: Int32Array, locks: BigInt64Array): [errno: number, step: string, ...done: number[]];
   patientEpoll(tid: number, epfd: number, op: number, fd: number, events: bigint, data: bigint): void;
   patientChdir(tid: number, root: number, cwd: number): void;
   patientRemap(tid: number, ours: number, addr: bigint, length: bigint, offset: bigint, how: Int32Array): void;

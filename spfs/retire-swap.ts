@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exchange under stopped tasks. Each step is written down with its undo before the next is made.
-import { closeSync, openSync } from "node:fs";
+import { closeSync, existsSync, openSync } from "node:fs";
 import { reason } from "../shim/error.js";
 import { type Description, inodeKey, type Mapping, type Place } from "./retire-find.js";
 import type { HeldLock, Lock } from "./retire-locks.js";
@@ -14,7 +14,7 @@ const [S_IFREG, S_IFDIR] = [0o100000, 0o40000];
 /** MADV_* by VmFlags. */
 const ADVICE: Record<string, number> = { rr: 1, sr: 2, dc: 10, mg: 12, hg: 14, nh: 15, dd: 16 };
 const [EPOLL_ADD, EPOLL_DEL] = [1, 2];
-const ESRCH = 3;
+const [ESRCH, EMFILE] = [3, 24];
 
 /** Undo records of everything that was exchanged, kept over several freezes. */
 export class Undo {
@@ -65,6 +65,10 @@ export class Patients {
     return task.tid;
   }
 
+  has({ tid }: Task): boolean {
+    return this.#open.has(tid);
+  }
+
   /** All go back to where they were stopped. */
   end(): string[] {
     const failures: string[] = [];
@@ -81,10 +85,14 @@ export class Patients {
 }
 
 interface Swap {
+  task: Task;
   description: Description;
   fd: number;
   locks: Lock[];
 }
+
+/** Descriptors and locks of one task that change at once: what one message can carry (native/surgeon/patient.h). */
+const [MOST_SWAPS, MOST_LOCKS] = [240, 60];
 
 /** Exchanges what tasks have; everything is written down in the undo before it is done. */
 export class Exchange {
@@ -127,16 +135,7 @@ export class Exchange {
         left.push({ description, why: reason(error) });
       }
     }
-    const byTask = new Map<Task, Swap[]>();
-    for (const description of going)
-      for (const { task, fd } of description.at) {
-        const swap = { description, fd, locks: [] };
-        const swaps = byTask.get(task);
-        if (swaps === undefined) byTask.set(task, [swap]);
-        else swaps.push(swap);
-      }
-    if (locks.size > 0) for (const [task, swaps] of byTask) byTask.set(task, withLocks(task, swaps, locks));
-    for (const [task, swaps] of byTask) this.#swap(task, swaps);
+    for (const round of roundsOf(going, locks)) this.#swap(round);
     for (const description of going) {
       // The tasks have it now.
       closeSync(description.next!);
@@ -151,37 +150,25 @@ export class Exchange {
     if (position !== 0n) verbs.setPosition(next!, matchDirectory(old!, next!, position));
   }
 
-  #swap(task: Task, swaps: readonly Swap[]): void {
-    let done = 0;
-    const run = (
-      tid: number,
-      some: readonly Swap[],
-      fdOf: (description: Description) => number,
-    ): [number, number, string] =>
-      verbs.patientSwapFds(
-        tid,
-        Int32Array.from(some.flatMap(({ fd, description, locks }) => [fd, fdOf(description), locks.length])),
-        BigInt64Array.from(some.flatMap(({ locks }) => locks.flatMap(numbersOf))),
-      );
-    this.#undo.push(swaps[0]!.description.replacement, (patients) => {
-      const tid = patients.of(task);
-      const back = swaps.slice(0, done);
+  /** In all tasks at once: whoever shares an open file goes on sharing one, whenever we are killed. */
+  #swap(round: readonly Swap[]): void {
+    let done: readonly Swap[] = [];
+    this.#undo.push(round[0]!.description.replacement, (patients) => {
       // Positions have moved on meanwhile.
-      const state = back.flatMap(({ fd, description }) => [tid, fd, description.old!, hasPosition(description)]);
+      const state = done.flatMap(({ task, fd, description }) => [
+        task.tid,
+        fd,
+        description.old!,
+        hasPosition(description),
+      ]);
       verbs.closeAll(verbs.copyState(Int32Array.from(state)));
-      const [swapped, errno, step] = run(tid, back, ({ old }) => old!);
-      if (errno !== 0)
-        throw new Error(`${step}: ${back.length - swapped} descriptors of task ${tid} stay on the new mount`);
+      const { why } = exchange(patients, done, ({ old }) => old!);
+      if (why !== undefined) throw new Error(`${why}: descriptors stay on the new mount`);
     });
-    const [swapped, errno, step] = run(this.#patients.of(task), swaps, ({ next }) => next!);
-    done = swapped;
-    // Somebody has killed it: it has no descriptors any more.
-    if (errno !== 0 && errno !== ESRCH)
-      throw refusal(
-        `cannot exchange the descriptors of task ${task.tid}`,
-        `${step}: error ${errno}`,
-        "all is as it was; try again",
-      );
+    const result = exchange(this.#patients, round, ({ next }) => next!);
+    done = result.done;
+    if (result.why !== undefined)
+      throw refusal("cannot exchange the descriptors of tasks", result.why, "all is as it was; try again");
   }
 
   /** Takes a file out of an epoll; false: it was not in it (any more). */
@@ -270,25 +257,89 @@ const hasPosition = ({ seen }: Description): number => ((seen.mode & S_IFMT) ===
 const KINDS = { POSIX: 0n, FLOCK: 1n, OFDLCK: 2n, other: -1n } as const;
 const numbersOf = ({ kind, type, start, length }: Lock): bigint[] => [KINDS[kind], BigInt(type), start, length];
 
-/**
- * Which locks go with which descriptor: a description's with the first, a table's with the last of that inode, because each
- * that is closed takes them along.
- */
-const withLocks = (task: Task, swaps: Swap[], locks: ReadonlyMap<Description, HeldLock[]>): Swap[] => {
-  const byInode = new Map<string, Swap[]>();
-  for (const swap of swaps) {
-    const key = inodeKey(swap.description.seen);
-    byInode.set(key, [...(byInode.get(key) ?? []), swap]);
-  }
-  return [...byInode.values()].flatMap((group) => {
-    const held = group.flatMap(({ description, fd }) =>
-      (locks.get(description) ?? []).filter((each) => each.task === task && each.fd === fd),
+const isAlive = ({ tid }: Task): boolean => existsSync(`/proc/${tid}`);
+
+/** One round. With fewer at once where a task has no numbers free; without those whom somebody has killed. */
+const exchange = (
+  patients: Patients,
+  round: readonly Swap[],
+  fdOf: (description: Description) => number,
+): { done: Swap[]; why?: string } => {
+  const rows = round.filter(({ task }) => patients.has(task) || isAlive(task));
+  if (rows.length === 0) return { done: [] };
+  for (const { task } of rows) patients.of(task);
+  const tids = [...new Set(rows.map(({ task }) => task.tid))];
+  const sorted = tids.flatMap((tid) => rows.filter(({ task }) => task.tid === tid));
+  const [errno, step, ...counts] = verbs.patientSwapFds(
+    Int32Array.from(
+      sorted.flatMap(({ task, fd, description, locks }) => [task.tid, fd, fdOf(description), locks.length]),
+    ),
+    BigInt64Array.from(sorted.flatMap(({ locks }) => locks.flatMap(numbersOf))),
+  );
+  const done = tids.flatMap((tid, i) => sorted.filter(({ task }) => task.tid === tid).slice(0, counts[i]));
+  if (errno === 0) return { done };
+  const living = rows.filter(({ task }) => isAlive(task));
+  if (errno === ESRCH && done.length === 0 && living.length < rows.length) return exchange(patients, living, fdOf);
+  const files = [...new Set(rows.map(({ description }) => description))];
+  if (errno === EMFILE && done.length === 0 && files.length > 1) {
+    const few = new Set(files.slice(0, files.length >> 1));
+    const first = exchange(
+      patients,
+      rows.filter(({ description }) => few.has(description)),
+      fdOf,
     );
-    for (const swap of group)
-      swap.locks.push(
-        ...held.filter((each) => each.fd === swap.fd && each.lock.kind !== "POSIX").map(({ lock }) => lock),
-      );
-    group.at(-1)!.locks.push(...held.filter(({ lock }) => lock.kind === "POSIX").map(({ lock }) => lock));
-    return group;
-  });
+    if (first.why !== undefined) return first;
+    const second = exchange(
+      patients,
+      rows.filter(({ description }) => !few.has(description)),
+      fdOf,
+    );
+    return { ...second, done: [...first.done, ...second.done] };
+  }
+  return { done, why: `${step}: error ${errno}` };
+};
+
+/** Descriptions of one inode together; as many as one message to each task can carry. */
+const roundsOf = (going: readonly Description[], locks: ReadonlyMap<Description, HeldLock[]>): Swap[][] => {
+  const byInode = new Map<string, Description[]>();
+  for (const description of going) {
+    const key = inodeKey(description.seen);
+    const group = byInode.get(key);
+    if (group === undefined) byInode.set(key, [description]);
+    else group.push(description);
+  }
+  const rounds: Swap[][] = [];
+  let sizes = new Map<Task, { swaps: number; locks: number }>();
+  for (const group of byInode.values())
+    for (const swap of withLocks(group, locks)) {
+      const size = sizes.get(swap.task) ?? { swaps: 0, locks: 0 };
+      const isFull = size.swaps + 1 > MOST_SWAPS || size.locks + swap.locks.length > MOST_LOCKS;
+      if (rounds.length === 0 || (isFull && rounds.at(-1)!.at(-1)!.description !== swap.description)) {
+        rounds.push([]);
+        sizes = new Map();
+      }
+      rounds.at(-1)!.push(swap);
+      const now = sizes.get(swap.task) ?? { swaps: 0, locks: 0 };
+      sizes.set(swap.task, { swaps: now.swaps + 1, locks: now.locks + swap.locks.length });
+    }
+  return rounds;
+};
+
+/**
+ * The descriptors of one inode and the locks that go with them: a description's with its first, a table's with its last,
+ * because each that is closed takes those along.
+ */
+const withLocks = (group: readonly Description[], locks: ReadonlyMap<Description, HeldLock[]>): Swap[] => {
+  const swaps = group.flatMap((description) =>
+    description.at.map(({ task, fd }): Swap => ({ task, description, fd, locks: [] })),
+  );
+  for (const description of group)
+    for (const { task, fd, lock } of locks.get(description) ?? []) {
+      const swap =
+        lock.kind === "POSIX"
+          ? swaps.findLast((each) => each.task === task)
+          : swaps.find((each) => each.task === task && each.fd === fd);
+      swap?.locks.push(lock);
+    }
+  return swaps;
 };

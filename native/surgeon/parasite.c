@@ -209,7 +209,8 @@ INSIDE static void parasite_loop(struct room *r)
 				a[i] = c->load & 1u << i ? (uint64_t)(int64_t)*(volatile int *)c->arg[i] : c->arg[i];
 			c->ret = KERNEL(c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 			r->h.done++;
-			if (c->ret < 0 && c->ret >= -4095 && !c->go_on) {
+			if ((c->ret < 0 && c->ret >= -4095 && c->go_on != PARASITE_MAY_FAIL) ||
+			    (c->ret == 0 && c->go_on == PARASITE_MUST_GIVE)) {
 				/* What follows is not run, but the descriptors are closed. */
 				r->h.count = (uint32_t)r->h.done;
 				r->h.late = 0;
@@ -431,6 +432,7 @@ static int check_filters(struct parasite *p, struct surgeon_error *err)
 		{ SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC },
 		{ SYS_recvmsg, 3, 0, MSG_CMSG_CLOEXEC },
 		{ SYS_sendto, 3, 0, 1, MSG_NOSIGNAL },
+		{ SYS_recvfrom, 3, PAGE, 1, MSG_PEEK },
 		{ SYS_dup3, 3, 4, 0 },
 		{ SYS_fcntl, 3, F_GETFD },
 		{ SYS_fcntl, 3, F_SETFD, FD_CLOEXEC },
@@ -592,26 +594,63 @@ int parasite_run(struct parasite *p, struct parasite_call *calls, unsigned int n
 	return parasite_run_late(p, calls, n, n, fds, nfds, done, err);
 }
 
-int parasite_run_late(struct parasite *p, struct parasite_call *calls, unsigned int n, unsigned int late, const int *fds,
-		      unsigned int nfds, unsigned int *done, struct surgeon_error *err)
+int parasite_send(struct parasite *p, const struct parasite_call *calls, unsigned int n, unsigned int late, const int *fds,
+		  unsigned int nfds, struct surgeon_error *err)
 {
 	uint32_t numbers[2] = { n, nfds };
 	pid_t tid = p->s.tid;
-	int32_t ran;
 
-	*done = 0;
 	if (n > PARASITE_CALLS || nfds > PARASITE_FDS)
 		return fail(err, "run system calls in the task", E2BIG);
 	if (surgeon_write(tid, p->room + offsetof(struct room, calls), calls, n * sizeof(*calls), err) ||
 	    surgeon_write(tid, p->room + offsetof(struct room, h.count), numbers, sizeof(numbers), err) ||
-	    surgeon_write(tid, p->room + offsetof(struct room, h.late), &late, sizeof(late), err) ||
-	    send_fds(p->sock, fds, nfds, err) || wait_answer(p, err) ||
-	    surgeon_read(tid, p->room + offsetof(struct room, h.done), &ran, sizeof(ran), err))
+	    surgeon_write(tid, p->room + offsetof(struct room, h.late), &late, sizeof(late), err))
 		return -1;
-	if (ran < 0) /* under its RLIMIT_NOFILE the task has no number free for what we sent */
-		return fail(err, "hand descriptors to the task", EMFILE);
+	return send_fds(p->sock, fds, nfds, err);
+}
+
+static int read_done(struct parasite *p, int32_t *ran, struct surgeon_error *err)
+{
+	if (surgeon_read(p->s.tid, p->room + offsetof(struct room, h.done), ran, sizeof(*ran), err))
+		return -1;
+	/* Under its RLIMIT_NOFILE the task has no number free for what we sent. */
+	return *ran < 0 ? fail(err, "hand descriptors to the task", EMFILE) : 0;
+}
+
+int parasite_await(struct parasite *p, struct parasite_call *calls, unsigned int n, unsigned int *done,
+		   struct surgeon_error *err)
+{
+	int32_t ran;
+
+	*done = 0;
+	if (wait_answer(p, err) || read_done(p, &ran, err))
+		return -1;
 	*done = (unsigned int)ran;
-	return surgeon_read(tid, p->room + offsetof(struct room, calls), calls, n * sizeof(*calls), err);
+	return surgeon_read(p->s.tid, p->room + offsetof(struct room, calls), calls, n * sizeof(*calls), err);
+}
+
+int parasite_run_late(struct parasite *p, struct parasite_call *calls, unsigned int n, unsigned int late, const int *fds,
+		      unsigned int nfds, unsigned int *done, struct surgeon_error *err)
+{
+	*done = 0;
+	return parasite_send(p, calls, n, late, fds, nfds, err) || parasite_await(p, calls, n, done, err) ? -1 : 0;
+}
+
+void parasite_gate(const struct parasite *p, struct parasite_call calls[2], unsigned int i)
+{
+	calls[0] = (struct parasite_call){ .nr = SYS_sendto, .load = 1,
+					   .arg = { p->room + offsetof(struct room, h.pair), p->room + offsetof(struct room, h.byte),
+						    1, MSG_NOSIGNAL } };
+	/* Peeked at: the one byte is for all of them. */
+	calls[1] = (struct parasite_call){ .nr = SYS_recvfrom, .load = 1, .go_on = PARASITE_MUST_GIVE,
+					   .arg = { parasite_fd(p, i), p->room + offsetof(struct room, h.byte), 1, MSG_PEEK } };
+}
+
+int parasite_await_gate(struct parasite *p, struct surgeon_error *err)
+{
+	int32_t ran;
+
+	return wait_answer(p, err) || read_done(p, &ran, err) ? -1 : 0;
 }
 
 int parasite_cure(struct parasite *p, struct surgeon_error *err)

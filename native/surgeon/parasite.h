@@ -17,7 +17,8 @@
 /* Memory of the task's for what calls point to. */
 #define PARASITE_SPACE 65536u
 
-/* One call. It ends the list when it fails, unless `go_on` says otherwise. */
+/* One call. It ends the list when it fails, unless `go_on` says otherwise: it may, or it must give more than 0. */
+enum { PARASITE_MUST_NOT_FAIL, PARASITE_MAY_FAIL, PARASITE_MUST_GIVE };
 struct parasite_call {
 	uint64_t nr, arg[6];
 	int64_t ret;
@@ -58,6 +59,20 @@ int parasite_run(struct parasite *p, struct parasite_call *calls, unsigned int n
  */
 int parasite_run_late(struct parasite *p, struct parasite_call *calls, unsigned int n, unsigned int late, const int *fds,
 		      unsigned int nfds, unsigned int *done, struct surgeon_error *err);
+
+/* parasite_run_late() in two: several tasks can work at once. */
+int parasite_send(struct parasite *p, const struct parasite_call *calls, unsigned int n, unsigned int late, const int *fds,
+		  unsigned int nfds, struct surgeon_error *err);
+int parasite_await(struct parasite *p, struct parasite_call *calls, unsigned int n, unsigned int *done,
+		   struct surgeon_error *err);
+
+/*
+ * The first two calls of a list that several tasks are to begin at the same moment, or none of them: it says that it is
+ * there, and waits for a byte in the socket that came as the i-th descriptor. At the end of that socket the list ends.
+ */
+void parasite_gate(const struct parasite *p, struct parasite_call calls[2], unsigned int i);
+/* Whether it has come to the gate. -1: it never will. */
+int parasite_await_gate(struct parasite *p, struct surgeon_error *err);
 
 /*
  * Whether the task's seccomp filters let a call of this number be made, also if we are killed meanwhile and they are in

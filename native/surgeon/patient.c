@@ -5,12 +5,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/prctl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -49,20 +51,17 @@ static int call(struct parasite *p, const char *step, struct parasite_call c, co
 
 #define CALL(...) ((struct parasite_call){ __VA_ARGS__ })
 
-/* Locks in one list. */
-#define MOST_LOCKS 60
-
 /* The calls that let go of a lock, or take it; `range` is where its struct flock goes. */
 static struct parasite_call lock_call(const struct patient_lock *lock, int fd, bool take, uint64_t at, struct flock *range)
 {
 	if (lock->kind == LOCK_FLOCK) {
 		int op = !take ? LOCK_UN : lock->type == F_WRLCK ? LOCK_EX : LOCK_SH;
 
-		return CALL(.nr = SYS_flock, .go_on = 1, .arg = { (uint64_t)fd, (uint64_t)(op | LOCK_NB) });
+		return CALL(.nr = SYS_flock, .go_on = PARASITE_MAY_FAIL, .arg = { (uint64_t)fd, (uint64_t)(op | LOCK_NB) });
 	}
 	*range = (struct flock){ .l_type = (short)(take ? lock->type : F_UNLCK), .l_whence = SEEK_SET, .l_start = lock->start,
 				 .l_len = lock->len };
-	return CALL(.nr = SYS_fcntl, .go_on = 1,
+	return CALL(.nr = SYS_fcntl, .go_on = PARASITE_MAY_FAIL,
 		    .arg = { (uint64_t)fd, lock->kind == LOCK_OFD ? F_OFD_SETLK : F_SETLK, at });
 }
 
@@ -79,88 +78,148 @@ static int insist(struct parasite *p, struct parasite_call c, struct surgeon_err
 	return c.ret < 0 ? fail(err, "take a lock in the task", (int)-c.ret) : 0;
 }
 
-/* A list: as many descriptors as fit, each with its locks. Gives how many there were, or -1. */
-static int swap_some(struct parasite *p, const struct patient_swap *swaps, unsigned int n, const struct patient_lock **locks,
-		     const struct patient_lock *end, unsigned int *done, struct surgeon_error *err)
+/* What one task is given. */
+struct list {
+	struct parasite_call calls[2 + PATIENT_MOST_SWAPS * 3 + PATIENT_MOST_LOCKS * 2];
+	struct flock ranges[PATIENT_MOST_LOCKS * 2];
+	unsigned int n, late, ranged;
+	unsigned int taken[PATIENT_MOST_LOCKS], takes;	/* calls that take a lock */
+	int fds[PARASITE_FDS];
+	unsigned int n_fds;
+};
+
+static int make_list(const struct patient_part *part, int gate, struct list *l, struct surgeon_error *err)
 {
-	struct parasite_call calls[PARASITE_FDS * 3 + MOST_LOCKS * 2];
-	struct flock ranges[MOST_LOCKS * 2];
-	unsigned int at = 0, used = 0, some, ran, late, posix = 0, taken[MOST_LOCKS], takes = 0;
-	struct parasite_call last[MOST_LOCKS];
-	const struct patient_lock *lock = *locks;
-	int fds[PARASITE_FDS], ret = 0;
+	struct parasite_call last[PATIENT_MOST_LOCKS];
+	const struct patient_lock *lock = part->locks;
+	struct parasite *p = part->p;
+	unsigned int posix = 0, get;
 
-	memset(calls, 0, sizeof(calls));
-	for (some = 0; some < n; some++) {
-		const struct patient_swap *s = &swaps[some];
-		unsigned int get;
+	memset(l, 0, sizeof(*l));
+	if (part->n > PATIENT_MOST_SWAPS || part->n_locks > PATIENT_MOST_LOCKS)
+		return fail(err, "exchange as many descriptors at once", E2BIG);
+	if (gate >= 0) {
+		parasite_gate(p, l->calls, part->n);
+		l->n = 2;
+	}
+	for (unsigned int i = 0; i < part->n; i++) {
+		const struct patient_swap *s = &part->swaps[i];
 
-		if (s->locks < 0 || s->locks > end - lock || used + 2 * (unsigned int)s->locks > MOST_LOCKS * 2)
-			break;
-		fds[some] = s->ours;
+		if (s->locks < 0 || lock + s->locks > part->locks + part->n_locks)
+			return fail(err, "exchange descriptors with locks", EINVAL);
+		l->fds[l->n_fds++] = s->ours;
 		/* A POSIX lock goes with the old descriptor; the others are let go of. */
-		for (int i = 0; i < s->locks; i++, used++)
-			if (lock[i].kind != LOCK_POSIX)
-				calls[at++] = lock_call(&lock[i], s->fd, false,
-							parasite_space(p) + used * sizeof(ranges[0]), &ranges[used]);
-		get = at;
-		calls[at++] = CALL(.nr = SYS_fcntl, .arg = { (uint64_t)s->fd, F_GETFD });
-		calls[at++] = CALL(.nr = SYS_dup3, .load = 1, .arg = { parasite_fd(p, some), (uint64_t)s->fd });
-		calls[at++] = CALL(.nr = SYS_fcntl, .load = 4, .arg = { (uint64_t)s->fd, F_SETFD, parasite_result(p, get) });
-		for (int i = 0; i < s->locks; i++, used++) {
-			struct parasite_call take = lock_call(&lock[i], s->fd, true,
-							      parasite_space(p) + used * sizeof(ranges[0]), &ranges[used]);
+		for (int k = 0; k < s->locks; k++, l->ranged++)
+			if (lock[k].kind != LOCK_POSIX)
+				l->calls[l->n++] = lock_call(&lock[k], s->fd, false,
+							     parasite_space(p) + l->ranged * sizeof(struct flock),
+							     &l->ranges[l->ranged]);
+		get = l->n;
+		l->calls[l->n++] = CALL(.nr = SYS_fcntl, .arg = { (uint64_t)s->fd, F_GETFD });
+		l->calls[l->n++] = CALL(.nr = SYS_dup3, .load = 1, .arg = { parasite_fd(p, i), (uint64_t)s->fd });
+		l->calls[l->n++] = CALL(.nr = SYS_fcntl, .load = 4,
+					.arg = { (uint64_t)s->fd, F_SETFD, parasite_result(p, get) });
+		for (int k = 0; k < s->locks; k++, l->ranged++) {
+			struct parasite_call take = lock_call(&lock[k], s->fd, true,
+							      parasite_space(p) + l->ranged * sizeof(struct flock),
+							      &l->ranges[l->ranged]);
 
-			if (lock[i].kind == LOCK_POSIX) {
+			if (lock[k].kind == LOCK_POSIX) {
 				last[posix++] = take;
 			} else {
-				taken[takes++] = at;
-				calls[at++] = take;
+				l->taken[l->takes++] = l->n;
+				l->calls[l->n++] = take;
 			}
 		}
 		lock += s->locks;
 	}
-	late = at;
+	if (gate >= 0)
+		l->fds[l->n_fds++] = gate;
+	l->late = l->n;
 	for (unsigned int i = 0; i < posix; i++) {
-		taken[takes++] = at;
-		calls[at++] = last[i];
+		l->taken[l->takes++] = l->n;
+		l->calls[l->n++] = last[i];
 	}
-	if (!some)
-		return fail(err, "exchange a descriptor with as many locks", E2BIG);
-	if (used && surgeon_write(p->s.tid, parasite_space(p), ranges, used * sizeof(ranges[0]), err))
+	if (l->ranged && surgeon_write(p->s.tid, parasite_space(p), l->ranges, l->ranged * sizeof(struct flock), err))
 		return -1;
-	if (parasite_run_late(p, calls, at, late, fds, some, &ran, err))
-		return -1;
-	*locks = lock;
-	for (unsigned int i = 0; i < ran; i++) {
-		if (calls[i].nr == SYS_dup3 && calls[i].ret >= 0)
-			(*done)++;
-		if (calls[i].ret < 0 && !calls[i].go_on)
-			return fail(err, calls[i].nr == SYS_dup3 ? "dup3 in the task" : "fcntl in the task", (int)-calls[i].ret);
-	}
-	for (unsigned int i = 0; i < takes && !ret; i++)
-		ret = insist(p, calls[taken[i]], err);
-	return ret ? -1 : (int)some;
+	return 0;
 }
 
-int patient_swap_fds(struct parasite *p, const struct patient_swap *swaps, unsigned int n, const struct patient_lock *locks,
-		     unsigned int n_locks, unsigned int *done, struct surgeon_error *err)
+/* What has become of a list. */
+static int read_list(struct patient_part *part, struct list *l, struct surgeon_error *err)
 {
-	const struct patient_lock *end = locks + n_locks;
-	unsigned int most = PARASITE_FDS;
+	unsigned int ran;
 
-	*done = 0;
-	while (*done < n) {
-		unsigned int some = n - *done < most ? n - *done : most;
-
-		if (swap_some(p, &swaps[*done], some, &locks, end, done, err) >= 0)
-			continue;
-		/* The task has not as many numbers free: fewer at a time. */
-		if (err->err != EMFILE || some == 1)
-			return -1;
-		most = some / 4 + 1;
+	if (parasite_await(part->p, l->calls, l->n, &ran, err))
+		return -1;
+	for (unsigned int i = 0; i < ran; i++) {
+		if (l->calls[i].nr == SYS_dup3 && l->calls[i].ret >= 0)
+			part->done++;
+		if (l->calls[i].ret < 0 && l->calls[i].go_on != PARASITE_MAY_FAIL)
+			return fail(err, l->calls[i].nr == SYS_dup3 ? "dup3 in the task" : "fcntl in the task",
+				    (int)-l->calls[i].ret);
 	}
 	return 0;
+}
+
+int patient_swap_fds(struct patient_part *parts, unsigned int n, struct surgeon_error *err)
+{
+	struct surgeon_error ignored;
+	unsigned int i, sent = 0, ready = 0;
+	int gate[2] = { -1, -1 }, ret = -1;
+	struct list *lists;
+	bool *there;
+
+	for (i = 0; i < n; i++)
+		parts[i].done = 0;
+	lists = malloc(n * sizeof(*lists));
+	there = calloc(n, sizeof(*there));
+	if (!lists || !there || (n > 1 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, gate))) {
+		fail(err, "exchange descriptors", errno);
+		goto out;
+	}
+	for (i = 0; i < n; i++)
+		if (make_list(&parts[i], gate[1], &lists[i], err))
+			goto out;
+	for (; sent < n; sent++)
+		if (parasite_send(parts[sent].p, lists[sent].calls, lists[sent].n, lists[sent].late, lists[sent].fds,
+				  lists[sent].n_fds, err))
+			break;
+	if (n > 1) {
+		for (i = 0; i < sent; i++) {
+			there[i] = !parasite_await_gate(parts[i].p, sent < n || ready < i ? &ignored : err);
+			ready += there[i];
+		}
+		/* Now, and by one call, for all; or, by the end of the socket, for none. */
+		if (ready == n && send(gate[0], "g", 1, MSG_NOSIGNAL) != 1) {
+			fail(err, "send to the tasks", errno);
+			ready = 0;
+		}
+		if (ready < n) {
+			close(gate[0]);
+			gate[0] = -1;
+			for (i = 0; i < sent; i++)
+				if (there[i])
+					(void)read_list(&parts[i], &lists[i], &ignored);
+			goto out;
+		}
+	} else if (sent < n) {
+		goto out;
+	}
+	ret = 0;
+	for (i = 0; i < n; i++)
+		if (read_list(&parts[i], &lists[i], ret ? &ignored : err))
+			ret = -1;
+	for (i = 0; i < n && !ret; i++)
+		for (unsigned int k = 0; k < lists[i].takes && !ret; k++)
+			ret = insist(parts[i].p, lists[i].calls[lists[i].taken[k]], err);
+out:
+	for (i = 0; i < 2; i++)
+		if (gate[i] >= 0)
+			close(gate[i]);
+	free(there);
+	free(lists);
+	return ret;
 }
 
 int patient_epoll(struct parasite *p, int epfd, int op, int fd, uint32_t events, uint64_t data, struct surgeon_error *err)
@@ -179,7 +238,7 @@ int patient_chdir(struct parasite *p, int root, int cwd, struct surgeon_error *e
 	struct parasite_call calls[3] = {
 		CALL(.nr = SYS_fchdir, .load = 1, .arg = { parasite_fd(p, 0) }),
 		/* Where it may not, it still gets its working directory back. */
-		CALL(.nr = SYS_chroot, .go_on = 1, .arg = { parasite_space(p) }),
+		CALL(.nr = SYS_chroot, .go_on = PARASITE_MAY_FAIL, .arg = { parasite_space(p) }),
 		CALL(.nr = SYS_fchdir, .load = 1, .arg = { parasite_fd(p, 1) }),
 	};
 	const int fds[2] = { root, cwd };

@@ -16,12 +16,25 @@ struct patient_swap {
 	int32_t fd, ours, locks;
 };
 
+/* What is put into one task. */
+struct patient_part {
+	struct parasite *p;
+	const struct patient_swap *swaps;
+	unsigned int n;
+	const struct patient_lock *locks;
+	unsigned int n_locks;
+	unsigned int done;	/* how many are in place */
+};
+
+/* No part may be larger. */
+#define PATIENT_MOST_SWAPS (PARASITE_FDS - 1)
+#define PATIENT_MOST_LOCKS 60
+
 /*
- * One list after the other; *done tells how many are in place. -1: the next one failed, or a lock could not be had. A
- * descriptor and its locks are one list: no lock is lost if we are killed.
+ * Puts in all parts, in all tasks at once: where they share an open file they go on sharing one, and no lock is lost, also if
+ * we are killed. -1: nothing was done where `done` is 0; EMFILE: a task has not as many numbers free, nothing was done.
  */
-int patient_swap_fds(struct parasite *p, const struct patient_swap *swaps, unsigned int n, const struct patient_lock *locks,
-		     unsigned int n_locks, unsigned int *done, struct surgeon_error *err);
+int patient_swap_fds(struct patient_part *parts, unsigned int n, struct surgeon_error *err);
 
 /* epoll_ctl(epfd, op, fd, { events, data }) */
 int patient_epoll(struct parasite *p, int epfd, int op, int fd, uint32_t events, uint64_t data, struct surgeon_error *err);

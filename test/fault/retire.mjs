@@ -67,6 +67,19 @@ const isHalfWay = () => {
 };
 const isFile = (fd) => readlinkSync(`/proc/${patient.pid}/fd/${fd}`).startsWith("/");
 
+const descriptors = readdirSync(`/proc/${patient.pid}/fd`).filter(
+  (fd) => isFile(fd) && readlinkSync(`/proc/${patient.pid}/fd/${fd}`).startsWith(`${dir}/mnt`),
+);
+const mountsOf = () =>
+  descriptors
+    .map((fd) => /^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/${patient.pid}/fdinfo/${fd}`, "utf8"))?.[1])
+    .join();
+/** The moment in which descriptors are exchanged, seen as soon as can be. */
+const firstMove = async (child) => {
+  const before = mountsOf();
+  for (let looks = 1; mountsOf() === before && child.exitCode === null; looks++) if (looks % 20 === 0) await sleep(0);
+};
+
 const outcomes = {};
 let halves = 0;
 const harms = [];
@@ -82,10 +95,11 @@ for (let round = -1; round < rounds; round++) {
   });
   const ended = new Promise((resolve) => child.on("close", resolve));
   await until("the driver starts", () => said !== "" || child.exitCode !== null);
-  // The first is let through. Most of the time goes by before anything is touched.
+  // The first is let through. Most of the time goes by before anything is touched, so every other round waits for that.
   const began = Date.now();
   const moment = round < 0 ? 60_000 : lasts * (0.3 + random(0.8));
-  await Promise.race([sleep(moment), ended]);
+  if (round % 2 === 1) await firstMove(child);
+  else await Promise.race([sleep(moment), ended]);
   const outcome = child.exitCode === null ? "killed" : child.exitCode === 0 ? "too late" : "failed";
   child.kill("SIGKILL");
   await ended;
