@@ -119,6 +119,8 @@ void clear_away(void)
 	static const char *const files[] = { "session", "control", "record", "mountpoint", "log" };
 	char path[sizeof(S->directory) + 16];
 
+	if (atomic_exchange(&S->cleared, 1))
+		return;
 	if (mounted())
 		(void)syscall(SYS_umount2, S->mountpoint, 1 /* MNT_FORCE */ | 2 /* MNT_DETACH */);
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {

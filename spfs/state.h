@@ -142,6 +142,7 @@ struct state {
 	_Atomic uint32_t session;	/* counts the backends */
 	_Atomic uint32_t restarts;
 	_Atomic uint32_t over;		/* unmounted or stopped: nobody is started again */
+	_Atomic uint32_t cleared;	/* its directory is gone, and may be another's by now */
 	uint32_t timeout_ms, read_only, want_passthrough, on_loss_stub, forward_locks, loss_ms;
 	_Atomic uint32_t minor;	/* the kernel's; 0 until it has begun */
 	uint32_t passthrough;

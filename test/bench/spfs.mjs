@@ -3,7 +3,7 @@
 // The stub-proxy file system over a directory of the local disk, in its page cache: direct, through the proxy without and with
 // passthrough, and retired, by turns. Needs root and /dev/fuse, no lab.
 import { spawn } from "node:child_process";
-import { closeSync, constants, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,8 +35,7 @@ const bundle = async (source) => {
 };
 process.chdir(new URL("../..", import.meta.url).pathname);
 const { startSpfs } = await bundle("spfs/control.ts");
-// async ({ spfs, pids, backend }): swaps the descriptors of tasks to the real directory; gives the milliseconds that they stood still
-const { retireForBench } = existsSync("spfs/retire.ts") ? await bundle("spfs/retire.ts") : {};
+const { retire } = await bundle("spfs/retire.ts");
 
 const CASES = [
   ["4 KiB random read", "random", "file"],
@@ -75,18 +74,23 @@ const mount = async (name, passthrough) => {
   mounted.push(spfs);
   return spfs;
 };
-const proxy = async (spfs) => {
+const lend = async (use) => {
   const fd = openSync(backend, constants.O_DIRECTORY | 0o10000000 /* O_PATH */);
   try {
-    return await spfs.proxy(fd, { gone: "error" });
+    return await use(fd);
   } finally {
     closeSync(fd);
   }
 };
+const proxy = (spfs) => lend((fd) => spfs.proxy(fd, { gone: "error" }));
+/** The real directory instead, for a task and its mount namespace. */
+const retireFor = (task, { mountpoint }) => lend((real) => retire({ root: task.pid, mountpoint, real }));
 
-/** The workload; `again` does it once more, and resolves to operations a second. */
+/** The workload, in a mount namespace of its own; `again` does it once more, and resolves to operations a second. */
 const through = async (...words) => {
-  const child = spawn("build/workloads/through", words, { stdio: ["pipe", "pipe", "inherit"] });
+  const child = spawn("unshare", ["--mount", "build/workloads/through", ...words], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   if ((await lines.next()).value !== "ready") throw new Error(`${words.join(" ")}: it has ended`);
   return {
@@ -102,12 +106,11 @@ const through = async (...words) => {
 async function throughput(name, what, path) {
   const ways = { direct: await through(what, join(backend, path)) };
   for (const way of ["proxy", "passthrough"]) ways[way] = await through(what, join(mounts[way].mountpoint, path));
-  if (retireForBench !== undefined) {
-    const spfs = await mount(`retired-${what}`, "off");
-    await proxy(spfs);
-    ways.retired = await through(what, join(spfs.mountpoint, path));
-    await retireForBench({ spfs, pids: [ways.retired.pid], backend });
-  }
+  const spfs = await mount(`retired-${what}`, "off");
+  await proxy(spfs);
+  ways.retired = await through(what, join(spfs.mountpoint, path));
+  const { left } = await retireFor(ways.retired, spfs);
+  if (left.length > 0) throw new Error(`not retired: ${JSON.stringify(left)}`);
   const seen = Object.fromEntries(Object.keys(ways).map((way) => [way, []]));
   try {
     for (let turn = -1; turn < turns; turn++)
@@ -135,7 +138,7 @@ async function throughput(name, what, path) {
 
 /** How long tasks with open files wait once the backend is there, and how long they stand still when it takes over. */
 async function switching(count) {
-  const [switched, frozen] = [[], []];
+  const [switched, retired, frozen] = [[], [], []];
   for (let turn = 0; turn < Math.min(turns, 5); turn++) {
     const spfs = await mount(`switch-${count}-${turn}`, "auto");
     await proxy(spfs);
@@ -145,7 +148,10 @@ async function switching(count) {
     const { reopened } = await proxy(spfs);
     switched.push(performance.now() - begin);
     if (reopened !== count) throw new Error(`${reopened} of ${count} files were opened again`);
-    if (retireForBench !== undefined) frozen.push(await retireForBench({ spfs, pids: [task.pid], backend }));
+    const begun = performance.now();
+    const { frozenMs } = await retireFor(task, spfs);
+    retired.push(performance.now() - begun);
+    frozen.push(frozenMs);
     task.end();
     await spfs.stop();
     mounted.splice(mounted.indexOf(spfs), 1);
@@ -154,7 +160,8 @@ async function switching(count) {
     bench: "spfs",
     case: `stub to proxy, ${count} open files`,
     switch_ms: round(median(switched)),
-    retire_freeze_ms: frozen.length > 0 ? round(median(frozen)) : null,
+    retire_ms: round(median(retired)),
+    retire_freeze_ms: round(median(frozen)),
   };
 }
 
