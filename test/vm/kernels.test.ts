@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same on the kernels that Debian ships, in an emulated machine: the prebuilt BPF objects relocate there, and runtimes
 // with cgroups of version 2 alone find what they need.
+import { build } from "esbuild";
 import { execa } from "execa";
 import { describe, expect, test } from "vitest";
 
@@ -38,6 +39,26 @@ describe.each([
         "on overlay detached unmounted inside inside on btrfs detached unmounted detached unmounted btrfs: mapped",
     );
     expect(said).toContain("gives files other device numbers");
+  });
+
+  test("the stub-proxy file system goes through its phases and survives its worker, whatever this kernel's FUSE can", async () => {
+    await build({
+      entryPoints: ["test/vm/spfs.ts"],
+      outfile: "build/workloads/spfs-vm.mjs",
+      bundle: true,
+      platform: "node",
+      format: "esm",
+      banner: {
+        js: 'import { createRequire as __cr } from "node:module"; const require = __cr(import.meta.url);',
+      },
+    });
+    const said = await run(suite, "spfs.sh");
+    expect(said.match(/^(passthrough|works:?) .*/gm)).toEqual([
+      `passthrough auto: ${version === "6.1." ? "not used" : "used"}`,
+      "works: auto",
+      "passthrough off: not used",
+      "works: off",
+    ]);
   });
 
   test("containers of runc, crun and podman are checkpointed and restored", async () => {
