@@ -348,6 +348,11 @@ static int obey(int sk, struct command *c)
 		failed = surgeon_swap_mapping(c->m.pid, c->m.addr, c->m.len, (int)c->m.a0, (int)c->m.a1, -1, c->m.fd, c->m.a2,
 					      (struct surgeon_cut){ c->m.a3, c->m.a4 }, &err);
 		break;
+	case CONTROL_SUBMIT:
+		failed = surgeon_submit((pid_t)c->m.a5, c->m.pid, c->m.fd,
+					&(const struct surgeon_queue){ c->m.len, (uint32_t)c->m.a2, (uint32_t)c->m.a3, (uint32_t)c->m.a4 },
+					(uint32_t)c->m.a0, c->m.a1, &err);
+		break;
 	case CONTROL_ROLLBACK:
 		ret = roll_back();
 		break;

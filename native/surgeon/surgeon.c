@@ -39,6 +39,9 @@
 #ifndef MAP_ABOVE4G
 #define MAP_ABOVE4G 0x80
 #endif
+#ifndef SYS_io_uring_enter
+#define SYS_io_uring_enter 426
+#endif
 #ifndef SYS_pidfd_getfd
 #define SYS_pidfd_getfd 438
 #endif
@@ -886,5 +889,40 @@ int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int f
 		if (new_fd >= 0)
 			ret = drop_fd(&s, theirs, ret, err);
 	}
+	return finish(&s, ret, err);
+}
+
+int surgeon_submit(pid_t pid, pid_t tid, int fd, const struct surgeon_queue *queue, uint32_t each, uint64_t times,
+		   struct surgeon_error *err)
+{
+	uint32_t *sq_tail, *cq_head, *cq_tail;
+	int ours = -1, ret = 0;
+	struct surgeon s;
+	char *memory;
+	int64_t r;
+
+	if (queue->len < 4 || queue->sq_tail > queue->len - 4 || queue->cq_head > queue->len - 4 || queue->cq_tail > queue->len - 4)
+		return fail(err, "a queue that is none", EINVAL);
+	if (surgeon_take_fd(pid, fd, &ours, err))
+		return -1;
+	memory = mmap(NULL, queue->len, PROT_READ | PROT_WRITE, MAP_SHARED, ours, 0);
+	close(ours);
+	if (memory == MAP_FAILED)
+		return fail(err, "mmap of a ring", errno);
+	sq_tail = (uint32_t *)(void *)(memory + queue->sq_tail);
+	cq_head = (uint32_t *)(void *)(memory + queue->cq_head);
+	cq_tail = (uint32_t *)(void *)(memory + queue->cq_tail);
+	if (surgeon_begin(&s, tid, err)) {
+		munmap(memory, queue->len);
+		return -1;
+	}
+	for (uint64_t i = 0; !ret && i < times; i++) {
+		__atomic_store_n(sq_tail, *sq_tail + each, __ATOMIC_RELEASE);
+		ret = run(&s, "io_uring_enter in the task", &r, err, SYS_io_uring_enter, (uint64_t)fd, each, 0, 0, 0, 0);
+		if (!ret && r != each)
+			ret = fail(err, "submit to a ring", EAGAIN);
+		__atomic_store_n(cq_head, __atomic_load_n(cq_tail, __ATOMIC_ACQUIRE), __ATOMIC_RELEASE);
+	}
+	munmap(memory, queue->len);
 	return finish(&s, ret, err);
 }

@@ -79,4 +79,17 @@ int surgeon_set_regs(pid_t tid, struct user_regs_struct *regs, struct surgeon_er
 /* Stops a task that runs under us (or, `cont`, is to leave a stop first); signals on the way reach it. */
 int surgeon_interrupt(pid_t tid, bool cont, struct surgeon_error *err);
 
+/* The memory of an io_uring as far as it takes to submit: its length, and where in it are tails and heads. */
+struct surgeon_queue {
+	uint64_t len;
+	uint32_t sq_tail, cq_head, cq_tail;
+};
+
+/*
+ * Lets a thread of process pid submit `each` entries of a ring of its own, `times` times: they are in the queue, complete by themselves, and
+ * their completions are thrown away. A ring may belong to one thread alone.
+ */
+int surgeon_submit(pid_t pid, pid_t tid, int fd, const struct surgeon_queue *queue, uint32_t each, uint64_t times,
+		   struct surgeon_error *err);
+
 #endif

@@ -100,6 +100,17 @@ export class Hand {
       await this.#engine.writeMemory(this.tid, at + BigInt(done), bytes.subarray(done, done + MAX_DATA));
   }
 
+  /** See Engine.submit. */
+  async submit(
+    pid: number,
+    fd: number,
+    len: number,
+    at: { sqTail: number; cqHead: number; cqTail: number },
+    [each, times]: [each: number, times: number],
+  ): Promise<void> {
+    await this.#engine.submit(pid, this.tid, fd, len, at, each, times);
+  }
+
   /** io_uring_register(2) on a descriptor of the task's. */
   async register(what: string, fd: number, op: number, bytes: Buffer | undefined, count: number): Promise<number> {
     return this.call(what, CALL.register, fd, op, bytes === undefined ? 0 : await this.lend(bytes), count);

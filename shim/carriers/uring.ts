@@ -6,7 +6,7 @@ import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { MAX_DATA } from "../control/wire.js";
 import { treeOf } from "../netlock/netlock.js";
-import { findSpecial } from "../xray/find.js";
+import { type Found, findSpecial } from "../xray/find.js";
 import {
   type OpenFile,
   type RingMapping,
@@ -472,6 +472,49 @@ const take = ({ pid, fd }: { pid: number; fd: number }): number => {
   }
 };
 
+/** How long a ring's counters take to be brought on, in seconds: 60 ns for each, more for small rings that one thread owns. */
+const secondsFor = ({ sqHead, cqTail, sqEntries, flags }: RingState): number => {
+  const steps = Math.max(sqHead, cqTail);
+  const turns = flags & SETUP.singleIssuer ? steps / sqEntries : 0;
+  return steps * 60e-9 + turns * 6e-6;
+};
+const LONG = 1;
+
+/**
+ * What can be said of the rings of a tree before anything is stopped, by descriptor of a process: why one is not carried, or that
+ * its restore will take long.
+ */
+export const foresee = (root: number, found: readonly Found[], reader: RingReader): Foreseen[] => {
+  const foreseen: Foreseen[] = [];
+  const open = new Set(found.filter(({ kind }) => kind === "uring").map(({ file }) => file));
+  for (const { pid, tid, rings } of threadsOf(root))
+    if (rings.some((file) => file !== 0n && !open.has(file)))
+      foreseen.push({ pid, why: `thread ${tid} has a ring that is registered only, without a descriptor` });
+  const seen = new Set<bigint>();
+  for (const { kind, pid, fd, file } of found) {
+    if (kind !== "uring" || seen.has(file)) continue;
+    seen.add(file);
+    const ours = take({ pid, fd });
+    try {
+      const state = reader.rings().get(ours);
+      const why = state && objection(state);
+      if (why !== undefined) foreseen.push({ pid, fd, why });
+      else if (state !== undefined && secondsFor(state) >= LONG)
+        foreseen.push({ pid, fd, seconds: Math.round(secondsFor(state)) });
+    } finally {
+      closeSync(ours);
+    }
+  }
+  return foreseen;
+};
+
+export interface Foreseen {
+  pid: number;
+  fd?: number;
+  why?: string;
+  seconds?: number;
+}
+
 /** The threads of a tree that have used io_uring. */
 const threadsOf = (root: number): ThreadState[] => {
   const threads = ringThreads();
@@ -494,6 +537,15 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
       if (!found) return;
       reader ??= new RingReader();
       inFlight?.prepare?.();
+    },
+    async admit(root, { log }) {
+      if (!threads) return;
+      reader ??= new RingReader();
+      for (const { pid, fd, why, seconds } of foresee(root, findSpecial(root), reader)) {
+        const at = fd === undefined ? `a ring of process ${pid}` : `the ring at descriptor ${fd} of process ${pid}`;
+        if (why !== undefined) throw refuse(`cannot carry ${at}`, why, "end its use before the checkpoint");
+        log("Warn ", `${at} has done much: a restore will take about ${seconds} s to bring its counters on`);
+      }
     },
     hasKernelThreads: () => threads,
     async seized(seized, context) {

@@ -9,11 +9,13 @@ import { DetachedFiles } from "../carriers/detached-dump.js";
 import { Places } from "../carriers/detached-find.js";
 import { admit, heldMounts, named } from "../carriers/remote-dump.js";
 import { remoteMounts } from "../carriers/remote-mounts.js";
+import { foresee } from "../carriers/uring.js";
 import { inPath } from "../engine/choose.js";
 import { DEFAULTS } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import { type Found, findSpecial } from "../xray/find.js";
+import { RingReader } from "../xray/rings.js";
 import { findUses, type Use } from "../xray/uses.js";
 import type { Finding, Verdict } from "./doctor.js";
 
@@ -267,6 +269,22 @@ const taskFindings = (
   return found;
 };
 
+/** Rings that are not carried after all, and those whose restore takes long. */
+const rings = (root: number, special: readonly Found[]): Finding[] => {
+  if (!special.some(({ kind }) => kind === "uring")) return [];
+  const reader = new RingReader();
+  try {
+    return foresee(root, special, reader).map(({ pid, fd, why, seconds }) => {
+      const where = fd === undefined ? "threads" : `descriptor ${fd}`;
+      if (why !== undefined) return finding(pid, where, { ...refused("io_uring"), says: `not carried: ${why}` });
+      const says = `bringing its counters on takes a restore about ${seconds} s`;
+      return finding(pid, where, { what: "io_uring", verdict: "note", says });
+    });
+  } finally {
+    reader.close();
+  }
+};
+
 /** What is special in the tree of a process. Throws ERR_PROCESS where there is none of this number. */
 export const examineTree = async (root: number): Promise<Finding[]> => {
   if (text(`/proc/${root}/stat`) === "")
@@ -285,6 +303,7 @@ export const examineTree = async (root: number): Promise<Finding[]> => {
       told.add(`${each.pid} ${each.fd}`);
       if (each.kind !== "detached") found.push(finding(each.pid, `descriptor ${each.fd}`, OF_XRAY[each.kind]));
     }
+    found.push(...rings(root, special));
     found.push(
       ...unmounted(
         root,

@@ -63,6 +63,19 @@ export interface Engine {
     pid: number,
     at: { addr: bigint; len: bigint; prot: number; flags: number; fd: number; offset: bigint; cut?: Cut },
   ): Promise<void>;
+  /**
+   * Lets a thread submit entries of a ring of its own, so many at a time and so many times; completions are thrown away.
+   * `at`: where in the ring's memory, of `len` bytes, are the tail of submissions, and head and tail of completions.
+   */
+  submit(
+    pid: number,
+    tid: number,
+    fd: number,
+    len: number,
+    at: { sqTail: number; cqHead: number; cqTail: number },
+    each: number,
+    times: number,
+  ): Promise<void>;
   /** Whether anything is swapped. */
   readonly swapped: boolean;
   /** Undoes every swap now. Resolves to how many could not be undone. */
@@ -150,6 +163,10 @@ export const engineBy = (command: Command, undoer: Undoer): Engine => {
     async mapOwn(pid, { addr, len, prot, flags, fd, offset, cut }) {
       const args = [BigInt(prot), BigInt(flags), offset, cut?.before ?? 0n, cut?.after ?? 0n];
       await command({ type: TYPE.MAP, pid, fd, addr, len, args });
+    },
+    async submit(pid, tid, fd, len, { sqTail, cqHead, cqTail }, each, times) {
+      const args = [each, times, sqTail, cqHead, cqTail, pid].map(BigInt);
+      await command({ type: TYPE.SUBMIT, pid: tid, fd, len: BigInt(len), args });
     },
     swapCwd: (pid, dir) => swapDir(TYPE.SWAP_CWD, pid, "cwd", dir),
     swapRoot: (pid, dir) => swapDir(TYPE.SWAP_ROOT, pid, "root", dir),

@@ -28,6 +28,7 @@ export const TYPE = {
   SWAP_ROOT: 22,
   MAP: 23,
   INTERCEPT: 24,
+  SUBMIT: 25,
 } as const;
 
 /** Files that CRIU knows, and of which it refuses some: enum control_known. */

@@ -52,6 +52,12 @@ fails "" dump; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checke
 start $program plain registered-only
 fails "" dump; grep -q "registered only" i/d.log i/cryoshim.log; [ ! -e i/cryoshim.img ]; checked l`));
 
+  test("doctor foretells what is not carried, and a restore that will take long", () =>
+    holds(`${WORDS}
+start $program registered-only plain=20000000
+cryoshim doctor --pid $pid >said || true; grep "not carried: .*registered only" said; grep "takes a restore about 1 s" said
+kill -9 $pid`));
+
   test("images cut short are refused, and say which", () =>
     holds(`${WORDS}
 start $program plain; dump; truncate -s 300 i/cryoshim-uring.img

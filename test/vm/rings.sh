@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+# Rings of io_uring on another kernel; what it does not have is not asked for.
+. /cryoshim/test/vm/carried.sh
+uname -r
+cryoshim doctor || true
+
+# rings KIND...: through a checkpoint and a restore, and one that leaves them running.
+rings() {
+	rm -rf l i && mkdir l i
+	setsid /cryoshim/build/workloads/rings /tmp/l/out /tmp/l/go "$@" </dev/null >/dev/null 2>&1 &
+	pid=$!
+	until_true grep -q ready l/out
+	criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job -R || { cat i/cryoshim.log; return 1; }
+	rm -r i && mkdir i
+	criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job || { cat i/cryoshim.log; return 1; }
+	criu restore -D /tmp/i -o r.log -v4 --shell-job -d || { cat i/cryoshim.log; return 1; }
+	touch l/go
+	until_true grep -q done l/out
+	! grep -E "BAD|note" l/out
+	grep -q ^ok l/out && echo "carried: rings $*"
+	kill -9 $pid
+}
+
+# Linux 6.1 has what came before it.
+rings plain clamp submit-all coop cqsize single defer
+rings enabled disabled iopoll sqe128 cqe32
+rings sqpoll attach
+rings shared dup registered epoll mapped
+rings overflow overflow-defer full full-single dropped
+rings buffers files eventfd personality workers restricted
+rings provided pbuf-ring
+case $(uname -r) in
+6.1.*) ;;
+*) rings no-sqarray no-mmap pbuf-mmap napi ;;
+esac
