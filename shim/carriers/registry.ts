@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { lstatSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { lstatSync, readdirSync, readFileSync, statSync, unlinkSync, writeFileSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { decodeAs, encodeEntries } from "../../crit/frame.js";
@@ -11,6 +11,12 @@ import type { Carrier } from "./carrier.js";
 
 /** Says that images need us, and what of us. The launcher looks for it (native/launcher/launcher.c, NEEDS_US). */
 const NEEDS_US = "cryoshim.img";
+
+/** A dump into a directory that has images already replaces them, as CRIU does with its own; a link there is not followed. */
+export const removeImages = (imagesDir: string): void => {
+  for (const name of readdirSync(imagesDir).filter((each) => /^cryoshim(-[a-z]+)?\.img$/.test(each)))
+    unlinkSync(join(imagesDir, name));
+};
 
 /** Writes into the images which carriers their restore needs, if any. */
 export const writeNeeds = (imagesDir: string, carriers: readonly Carrier[]): void => {

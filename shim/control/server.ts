@@ -9,7 +9,7 @@ import {
   watchReadable,
 } from "../../native/index.js";
 import type { Carrier, CarrierContext } from "../carriers/carrier.js";
-import { type Carriers, writeNeeds } from "../carriers/registry.js";
+import { type Carriers, removeImages, writeNeeds } from "../carriers/registry.js";
 import { reason } from "../error.js";
 import type { Annotations } from "../session/annotations.js";
 import type { Log } from "../session/log.js";
@@ -266,6 +266,7 @@ export const serveControl = (
       if (q.type === TYPE.HELLO) {
         state = "working";
         await begin();
+        if (STAGE[q.hook] === "dump") removeImages(context.imagesDir);
         if (STAGE[q.hook] === "dump" && root !== undefined) await admit(root);
         onBegin?.(STAGE[q.hook]!);
         const fits = q.args[0] === BigInt(VERSION);

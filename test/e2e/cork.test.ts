@@ -26,6 +26,13 @@ describe("criu's command line", () => {
 
   test("--leave-running leaves every socket as it is", () => holds(`${WORDS}start $program; dump -R; checked l`));
 
+  test("nothing is sent until the program says so: not by a dump that leaves it running, nor by a restore", () =>
+    holds(`${WORDS}
+sent() { awk '/^Udp(Lite)?: [0-9]/ { n += $5 } /^Udp(Lite)?6OutDatagrams/ { n += $2 } END { print n }' /proc/net/snmp /proc/net/snmp6; }
+start $program; before=$(sent); dump -R; dump -R; [ "$(sent)" = "$before" ] || no "the first two have sent: $before, $(sent)"
+dump; restore; [ "$(sent)" = "$before" ] || no "the restore has sent: $before, $(sent)"
+checked l; [ "$(sent)" -gt "$before" ] || no "nothing is counted"`));
+
   test("a dump that fails leaves every socket as it is, and no image", () =>
     holds(`${WORDS}
 start /cryoshim/build/workloads/locked /tmp/l/lock $program
