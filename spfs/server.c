@@ -12,7 +12,12 @@
 #include "server.h"
 #include "stub.h"
 
-#define IDLE_THREADS 2
+/*
+ * It begins with two threads, and whoever takes the last idle one's place starts another. More stay than are started: else one would
+ * be started and ended for each request of two tasks.
+ */
+#define FIRST_THREADS 2
+#define IDLE_THREADS 4
 #define SESSIONS 64
 #define STACK (256u << 10)
 #define GRAVES (1u << 20)
@@ -483,7 +488,7 @@ int server_start(void)
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (graves == MAP_FAILED)
 		return -1;
-	for (int i = 0; i < IDLE_THREADS; i++)
+	for (int i = 0; i < FIRST_THREADS; i++)
 		start_server();
 	return 0;
 }

@@ -10,7 +10,7 @@ import { type Spfs, startSpfs } from "../../spfs/control.js";
 import { makePlaces } from "../support/spfs.js";
 
 /** Steps of each program; SPFS_STEPS=200000 for a long run. */
-const STEPS = Number(process.env.SPFS_STEPS ?? "4000");
+const STEPS = Number(process.env.SPFS_STEPS ?? "3000");
 
 let spfs: Spfs | undefined;
 let places: ReturnType<typeof makePlaces>;
@@ -46,7 +46,8 @@ const disturb = async (over: Promise<unknown>): Promise<number> => {
   void over.finally(() => {
     on = false;
   });
-  for (; on; times++) {
+  // No more than it takes: each costs the programs a delay.
+  for (; on && times < 40; times++) {
     if (times % 3 === 0) {
       await spfs!.stub();
       await sleep(20);
