@@ -3,9 +3,11 @@
 // a restore submits them again under their old names. What cannot be submitted twice is waited for, or refused.
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { addon } from "../../native/index.js";
 import type { UringSettings } from "../engine/launch-file.js";
 import { InFlightReader, type Request, type RingTask, WHERE } from "../xray/uring-inflight.js";
 import type { CarrierContext } from "./carrier.js";
+import { offsetsHere, type RingOffsets } from "./uring-params.js";
 import { IOSQE, OP, opName, type SavedRequest, savedRequest } from "./uring-request.js";
 import { resubmit } from "./uring-resubmit.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
@@ -86,6 +88,16 @@ const unlisted = (reads: readonly Read[]): Map<number, number> => {
   return new Map([...counts].filter(([, count]) => count > 0));
 };
 
+const [OFF_SQ_RING, SQ_NEED_WAKEUP] = [0n, 1];
+
+/** Whether a thread of the kernel's, which is awake, is about to take what is in the submission queue. */
+const isTaking = ({ fd, flags }: Ring, { sq }: RingOffsets): boolean => {
+  if ((flags & SETUP.sqpoll) === 0 || flags & (SETUP.noMmap | SETUP.rDisabled)) return false;
+  const rings = addon.uringRead(fd, OFF_SQ_RING, Math.max(sq.head, sq.tail, sq.flags) + 4);
+  const sleeps = (rings.readUInt32LE(sq.flags) & SQ_NEED_WAKEUP) !== 0;
+  return !sleeps && rings.readUInt32LE(sq.head) !== rings.readUInt32LE(sq.tail);
+};
+
 /** The thread that submits to a ring with SQPOLL: it is not stopped, and takes its completions itself. */
 const isKernels = (tid: number): boolean => readFileSync(`/proc/${tid}/comm`, "latin1").startsWith("iou-");
 
@@ -113,10 +125,12 @@ export const inFlightCarrier = ({ policy, wait }: UringSettings): InFlightCarrie
   };
   /** Waits until nothing passes, no longer than the policy says. */
   const settled = async (rings: readonly Ring[], context: CarrierContext): Promise<Read[]> => {
+    const offsets = offsetsHere();
     for (const until = Date.now() + (policy === "refuse" ? 0 : wait); ; await sleep(1)) {
       const reads = read(rings);
-      const passing = reads.filter(({ requests }) => requests.some(({ where }) => where & PASSING));
-      if (passing.length === 0 && unlisted(reads).size === 0) return reads;
+      const passes = ({ ring, requests }: Read): boolean =>
+        isTaking(ring, offsets) || requests.some(({ where }) => where & PASSING);
+      if (!reads.some(passes) && unlisted(reads).size === 0) return reads;
       if (Date.now() >= until) return reads;
       await nudge(reads, context);
     }

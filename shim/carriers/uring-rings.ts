@@ -26,6 +26,8 @@ const [EPOLL_CTL_ADD, EPOLL_CTL_DEL] = [1, 2];
 const [PR_SET_PTRACER, PR_SET_PTRACER_ANY] = [0x59616d61, 0xffffffffffffffffn];
 const [SQ_NEED_WAKEUP, SQ_CQ_OVERFLOW, CQ_EVENTFD_DISABLED] = [1, 2, 1];
 
+const ENTER_SQ_WAKEUP = 2;
+
 /** Makes the rings of the images anew. */
 export class RingRestore {
   readonly #images: ImageRing[];
@@ -192,6 +194,9 @@ class Session {
         await inFlight.resubmit(ring, image.requests!, this.#context);
       }
       await this.#fillSubmissions(made);
+      // Its thread may have gone to sleep unseen, while the flag that says so was written over; and what is submitted is its.
+      if (ring.flags & SETUP.sqpoll && (ring.flags & SETUP.rDisabled) === 0)
+        await hand.call("io_uring_enter", CALL.enter, ring.fdInTask!, 0, 0, ENTER_SQ_WAKEUP, 0, 0);
       await this.#share(made, hand);
       await this.#map(made);
       await this.#slots(made);
