@@ -784,7 +784,8 @@ static __attribute__((always_inline)) void next_user(struct walk *w, struct curs
 	READ(tctx, ((struct task_struct___uring *)task)->io_uring);
 	if (tctx)
 		READ(wq, tctx->io_wq);
-	if (wq) {
+	/* Before Linux 6.4 they are elsewhere: then those of the ring are all that is known. */
+	if (wq && HAS(wq->acct)) {
 		READ(limits[0], wq->acct[0].max_workers);
 		bpf_probe_read_kernel(&limits[1], 4, (char *)&wq->acct[0].max_workers + SIZE_OF(struct io_wq_acct));
 	}

@@ -22,6 +22,8 @@ import { encodeParams, offsetsHere } from "./uring-params.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { RingRestore } from "./uring-rings.js";
 
+/** Swaps that are under way at once. */
+const AT_ONCE = 32;
 /** All that this version knows. */
 const KNOWN = (1 << 19) - 1;
 const [OFF_SQ_RING, OFF_SQES, OFF_PBUF_RING] = [0n, 0x10000000n, 0x80000000n];
@@ -400,27 +402,29 @@ class Dump {
    * be polled as well: an eventfd.
    */
   async hide({ engine }: CarrierContext): Promise<void> {
-    for (const { mappings, descriptors, image } of this.saved) {
-      for (const { pid, start, end, offset, flags } of mappings) {
-        const place = placeOf(image, offset, end - start);
-        await engine.swapMapping(pid, {
-          addr: start,
-          len: end - start,
-          prot: Number(flags & VM_PROT),
-          flags: MAP_PLACEHOLDER,
-          newOffset: 0n,
-          ownFd: descriptors.find((each) => each.pid === pid)!.fd,
-          oldOffset: place.base,
-          oldCut: place.cut,
-          oldFlags: MAP_SHARED,
-        });
+    const swaps: (() => Promise<void>)[] = [];
+    const placeholders: number[] = [];
+    try {
+      for (const { mappings, descriptors, image } of this.saved) {
+        for (const { pid, start, end, offset, flags } of mappings) {
+          const { base, cut } = placeOf(image, offset, end - start);
+          const [prot, ownFd] = [Number(flags & VM_PROT), descriptors.find((each) => each.pid === pid)!.fd];
+          const old = { ownFd, oldOffset: base, oldCut: cut, oldFlags: MAP_SHARED };
+          const at = { addr: start, len: end - start, prot, flags: MAP_PLACEHOLDER, newOffset: 0n };
+          swaps.push(() => engine.swapMapping(pid, { ...at, ...old }));
+        }
+        const placeholder = addon.eventfd(0);
+        placeholders.push(placeholder);
+        for (const { pid, fd } of descriptors)
+          swaps.push(() => engine.swapRing(pid, fd, placeholder, closesOnExec(pid, fd)));
       }
-      const placeholder = addon.eventfd(0);
-      try {
-        for (const { pid, fd } of descriptors) await engine.swapRing(pid, fd, placeholder, closesOnExec(pid, fd));
-      } finally {
-        closeSync(placeholder);
+      // In this order, but without waiting for each; more at once than fit into the sockets must not be under way.
+      for (let at = 0; at < swaps.length; at += AT_ONCE) {
+        const done = await Promise.allSettled(swaps.slice(at, at + AT_ONCE).map((swap) => swap()));
+        for (const each of done) if (each.status === "rejected") throw each.reason;
       }
+    } finally {
+      for (const placeholder of placeholders) closeSync(placeholder);
     }
   }
 

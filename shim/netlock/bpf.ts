@@ -51,7 +51,7 @@ export const bpf = (cmd: number, attr: Attr, log = false, netns = -1): number =>
     return call(cmd, attr, netns);
   } catch (error) {
     if (!log) throw error;
-    const said = Buffer.alloc(1 << 16);
+    const said = Buffer.alloc(16 << 20);
     try {
       return call(cmd, { ...attr, 24: 1, 28: said.length, 32: said }, netns);
     } catch (again) {

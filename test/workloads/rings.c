@@ -918,6 +918,30 @@ static void no_mmap(const struct kind *kind, unsigned number)
 	check_ring(&r);
 }
 
+/* For benches: so many rings, or buffers of 4 KiB, and nothing to check. */
+static void idle(const struct kind *kind, unsigned number)
+{
+	struct ring r;
+
+	for (unsigned i = 0; i < number; i++)
+		setup(&r, kind->name, ENTRIES, 0);
+	go_on();
+}
+
+static void many_buffers(const struct kind *kind, unsigned number)
+{
+	char *memory = mmap(NULL, (size_t)number * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct iovec *iov = calloc(number, sizeof(*iov));
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	for (unsigned i = 0; i < number; i++)
+		iov[i] = (struct iovec){ memory + (size_t)i * 4096, 4096 };
+	if (reg(&r, IORING_REGISTER_BUFFERS, iov, number))
+		die("register buffers");
+	go_on();
+}
+
 static const struct kind kinds[] = {
 	{ "plain", plain, 0 },
 	{ "clamp", plain, IORING_SETUP_CLAMP },
@@ -943,6 +967,8 @@ static const struct kind kinds[] = {
 	{ "overflow-defer", overflow, SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN },
 	{ "full", full, 0 },
 	{ "full-single", full, SETUP_SINGLE_ISSUER },
+	{ "idle", idle, 0 },
+	{ "many-buffers", many_buffers, 0 },
 	{ "dropped", dropped, 0 },
 	{ "buffers", buffers, 0 },
 	{ "files", files, 0 },
