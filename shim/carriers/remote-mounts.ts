@@ -121,3 +121,12 @@ export const needsLinkRemap = (pid: number): boolean => {
     return false;
   }
 };
+
+/** Whether a process has mounts whose server the kernel itself speaks with, over a network that may be the process's. */
+export const hasKernelClients = (pid: number): boolean => {
+  try {
+    return !sharesMounts(pid) && remoteMounts(pid).some(({ type }) => !type.startsWith("fuse"));
+  } catch {
+    return false;
+  }
+};

@@ -5,6 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { nanoid } from "nanoid/non-secure";
+import { hasKernelClients } from "../carriers/remote-mounts.js";
 import type { NetworkLock } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
 import { closeAll } from "../netlock/bpf.js";
@@ -143,10 +144,17 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
     }
   };
 
-  /** A dump's lock, attached but not armed. */
+  /** A dump's network namespace is used by others, too. */
+  let shared = false;
+
+  /**
+   * A dump's lock, attached but not armed. The kernel's own sockets, those of a mount of NFS and the like, are no task's: with them
+   * cut off CRIU would wait for the server without end, so it is the tasks' sockets that are locked then.
+   */
   const lockForDump = (pid: number): NetLock => {
     const netns = `/proc/${pid}/ns/net`;
-    const made = new NetLock(isShared(netns, treeOf(pid)) ? "sockets" : "netns");
+    shared = isShared(netns, treeOf(pid));
+    const made = new NetLock(shared || hasKernelClients(pid) ? "sockets" : "netns");
     try {
       made.attach(netns);
     } catch (error) {
@@ -199,7 +207,7 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
   /** Pins the lock of a dump that ends its container, where packets could still arrive. Returns its id. */
   const keepFor = (made: NetLock, pid: number): string | undefined => {
     const netns = netnsInode(`/proc/${pid}/ns/net`);
-    if (made.extent === "netns" && !isMounted(netns)) return undefined;
+    if (!shared && !isMounted(netns)) return undefined;
     const id = nanoid();
     try {
       guard.kept(id, pid);

@@ -25,13 +25,14 @@ cryoshim spfs list | grep -q "its server is not there yet: it is not mounted on 
 up other; checked l; nothing_left`));
 });
 
-test("podman: a volume whose server is not mounted", () =>
-  holds(`
+test.each(["runc", "crun"])("podman + %s: a volume whose server is not mounted", async (runtime) => {
+  await holds(`
 lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/remote l; up m
-podman run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /lab/remote /data /lab/out /lab/go >/dev/null; ready l
+podman --runtime ${runtime} run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /lab/remote /data /lab/out /lab/go >/dev/null; ready l
 podman container checkpoint --file-locks c1 >/dev/null; down m
 podman container restore --file-locks c1 >/dev/null; waits l
-up m; checked l; nothing_left`));
+up m; checked l; nothing_left`);
+});
 
 test("podman: a volume whose server has died is prepared, or the restore would fail before CRIU starts", () =>
   holds(`
@@ -53,6 +54,25 @@ r=/var/lib/lxc/c1/rootfs; mkdir -p $r/lab $r/mnt d; cp /cryoshim/build/workloads
 lxc-start -d -n c1; ready $r/lab
 lxc-checkpoint -n c1 -D /tmp/d -s; down $r/mnt; lxc-checkpoint -n c1 -D /tmp/d -r; waits $r/lab
 up other; checked $r/lab; nothing_left`));
+
+test("LXC: a mount that is bound from the host", () =>
+  holds(`
+up m; mkdir d; lab-lxc-create c1 /lab/remote /data /lab/out /lab/go
+r=/var/lib/lxc/c1/rootfs; mkdir -p $r/lab; cp /cryoshim/build/workloads/remote $r/lab
+echo "lxc.mount.entry = /tmp/m data none bind,create=dir 0 0" >>/var/lib/lxc/c1/config
+lxc-start -d -n c1; ready $r/lab
+lxc-checkpoint -n c1 -D /tmp/d -s; down m; lxc-checkpoint -n c1 -D /tmp/d -r; waits $r/lab
+up m; checked $r/lab; nothing_left`));
+
+test("two parts of one file system are one file system afterwards, too", () =>
+  holds(`
+mkdir -p l i served/deep/a served/deep/b; LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "exec 3>>/a/x 4<>/b/y; echo 1 >&3; while [ ! -e /lab/go ]; do sleep 0.1; done; echo 2 >&3; echo 3 >&4; cat /a/x /b/y >/lab/out"
+up m; mkdir -p b/rootfs/a b/rootfs/b; mount --bind m/deep/a b/rootfs/a; mount --bind m/deep/b b/rootfs/b
+runc run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; until_true test -s served/deep/a/x
+runc checkpoint --image-path /tmp/i --work-path /tmp/i c1; umount b/rootfs/a b/rootfs/b; down m
+runc restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
+[ "$(ls /run/cryoshim/spfs | wc -l)" = 1 ]; touch l/go; up other
+until_true grep -q 3 l/out; [ "$(cat l/out | tr -d '\n')" = 123 ]; nothing_left`));
 
 test("criu's command line: a process without mounts of its own gets SPFS on the host", () =>
   holds(`

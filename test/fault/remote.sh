@@ -10,9 +10,10 @@ RANDOM=$3
 # Writes through a descriptor opened once, and opens and reads another file each time.
 count='echo start >>/lab/starts; exec 3>>/mnt/log; i=0; while :; do i=$((i+1)); echo $i >&3 || exit 1; [ "$(cat /mnt/data)" = whole ] || exit 1; sleep 0.02; done'
 LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "$count"
-# A server's death must lose nothing that a write has promised: no write behind, and all data through SPFS.
+# A server's death must lose nothing that a write has promised: no write behind, and all data through SPFS for ever.
 configure '[remote]
-passthrough = "off"'
+passthrough = "off"
+retire = "never"'
 sed -i 's/allow_other/allow_other,sshfs_sync/' /cryoshim/test/support/remote.sh && . /cryoshim/test/support/remote.sh
 
 moment() { sleep "$(awk "BEGIN { print $RANDOM / 32768 * $1 }")"; }
