@@ -78,6 +78,7 @@ int node_parent(uint32_t n, struct ref *dir, char *name)
 
 int node_ref(uint32_t n, struct ref *out)
 {
+	uint32_t session = S->session;
 	struct handle *h;
 	struct ref dir;
 	struct stat st;
@@ -109,7 +110,7 @@ int node_ref(uint32_t n, struct ref *out)
 	if (!S_ISDIR(st.st_mode))
 		return 0;
 	pthread_mutex_lock(&tree);
-	if (nodes[n].fd < 0) {
+	if (nodes[n].fd < 0 && session == S->session) {
 		nodes[n].fd = out->fd;
 		out->ours = false;
 	}
@@ -230,6 +231,7 @@ int entry(uint32_t parent, const char *name, const struct stat *st, struct fuse_
 
 int handle_fd(struct handle *h)
 {
+	uint32_t session = S->session;
 	int fd, other = -1;
 
 	if (h->fd >= 0)
@@ -238,11 +240,11 @@ int handle_fd(struct handle *h)
 	if (fd < 0)
 		return fd;
 	pthread_mutex_lock(&tree);
-	if (h->fd < 0)
+	if (h->fd < 0 && session == S->session)
 		h->fd = fd;
 	else
-		other = fd;
-	fd = h->fd;
+		other = fd; /* another was quicker, or the backend has changed meanwhile */
+	fd = h->fd < 0 ? -ESTALE : h->fd;
 	pthread_mutex_unlock(&tree);
 	if (other >= 0)
 		close(other);

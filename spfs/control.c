@@ -194,9 +194,6 @@ static void close_unknown(void)
 	for (uint32_t h = 0; h < S->handle_high; h++)
 		if (handles[h].state == LIVE)
 			KNOW(handles[h].fd);
-	for (uint32_t l = 0; l < S->lock_high; l++)
-		if (locks[l].state == LIVE)
-			KNOW(locks[l].fd);
 	KNOW(dirfd(dir));
 	while ((d = readdir(dir))) {
 		int fd = atoi(d->d_name);

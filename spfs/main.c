@@ -65,7 +65,6 @@ static bool option(char *arg)
 		{ "passthrough", NULL, 0, &S->want_passthrough },
 		{ "stub-on-loss", NULL, 0, &S->on_loss_stub },
 		{ "loss-after", NULL, 0, &S->loss_ms },
-		{ "forward-locks", NULL, 0, &S->forward_locks },
 	};
 	char *value = strchr(arg, '=');
 

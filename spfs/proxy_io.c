@@ -49,8 +49,8 @@ static uint32_t handle_fit(struct request *r, uint32_t n, uint32_t flags, int fd
 		out->open_flags = OPEN_PASSTHROUGH;
 		out->backing_id = id;
 	}
-	/* Closing what was only read tells nothing, but of locks that are the backend's. */
-	if ((flags & O_ACCMODE) == O_RDONLY && !S->forward_locks)
+	/* Closing what was only read tells nothing. */
+	if ((flags & O_ACCMODE) == O_RDONLY)
 		out->open_flags |= FOPEN_NOFLUSH;
 	h = handle_new(n, kind, flags, fd);
 	if (h == NONE)

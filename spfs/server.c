@@ -225,8 +225,6 @@ static void serve_init(struct request *r)
 		has |= (uint64_t)in->flags2 << 32;
 	if (S->want_passthrough)
 		want |= INIT_PASSTHROUGH;
-	if (S->forward_locks)
-		want |= FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
 	want &= has;
 	out.flags = (uint32_t)want;
 	out.flags2 = (uint32_t)(want >> 32);
@@ -383,6 +381,7 @@ void serve_held(struct held *h, uint8_t *buffer)
 	r.in = (void *)bytes;
 	r.arg = bytes + sizeof(*r.in);
 	r.len = r.in->len - (uint32_t)sizeof(*r.in);
+	atomic_store(&h->since, now_ms());
 	serve(&r);
 	if (r.held)
 		stub_free(h);
@@ -479,7 +478,7 @@ uint32_t server_stuck(uint64_t ms)
 		if (taken[i] && since && now > since && now - since >= ms)
 			stuck++;
 	}
-	return stuck;
+	return stuck + stub_stuck(now - ms);
 }
 
 int server_start(void)

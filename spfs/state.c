@@ -15,7 +15,6 @@ struct state *S;
 struct node *nodes;
 struct name *names;
 struct handle *handles;
-struct lock *locks;
 struct inbox *inboxes;
 struct held *smalls;
 uint8_t (*larges)[REQUEST_MAX];
@@ -33,7 +32,6 @@ int state_map(int fd)
 		{ &nodes, sizeof(*nodes) * (size_t)MAX_NODES },
 		{ &names, sizeof(*names) * (size_t)MAX_NAMES },
 		{ &handles, sizeof(*handles) * (size_t)MAX_HANDLES },
-		{ &locks, sizeof(*locks) * (size_t)MAX_LOCKS },
 		{ &inboxes, sizeof(*inboxes) * (size_t)MAX_INBOXES },
 		{ &smalls, sizeof(*smalls) * (size_t)MAX_SMALL },
 		{ &larges, sizeof(*larges) * (size_t)MAX_LARGE },

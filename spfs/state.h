@@ -19,7 +19,6 @@
 #define MAX_NODES (1u << 22)
 #define MAX_NAMES (1u << 22)
 #define MAX_HANDLES (1u << 20)
-#define MAX_LOCKS (1u << 18)
 #define MAX_INBOXES 128
 #define MAX_SMALL (1u << 20)
 #define MAX_LARGE (1u << 14)
@@ -86,15 +85,6 @@ struct handle {
 	uint32_t uid, gid;
 };
 
-/* A lock held through a handle: for its owner, on a description of its own at the backend (locks.c). */
-struct lock {
-	_Atomic uint32_t state;
-	uint32_t node;
-	uint64_t fh, owner, start, end;
-	uint32_t type, pid, flock;
-	int32_t fd;		/* shared by all locks of an owner on a node */
-};
-
 /* What a worker has done for a request, in case it dies before the kernel has the answer. */
 enum { UNDONE, DOING, DONE };
 struct journal {
@@ -129,10 +119,11 @@ struct held {
 	uint64_t deadline;	/* ms, 0 none */
 	uint32_t interrupted;
 	uint32_t pad;
+	_Atomic uint64_t since;	/* ms; being worked on */
 	struct journal journal;
 	union {
 		struct fuse_in_header header;
-		uint8_t bytes[SMALL_MAX - 128];
+		uint8_t bytes[SMALL_MAX - 136];
 	};
 };
 
@@ -143,13 +134,13 @@ struct state {
 	_Atomic uint32_t restarts;
 	_Atomic uint32_t over;		/* unmounted or stopped: nobody is started again */
 	_Atomic uint32_t cleared;	/* its directory is gone, and may be another's by now */
-	uint32_t timeout_ms, read_only, want_passthrough, on_loss_stub, forward_locks, loss_ms;
+	uint32_t timeout_ms, read_only, want_passthrough, on_loss_stub, loss_ms;
 	_Atomic uint32_t minor;	/* the kernel's; 0 until it has begun */
 	uint32_t passthrough;
 	uint64_t init_flags;
 	int32_t fuse, listen, log, backend, memory, dir;
 	_Atomic int32_t holder, worker;
-	_Atomic uint32_t node_high, name_high, handle_high, lock_high, small_high, large_high;
+	_Atomic uint32_t node_high, name_high, handle_high, small_high, large_high;
 	_Atomic uint64_t text_high;
 	_Atomic uint32_t zeroes;	/* RESTORE's zero pages may be in the page cache */
 	uint32_t compared;	/* the record has been held against a backend */
@@ -162,7 +153,6 @@ extern struct state *S;
 extern struct node *nodes;
 extern struct name *names;
 extern struct handle *handles;
-extern struct lock *locks;
 extern struct inbox *inboxes;
 extern struct held *smalls;
 extern uint8_t (*larges)[REQUEST_MAX];

@@ -34,7 +34,9 @@ static struct place {
 static struct list {
 	uint32_t first, last, count;
 } waiting, ready;
-static uint32_t buckets[BUCKETS], small_free, large_free, *large_next, replayers;
+static uint32_t buckets[BUCKETS], small_free, large_free, *large_next;
+/* Those of the backend that is there now: others may hang at one that is lost. */
+static uint32_t replayers, replayers_session;
 
 static uint32_t *bucket_of(uint64_t unique)
 {
@@ -281,6 +283,18 @@ uint32_t stub_blocked(void)
 	return waiting.count + ready.count;
 }
 
+uint32_t stub_stuck(uint64_t moment)
+{
+	uint32_t stuck = 0;
+
+	pthread_mutex_lock(&queue);
+	for (uint32_t i = 0; i < S->small_high; i++)
+		if (smalls[i].state == LIVE && places[i].where == WORKED_ON && smalls[i].since < moment)
+			stuck++;
+	pthread_mutex_unlock(&queue);
+	return stuck;
+}
+
 uint32_t stub_reads(uint64_t nodeid, uint64_t (*ranges)[2], uint32_t max)
 {
 	uint32_t n = 0;
@@ -299,11 +313,11 @@ uint32_t stub_reads(uint64_t nodeid, uint64_t (*ranges)[2], uint32_t max)
 	return n;
 }
 
-static void *replayer(void *unused)
+static void *replayer(void *arg)
 {
+	uint32_t session = (uint32_t)(uintptr_t)arg;
 	uint8_t *buffer = mmap(NULL, SPFS_MAX_WRITE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	(void)unused;
 	if (unshare(CLONE_FS))
 		say("unshare: %s", strerror(errno));
 	pthread_mutex_lock(&queue);
@@ -315,7 +329,8 @@ static void *replayer(void *unused)
 		serve_held(&smalls[i], buffer);
 		pthread_mutex_lock(&queue);
 	}
-	replayers--;
+	if (session == replayers_session)
+		replayers--;
 	pthread_mutex_unlock(&queue);
 	if (buffer != MAP_FAILED)
 		munmap(buffer, SPFS_MAX_WRITE);
@@ -333,9 +348,12 @@ void stub_release(bool fresh)
 			smalls[i].deadline = 0;
 		append(&ready, i, READY);
 	}
+	if (replayers_session != S->session)
+		replayers = 0;
+	replayers_session = S->session;
 	for (uint32_t n = ready.count; n && replayers < REPLAYERS; n--) {
 		replayers++;
-		start_thread(replayer, NULL);
+		start_thread(replayer, (void *)(uintptr_t)replayers_session);
 	}
 	pthread_mutex_unlock(&queue);
 }

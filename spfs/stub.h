@@ -17,7 +17,9 @@ int stub_recover(void);
 /* Answers what waits too long or for dead tasks; the time until the next look in ms, -1: none is needed. */
 int stub_tick(void);
 uint32_t stub_blocked(void);
-/* Calls back for the bytes of a file that waiting reads will fill: [start, end). */
+/* Requests that were held and have been worked on since before a moment. */
+uint32_t stub_stuck(uint64_t moment);
+/* The bytes of a file that waiting reads will fill: [start, end). */
 uint32_t stub_reads(uint64_t nodeid, uint64_t (*ranges)[2], uint32_t max);
 
 #endif

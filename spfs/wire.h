@@ -7,7 +7,8 @@
  * by SCM_RIGHTS. And the record that it starts from. Declared here once; spfs/wire.ts says the same, and a test holds
  * the two together.
  *
- * A client asks, the server answers each with a RESULT of the same seq; before it may come DIFFERS and LOCK, one for each.
+ * A client asks, the server answers each with a RESULT of the same seq; before that of PROXY comes a DIFFERS
+ * for each difference.
  */
 #include <stdint.h>
 
@@ -44,10 +45,8 @@ struct spfs_msg {
 	X(PROXY, 2)		/* with the backend's root; flags: 1 what is gone waits as in stub */ \
 	X(STATUS, 3)		/* RESULT: phase, blocked, open, nodes, passthrough, worker, restarts, holder */ \
 	X(STOP, 4)                                                                                 \
-	X(LOCKS, 5)		/* locks that are held at the backend, as LOCK */                  \
 	X(RESULT, 10)		/* of PROXY: a0 handles opened again */                            \
-	X(DIFFERS, 11)		/* a0: what; data: the path */                                     \
-	X(LOCK, 12)		/* a0 kind, a1 type, a2 start, a3 end, a4 pid, a5 ino, a6 flags of the open; data: path */
+	X(DIFFERS, 11)		/* a0: what; data: the path */
 
 enum spfs_type {
 #define X(name, number) SPFS_##name = number,
@@ -56,7 +55,7 @@ enum spfs_type {
 };
 
 enum spfs_phase { SPFS_PHASE_RESTORE, SPFS_PHASE_STUB, SPFS_PHASE_PROXY };
-enum spfs_differs { SPFS_GONE, SPFS_OTHER_TYPE, SPFS_OTHER_SIZE, SPFS_GROWN, SPFS_OTHER_MTIME, SPFS_LOCK_LOST, SPFS_NOT_MADE };
+enum spfs_differs { SPFS_GONE, SPFS_OTHER_TYPE, SPFS_OTHER_SIZE, SPFS_GROWN, SPFS_OTHER_MTIME, SPFS_NOT_MADE };
 
 /* The record: a head, then each node with its path and its target, unpadded. */
 struct spfs_record {

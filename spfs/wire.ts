@@ -9,7 +9,7 @@ export const SIZE = 88;
 export const NODE_SIZE = 64;
 export const RECORD_SIZE = 16;
 
-export const TYPE = { STUB: 1, PROXY: 2, STATUS: 3, STOP: 4, LOCKS: 5, RESULT: 10, DIFFERS: 11, LOCK: 12 } as const;
+export const TYPE = { STUB: 1, PROXY: 2, STATUS: 3, STOP: 4, RESULT: 10, DIFFERS: 11 } as const;
 
 export const OFFSET = {
   magic: 0,
@@ -46,7 +46,7 @@ export const NODE_OFFSET = {
 
 /** enum spfs_phase, enum spfs_differs */
 export const PHASE = ["restore", "stub", "proxy"] as const;
-export const DIFFERS = ["gone", "type", "size", "grown", "mtime", "lock", "made"] as const;
+export const DIFFERS = ["gone", "type", "size", "grown", "mtime", "made"] as const;
 
 /** One path below the mount as the checkpoint saw it. */
 export interface RecordedNode {
