@@ -99,6 +99,15 @@ static napi_value thaw(napi_env env, napi_callback_info info)
 	return undefined(env);
 }
 
+/* thawLate(): number: lets those go that stopped too late; how many have not stopped yet */
+static napi_value thaw_late(napi_env env, napi_callback_info info)
+{
+	napi_value result;
+
+	(void)info;
+	return napi_create_uint32(env, surgeon_thaw_late(), &result) == napi_ok ? result : NULL;
+}
+
 /* patientStart(tid, avoid) */
 static napi_value patient_start(napi_env env, napi_callback_info info)
 {
@@ -418,7 +427,7 @@ bool patient_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
 #define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_enumerable, NULL }
-		VERB("freeze", freeze), VERB("thaw", thaw), VERB("patientStart", patient_start),
+		VERB("freeze", freeze), VERB("thaw", thaw), VERB("thawLate", thaw_late), VERB("patientStart", patient_start),
 		VERB("patientEnd", patient_end), VERB("patientSwapFds", swap_fds),
 		VERB("patientEpoll", epoll), VERB("patientChdir", chdir_patient), VERB("patientRemap", remap),
 		VERB("patientExe", exe), VERB("kcmp", kcmp_call), VERB("copyState", copy_state),

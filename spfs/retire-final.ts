@@ -103,8 +103,8 @@ const lookCloser = (mounts: Mounts, some: readonly Where[]): { task: Task; seen:
     return [{ task, seen: { ...seen, fd, flags, note } }];
   });
 
-/** Opens what takes a description's place. What stays is told, and false. */
-export const openNext = (operation: Operation, description: Description): boolean => {
+/** Opens what takes a description's place; false: it stays, which the last freeze tells. */
+export const openNext = (operation: Operation, description: Description, last: boolean): boolean => {
   const { seen, replacement, as, at } = description;
   const source = (): number => {
     const [fd = -1] = verbs.copyState(Int32Array.from([at[0]!.task.tid, at[0]!.fd, -1, 0]));
@@ -116,7 +116,7 @@ export const openNext = (operation: Operation, description: Description): boolea
     return true;
   } catch (error) {
     if (!(error instanceof Stays)) throw error;
-    descriptionStays(operation, description, error.message);
+    if (last) descriptionStays(operation, description, error.message);
     return false;
   }
 };
@@ -162,7 +162,7 @@ const exchangeAll = (operation: Operation, exchange: Exchange, wave: Wave): void
   // All of an inode, or nothing of it.
   const staying = new Set<string>();
   let going = wave.descriptions.filter((each) => {
-    if (!fifos.has(each) && openNext(operation, each)) return true;
+    if (!fifos.has(each) && openNext(operation, each, true)) return true;
     staying.add(inodeKey(each.seen));
     return false;
   });

@@ -181,7 +181,8 @@ const knowsBeneath = (): boolean => {
   return major > 6 || (major === 6 && minor >= 5);
 };
 
-const idOf = (fd: number): number =>
+/** The id of the mount of a descriptor of ours. */
+export const idOf = (fd: number): number =>
   Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
 
 /** Puts the new mount beneath the old one: nobody sees it yet. Throws, with nothing changed. */

@@ -46,6 +46,7 @@ interface Verbs {
   teePipe(from: number, to: number): number;
   freeze(tids: Int32Array, patience: number): Int32Array;
   thaw(tids: Int32Array): void;
+  thawLate(): number;
   patientStart(tid: number, avoid: bigint): void;
   patientEnd(tid: number): void;
   patientSwapFds(rows: Int32Array, locks: BigInt64Array): [errno: number, step: string, ...done: number[]];

@@ -204,6 +204,15 @@ export class Frozen {
 
 class Stuck extends Error {}
 
+/** Who did not stop in time stops when he leaves the kernel, and must then be let go. */
+const thawLate = (): void => {
+  const timer = setInterval(() => {
+    if (verbs.thawLate() === 0) clearInterval(timer);
+  }, 10);
+  // If we end, the kernel lets them go.
+  timer.unref();
+};
+
 const freezeOnce = (container: Container): Frozen => {
   const since = process.hrtime.bigint();
   const status = new Map<number, number>();
@@ -227,9 +236,13 @@ const freezeOnce = (container: Container): Frozen => {
       for (const [i, [pid, tid]] of fresh.entries()) {
         const code = codes[i]!;
         status.set(tid, code);
-        if (code === 110) throw new Stuck(`task ${tid} waits in the kernel and cannot be stopped`);
+        if (code === 110) {
+          thawLate();
+          throw new Stuck(`task ${tid} waits in the kernel and cannot be stopped`);
+        }
         if (code !== 1) continue;
         const now = statusOf(pid, tid);
+        if (Number(field(now, "TracerPid")) === process.pid) throw new Stuck(`task ${tid} still waits in the kernel`);
         // Kernel threads of io_uring run no code of the program's.
         if (isGone(now) || field(now, "Name").startsWith("iou-")) continue;
         throw refusal(
@@ -248,6 +261,7 @@ const freezeOnce = (container: Container): Frozen => {
 /** Stops all tasks of the container, or none. */
 export const freeze = (container: Container): Frozen => {
   for (let attempt = 1; ; attempt++) {
+    verbs.thawLate();
     try {
       return freezeOnce(container);
     } catch (error) {

@@ -5,7 +5,15 @@ import { setImmediate } from "node:timers/promises";
 import { reason } from "../shim/error.js";
 import { finish, type Operation, openNext, seeAgain } from "./retire-final.js";
 import { areReadOnly, type Description, describe, inodeKey, Mounts, mappingsOf } from "./retire-find.js";
-import { deviceOf, namedMount, namespacesOf, parseTable, type Replacement, replacementsFor } from "./retire-mounts.js";
+import {
+  deviceOf,
+  idOf,
+  namedMount,
+  namespacesOf,
+  parseTable,
+  type Replacement,
+  replacementsFor,
+} from "./retire-mounts.js";
 import { verbs } from "./retire-native.js";
 import { hasStableInodes, Opener } from "./retire-open.js";
 import { type Left, serverAmong } from "./retire-others.js";
@@ -100,6 +108,7 @@ export const retire = async (request: RetireRequest): Promise<RetireReport> => {
     const attached = new Set(
       [...namespaces.flatMap(({ table }) => table), ...parseTable(verbs.mountTable(-1))].map(({ id }) => id),
     );
+    for (const { tree } of replacements) if (tree !== undefined) attached.add(idOf(tree));
     const strays = { dev: fstatSync(request.real, { bigint: true }).dev, attached };
     const mounts = new Mounts(replacements, (pid) => byNamespace.get(mountNamespace(pid) ?? 0) ?? -1, strays);
     for (const replacement of replacements) {
@@ -164,13 +173,15 @@ export const retire = async (request: RetireRequest): Promise<RetireReport> => {
       const batches = early.flat().length > BATCH ? inBatches(early) : [];
       for (const batch of batches) {
         await setImmediate();
-        known = batch.filter((each) => openNext(operation, each));
+        known = batch.filter((each) => openNext(operation, each, false));
         count(exchangeEarly(operation, container, tables, known));
         closeNext(known);
       }
       known = groups.filter((group) => batches.length === 0 || !isEarly(group)).flat();
       // What only the freeze can tell, and what is copied, waits for it.
-      known = known.filter((each) => each.gone || each.replacement.later !== undefined || openNext(operation, each));
+      known = known.filter(
+        (each) => each.gone || each.replacement.later !== undefined || openNext(operation, each, false),
+      );
       await setImmediate();
       const frozen = freeze(container);
       try {

@@ -5,7 +5,7 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdbool.h>
+#include <stdlib.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -81,6 +81,39 @@ void surgeon_thaw(const pid_t *tids, unsigned int n)
 		(void)ptrace(PTRACE_DETACH, tids[i], 0, 0);
 }
 
+/* Those that were told to stop, did not, and will once they leave the kernel: only then they can be let go. */
+static pid_t *late;
+static unsigned int n_late;
+
+static void remember(pid_t tid)
+{
+	pid_t *more = realloc(late, (n_late + 1) * sizeof(*late));
+
+	/* Without memory it stays under us until we end. */
+	if (!more)
+		return;
+	late = more;
+	late[n_late++] = tid;
+}
+
+unsigned int surgeon_thaw_late(void)
+{
+	unsigned int left = 0;
+
+	for (unsigned int i = 0; i < n_late; i++) {
+		siginfo_t info;
+
+		/* Asked of the stop itself: who else waits for children here may have taken its notice. */
+		if (ptrace(PTRACE_GETSIGINFO, late[i], 0, &info) == 0)
+			(void)ptrace(PTRACE_DETACH, late[i], 0,
+				     info.si_code >> 8 == PTRACE_EVENT_STOP ? 0 : info.si_signo);
+		else if (kill(late[i], 0) == 0)
+			late[left++] = late[i];
+	}
+	n_late = left;
+	return left;
+}
+
 void surgeon_freeze(const pid_t *tids, unsigned int n, int patience_ms, int *status)
 {
 	long long until = now_us() + patience_ms * 1000LL;
@@ -93,15 +126,10 @@ void surgeon_freeze(const pid_t *tids, unsigned int n, int patience_ms, int *sta
 	for (i = 0; i < n; i++)
 		if (status[i] == 0)
 			surgeon_thaw(&tids[i], 1);
-	/* Only a task that stands can be let go: those in an uninterruptible sleep are waited for as long again. */
 	for (i = 0; i < n; i++) {
 		if (status[i] != PENDING)
 			continue;
 		status[i] = ETIMEDOUT;
-		int late = PENDING;
-
-		await(&tids[i], 1, until + patience_ms * 1000LL, &late);
-		if (late == 0)
-			surgeon_thaw(&tids[i], 1);
+		remember(tids[i]);
 	}
 }

@@ -183,3 +183,88 @@ test("a program that would die of what it does for us, if we were killed, is ref
   expect(onMount(pid, old)).toEqual(before);
   await finished();
 });
+
+/** A Python program on the mount that goes on when `go` is there and then says that all is well. */
+const python = (before: string, after: string): string => {
+  const program = `import os, time, fcntl, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (8000, 8000))
+os.chdir("${dir}/mnt")
+${before}
+open("${dir}/out", "w").write("ready\\n")
+while not os.path.exists("${dir}/go"): time.sleep(0.01)
+${after}
+open("${dir}/out", "w").write("done\\n")
+`;
+  writeFileSync(join(dir, "program.py"), program);
+  return `python3 ${dir}/program.py`;
+};
+const saysDone = async (): Promise<void> => {
+  writeFileSync(join(dir, "go"), "");
+  await until("done", () => out().includes("done") || shell.exitCode !== null);
+  expect(out()).toContain("done");
+};
+
+test("thousands of files that are only read go in batches, each at its position", async () => {
+  const pid = await start(
+    `mount --bind ${dir}/data ${dir}/mnt`,
+    python(
+      `files = []
+for i in range(5200):
+    open(f"f{i}", "w").write(f"number {i}")
+    files.append(open(f"f{i}", "rb", buffering=0))
+    files[-1].seek(i % 5)`,
+      `for i, f in enumerate(files): assert f.read() == f"number {i}".encode()[i % 5:]`,
+    ),
+  );
+  const old = mountAt(pid, `${dir}/mnt`)![0]!;
+  const report = await retireOf(pid);
+  expect(report).toMatchObject({ mounts: 1, left: [], swapped: 5201 });
+  expect(report.batches).toBeGreaterThan(2);
+  expect(onMount(pid, old)).toEqual([]);
+  await saysDone();
+});
+
+test("what is not there on the real side stays, is told, and works on; the rest goes", async () => {
+  mkdirSync(join(dir, "real"));
+  writeFileSync(join(dir, "real/here"), "of the real one");
+  const pid = await start(
+    `mount --bind ${dir}/data ${dir}/mnt`,
+    python(
+      `open("here", "w").write("x"); open("gone", "w").write("only here")
+here, gone = open("here"), open("gone")`,
+      `assert gone.read() == "only here"; assert here.read() == "of the real one"`,
+    ),
+  );
+  const old = mountAt(pid, `${dir}/mnt`)![0]!;
+  // Inode numbers of the two differ, as those of many FUSE file systems do.
+  const report = await retireOf(pid, join(dir, "real"));
+  expect(report.left).toEqual([
+    { pid, what: expect.stringMatching(/^descriptor \d+: .*mnt\/gone$/), why: expect.stringContaining("No such file") },
+  ]);
+  expect(report.swapped).toBe(2);
+  expect(onMount(pid, old)).toHaveLength(1);
+  await saysDone();
+});
+
+test("inotify and files registered elsewhere are told", async () => {
+  const watch = `import ctypes
+libc = ctypes.CDLL(None); n = libc.inotify_init(); assert libc.inotify_add_watch(n, b".", 0x100) > 0`;
+  const pid = await start(`mount -t tmpfs none ${dir}/mnt`, python(watch, "pass"));
+  expect((await retireOf(pid)).left).toEqual([
+    { pid, what: expect.stringMatching(/^descriptor \d+: inotify$/), why: expect.stringContaining("watches") },
+  ]);
+  await saysDone();
+});
+
+test("a task that somebody else traces is refused, and named", async () => {
+  const pid = await start(`mount --bind ${dir}/data ${dir}/mnt`, python("f = open('f', 'w+')", "f.write('x')"));
+  const script = `require("node-gyp-build")(process.cwd()).seize(${pid}); console.log("has it"); setTimeout(() => {}, 1e6)`;
+  const tracer = spawn("node", ["-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+  await new Promise((resolve) => tracer.stdout.once("data", resolve));
+  await expect(retireOf(pid)).rejects.toMatchObject({
+    code: "ERR_RETIRE",
+    why: `task ${pid} is traced by process ${tracer.pid}`,
+  });
+  tracer.kill("SIGKILL");
+  await saysDone();
+});
