@@ -69,6 +69,30 @@ static napi_value open_beneath(napi_env env, napi_callback_info info)
 	return fd_or_throw(env, (int)syscall(SYS_openat2, dir, path, &how, sizeof(how)), "openat2");
 }
 
+/* isBeneath(dir, path, fd): boolean: whether openBeneath, of a link itself, leads to the same inode as a descriptor */
+static napi_value is_beneath(napi_env env, napi_callback_info info)
+{
+	struct open_how how = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+				.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS };
+	struct stat there, here;
+	int32_t dir, fd, found;
+	napi_value args[3], out;
+	char path[4096];
+	bool same;
+
+	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &dir) || !get_path(env, args[1], path, sizeof(path)) ||
+	    !get_int(env, args[2], &fd))
+		return NULL;
+	if (fstat(fd, &here))
+		return throw_errno(env, errno, "fstat");
+	found = (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
+	same = found >= 0 && !fstat(found, &there) && there.st_ino == here.st_ino && there.st_dev == here.st_dev &&
+	       there.st_mode == here.st_mode;
+	if (found >= 0)
+		close(found);
+	return napi_get_boolean(env, same, &out) == napi_ok ? out : NULL;
+}
+
 /* seek(fd, position) */
 static napi_value seek_to(napi_env env, napi_callback_info info)
 {
@@ -899,6 +923,7 @@ bool mount_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
 		{ "openBeneath", NULL, open_beneath, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "isBeneath", NULL, is_beneath, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "seek", NULL, seek_to, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "nextData", NULL, next_data, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setPipeSize", NULL, set_pipe_size, NULL, NULL, NULL, napi_enumerable, NULL },

@@ -19,6 +19,7 @@ interface Addon {
   receiveMessage(fd: number, max: number, peek: boolean): SocketMessage | undefined;
   peerPid(fd: number): number;
   openBeneath(dir: number, path: string, flags: number, mode: number): number;
+  isBeneath(dir: number, path: string, fd: number): boolean;
   seek(fd: number, position: number): void;
   nextData(fd: number, from: number): [start: number, end: number] | undefined;
   setPipeSize(fd: number, bytes: number): void;

@@ -41,7 +41,7 @@ export class OtherUse extends Error {
 }
 
 /** Nobody is told by SIGIO. */
-const NOBODY: Message = { uid: 0, euid: 0, signum: 0, pid_type: 0, pid: 0 };
+export const NOBODY: Message = { uid: 0, euid: 0, signum: 0, pid_type: 0, pid: 0 };
 /** VMA_FILE_PRIVATE, VMA_FILE_SHARED (criu/include/image.h) */
 const FILE_MAPPING = 3 << 6;
 

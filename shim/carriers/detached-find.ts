@@ -63,18 +63,8 @@ const isSame = (one: BigIntStats, other: BigIntStats): boolean =>
   one.ino === other.ino && one.dev === other.dev && one.mode === other.mode;
 
 /** Whether `path`, in the directory `top`, is the file. */
-const isAt = (top: number, path: string, file: BigIntStats): boolean => {
-  try {
-    const fd = addon.openBeneath(top, path === "/" ? "." : path.slice(1), constants.O_NOFOLLOW | O_PATH, 0);
-    try {
-      return isSame(fstatSync(fd, { bigint: true }), file);
-    } finally {
-      closeSync(fd);
-    }
-  } catch {
-    return false;
-  }
-};
+const isAt = (top: number, path: string, file: number): boolean =>
+  path.length < 4000 && addon.isBeneath(top, path === "/" ? "." : path.slice(1), file);
 
 const DELETED = " (deleted)";
 /** The names that a link in /proc may mean: a file may well be called "x (deleted)". */
@@ -119,12 +109,12 @@ export class Places {
    * any more has `anywhere`, the root, as its place.
    */
   of(sought: Sought): { place: Place; gone: boolean } | undefined {
-    const { link, st } = sought;
+    const { link, st, fd } = sought;
     const candidates = this.#mounts(sought);
     const names = namesOf(linkOf(link));
     for (const { top, part, ...at } of candidates)
       for (const name of names)
-        if (isAt(top, join(part, name), st))
+        if (isAt(top, join(part, name), fd))
           return { place: { ...placeOf(at), path: name === "/" ? "." : name.slice(1) }, gone: false };
     const [first] = candidates;
     if (first === undefined) return undefined;
@@ -142,7 +132,7 @@ export class Places {
       const known = this.#names.get(`${root} ${st.dev}:${st.ino}`);
       const named = known ?? (handle && nameByHandle(top, handle, st, point));
       const path = named === undefined ? undefined : below(part, named);
-      if (path !== undefined && isAt(top, named!, st)) return { ...placeOf(at), path: path.slice(1) };
+      if (path !== undefined && isAt(top, named!, fd)) return { ...placeOf(at), path: path.slice(1) };
       if (handle !== undefined && opens(top, handle, st)) byHandle ??= { ...placeOf(at), path: ".", handle };
     }
     return byHandle;

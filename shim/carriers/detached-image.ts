@@ -68,15 +68,23 @@ const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "la
 /** Opens the contents of a regular file; the descriptor becomes the caller's. */
 export type Contents = ReadonlyMap<FileEntry | Node, () => number>;
 
-/** Writes the image. */
-export const writeDetached = (imagesDir: string, files: readonly FileEntry[], contents: Contents): void => {
-  const out = openSync(join(imagesDir, IMAGE), "wx", 0o600);
+/** Writes the image. Where no directory is given, it does the work and leaves nothing. */
+export const writeDetached = (imagesDir: string | undefined, files: readonly FileEntry[], contents: Contents): void => {
+  const out = imagesDir === undefined ? openSync("/dev/null", "w") : openSync(join(imagesDir, IMAGE), "wx", 0o600);
+  let parts: Uint8Array[] = [magicsOf(KIND)];
+  let length = 0;
+  const flush = (): void => {
+    const bytes = Buffer.concat(parts);
+    for (let at = 0; at < bytes.length; ) at += writeSync(out, bytes, at);
+    [parts, length] = [[], 0];
+  };
   const put = (message: Message): void => {
-    const frame = Buffer.concat(frameMessage(KIND.entry, message));
-    for (let at = 0; at < frame.length; ) at += writeSync(out, frame, at);
+    const frame = frameMessage(KIND.entry, message);
+    for (const part of frame) length += part.length;
+    parts.push(...frame);
+    if (length >= PIECE) flush();
   };
   try {
-    writeSync(out, magicsOf(KIND));
     const [mounts, trees] = [new Set(files.map(({ mount }) => mount)), new Set<Tree>()];
     for (const { tree } of mounts) if (tree !== undefined) trees.add(tree);
     const numbers = new Map<MountEntry | Tree, number>();
@@ -107,6 +115,7 @@ export const writeDetached = (imagesDir: string, files: readonly FileEntry[], co
         closeSync(from);
       }
     }
+    flush();
   } finally {
     closeSync(out);
   }

@@ -46,6 +46,7 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
     // Once before the freeze: the second time is faster.
     const seen = new DetachedFiles(root, found, uses, loaded, { search: true, largest });
     seen.measure();
+    seen.rehearse();
     seen.close();
     refused = seen.refused;
     looked = true;

@@ -93,7 +93,7 @@ const unmounted = (root: number, found: readonly Found[], uses: readonly Use[]):
     return places;
   };
   const { largest } = DEFAULTS.detached;
-  const files = new DetachedFiles(root, found, uses, loaded, { search: true, largest });
+  const files = new DetachedFiles(root, found, uses, loaded, { search: true, largest, tell: true });
   try {
     files.measure();
     const all = files.held.map(({ pid, what, error }) =>
