@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Spfs, type SpfsOptions, startSpfs } from "../../spfs/control.js";
-import { endTasks, makePlaces, recordAll, startTask } from "../support/spfs.js";
+import { endTasks, isPending, makePlaces, recordAll, startTask } from "../support/spfs.js";
 
 let spfs: Spfs | undefined;
 let places: ReturnType<typeof makePlaces>;
@@ -375,4 +375,37 @@ for fd in fds: os.lseek(fd, 9, 0)
     expect(await task.run('r = [i for i, fd in enumerate(fds) if os.read(fd, 99).decode() != "of %d" % i]')).toEqual(
       [],
     );
+});
+
+test("locks of each kind hold between tasks, are told in /proc, where CRIU looks, and outlive switches", async () => {
+  places = makePlaces({ file: "0123456789" });
+  await start();
+  const [first, second] = [startTask(), startTask()];
+  for (const task of [first, second])
+    await task.run(`
+fds = [os.open("${at("file")}", os.O_RDWR) for _ in range(3)]
+def ofd(fd, kind, start, length):
+    fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", kind, 0, start, length, 0))
+`);
+  await first.run(`
+fcntl.lockf(fds[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 2, 0)
+ofd(fds[1], fcntl.F_WRLCK, 4, 2)
+fcntl.flock(fds[2], fcntl.LOCK_EX | fcntl.LOCK_NB)
+`);
+  await spfs!.stub();
+  await proxy();
+  await expect(second.run("fcntl.lockf(fds[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 2, 0)")).rejects.toThrow("EAGAIN");
+  await expect(second.run("ofd(fds[1], fcntl.F_WRLCK, 5, 1)")).rejects.toThrow("EAGAIN");
+  await expect(second.run("fcntl.flock(fds[2], fcntl.LOCK_SH | fcntl.LOCK_NB)")).rejects.toThrow("EAGAIN");
+  await second.run("fcntl.lockf(fds[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 2, 2)");
+  const kinds = (await first.run(
+    'r = [line.split()[2] for fd in fds for line in open("/proc/self/fdinfo/%d" % fd) if line.startswith("lock:")]',
+  )) as string[];
+  expect([...new Set(kinds)].sort()).toEqual(["FLOCK", "OFDLCK", "POSIX"]);
+  const waits = second.run("fcntl.lockf(fds[0], fcntl.LOCK_EX, 2, 0)");
+  expect(await isPending(waits)).toBe(true);
+  first.kill();
+  await first.ended;
+  await waits;
+  await second.run("fcntl.flock(fds[2], fcntl.LOCK_EX | fcntl.LOCK_NB)");
 });
