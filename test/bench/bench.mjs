@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const benches = ["carriers", "crit", "io-uring", "netlock", "overhead", "spfs"];
+const benches = ["carriers", "crit", "io-uring", "netlock", "overhead", "retire", "spfs"];
 const [name = "", ...options] = process.argv.slice(2);
 if (!benches.includes(name)) {
   console.error(`bench: which one? (${benches.join(", ")}), then [--json] [--pairs N] [--case WORDS]`);
