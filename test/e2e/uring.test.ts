@@ -52,6 +52,23 @@ fails "" dump; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checke
 start $program plain registered-only
 fails "" dump; grep -q "registered only" i/d.log i/cryoshim.log; [ ! -e i/cryoshim.img ]; checked l`));
 
+  test.each([
+    ["the engine", "kill -9 $c"],
+    ["the shim", "pkill -9 -f [d]ist/shim.cjs"],
+    ["both", "kill -9 $c; pkill -9 -f [d]ist/shim.cjs"],
+  ])("whoever dies in a dump, rings are put back: %s", async (_, kill) => {
+    await holds(`${WORDS}
+for delay in 0.1 0.25 0.4 0.6; do
+  rm -rf l i
+  start $program plain defer sqpoll epoll overflow
+  dump -R >/dev/null 2>&1 & c=$!
+  sleep $delay; { ${kill}; } >/dev/null 2>&1 || true
+  wait $c || true
+  until_true grep -q "^State:.[SR]" /proc/$pid/status
+  checked l; kill -9 $pid
+done`);
+  });
+
   test("doctor foretells what is not carried, and a restore that will take long", () =>
     holds(`${WORDS}
 start $program registered-only plain=20000000
