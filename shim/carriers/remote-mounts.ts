@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mounts whose files are on a server: which there are, and where. Text of mountinfo is latin1: each byte a character.
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { behind } from "../remote/state.js";
 
 /** A line of /proc/PID/mountinfo (man 5 proc_pid_mountinfo). */
 export interface MountLine {
@@ -116,7 +117,8 @@ export const within = (root: string, path: string): string | undefined => {
 /** Whether a process has mounts on which an open file whose name is gone has another one (fs/nfs: "silly rename"). */
 export const needsLinkRemap = (pid: number): boolean => {
   try {
-    return remoteMounts(pid).some(({ type }) => /^nfs4?$/.test(type));
+    // SPFS has the names of what it stands for.
+    return remoteMounts(pid).some((mount) => /^nfs4?$/.test(behind(mount).type));
   } catch {
     return false;
   }

@@ -228,8 +228,9 @@ export const prepare = async (images: string, options: PrepareOptions): Promise<
         });
       const id = nanoid();
       // What is not there at all the runtime would not find, either.
-      if ((await look({ base: "/", top: place.slice(1), files: [] }, ms)).top === "ENOENT")
-        mkdirSync(path, { recursive: true });
+      // One whose server does not answer is there.
+      const there = await look({ base: "/", top: place.slice(1), files: [] }, ms).catch(() => undefined);
+      if (there?.top === "ENOENT") mkdirSync(path, { recursive: true });
       await raiseAt(below(fs, part), treatment, { id, mountpoint: place, paths: [place] });
       done.push({ id, path, why: wrong });
     }
