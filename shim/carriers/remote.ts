@@ -28,6 +28,8 @@ export const remoteCarrier = (settings: RemoteSettings): Carrier => {
   let recorded: RemoteFs[] = [];
   let stands: Stands | undefined;
   let stub: Promise<void> | undefined;
+  /** The session has ended: nothing may be raised any more. */
+  let over = false;
 
   /** What must be told to CRIU of one file system of the images. */
   const restore = async (fs: RemoteFs, context: CarrierContext): Promise<string[]> => {
@@ -36,7 +38,9 @@ export const remoteCarrier = (settings: RemoteSettings): Carrier => {
     const ours = fs.mounts.filter((mount) => mount.ours);
     const stand = async (): Promise<string[]> => {
       // Loaded where SPFS is needed.
-      stands ??= new (await import("../remote/stand.js")).Stands(context, answerWithin);
+      const { Stands } = await import("../remote/stand.js");
+      if (over) throw new Error("the restore is over");
+      stands ??= new Stands(context, answerWithin);
       return stands.raise(fs, treatment);
     };
     if (treatment.policy === "always") return stand();
@@ -89,6 +93,7 @@ export const remoteCarrier = (settings: RemoteSettings): Carrier => {
       await (ok ? stands?.keep() : stands?.drop());
     },
     async close() {
+      over = true;
       await stands?.drop();
     },
   };

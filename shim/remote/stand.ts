@@ -110,6 +110,7 @@ export class Stands {
   readonly #answerWithin: number;
   #stands: Stand[] = [];
   #over = false;
+  #raising: Promise<unknown> = Promise.resolve();
 
   constructor(context: CarrierContext, answerWithin: number) {
     this.#context = context;
@@ -117,7 +118,14 @@ export class Stands {
   }
 
   /** Stands for a file system. Returns what CRIU must be told. */
-  async raise(fs: RemoteFs, treatment: Treatment): Promise<string[]> {
+  raise(fs: RemoteFs, treatment: Treatment): Promise<string[]> {
+    const raising = this.#raise(fs, treatment);
+    // Who drops it waits for that: nothing may be raised afterwards.
+    this.#raising = raising.catch(() => {});
+    return raising;
+  }
+
+  async #raise(fs: RemoteFs, treatment: Treatment): Promise<string[]> {
     const { given, log, mounting } = this.#context;
     const keyed = fs.mounts.filter(({ key }) => key !== undefined);
     const paths = keyed.flatMap(({ key }) => given.get(key!) ?? []);
@@ -140,7 +148,7 @@ export class Stands {
     const ours = host === undefined;
     this.#stands.push({ spfs, seen: ours ? [mountpoint] : [], ours, prepared: false });
     // The engine may have died meanwhile.
-    if (this.#over) await this.drop();
+    if (this.#over) throw new Error("the restore is over");
     log("Info ", `SPFS ${id} stands for ${fs.type} ${fs.source}`);
     return keyed.map((mount) => `mnt[${mount.key}]:${joined(mountpoint, partOf(fs, mount))}`);
   }
@@ -176,6 +184,7 @@ export class Stands {
   /** The restore has failed. */
   async drop(): Promise<void> {
     this.#over = true;
+    await this.#raising;
     for (const stand of this.#stands.splice(0)) {
       // Another try may find it as it was.
       if (stand.prepared && (await stand.spfs.status()).phase === "restore") continue;

@@ -20,7 +20,13 @@ moment() { sleep "$(awk "BEGIN { print $RANDOM / 32768 * $1 }")"; }
 # strike PIDS...: kills what there is of them.
 strike() { [ $# -eq 0 ] || kill -9 "$@" 2>/dev/null || true; }
 spfs_pid() { cryoshim spfs list --json | sed -n "s/^ *\"$1\": \([0-9]*\),\?$/\1/p" | head -1; }
-engine_pid() { pgrep -f '[c]riu swrk' || true; }
+# The guard has the engine's command line, and is not it.
+engine_pid() {
+	local pid
+	for pid in $(pgrep -f '[c]riu swrk'); do
+		grep -qs cryoshim-guard /proc/$pid/comm || echo $pid
+	done
+}
 shim_pid() { pgrep -f 'dist/[s]him.cjs' || true; }
 running() { [ "$(runc state c1 2>/dev/null | sed -n 's/.*"status": "\(.*\)".*/\1/p')" = running ]; }
 # grows: the container counts, at the server. whole: it was started once and left out no number.
@@ -90,7 +96,7 @@ for ((round = 0; round < rounds; round++)); do
 		running || no "it has ended"
 		whole
 		runc kill c1 KILL
-		until_true no_spfs || nothing_left
+		nothing_left
 		down back
 	fi
 	runc delete -f c1 2>/dev/null || true

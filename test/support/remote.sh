@@ -38,7 +38,14 @@ no_spfs() {
 	! pidof spfs && ! pgrep -f "[s]pfs keep" && ! grep fuse.spfs /proc/self/mountinfo &&
 		[ -z "$(ls /run/cryoshim/spfs /run/cryoshim/mounts 2>/dev/null | grep -v :)" ]
 }
-nothing_left() { until_true no_spfs || { ls -R /run/cryoshim/spfs /run/cryoshim/mounts; pgrep -af spfs; } >&2; }
+nothing_left() {
+	local try
+	for ((try = 0; try < 200; try++)); do
+		if no_spfs >/dev/null; then return 0; fi
+		sleep 0.05
+	done
+	no "left: $(ls -R /run/cryoshim/spfs /run/cryoshim/mounts; pgrep -af "[s]pfs" | cut -c1-120; grep fuse.spfs /proc/[0-9]*/mountinfo; cat /run/cryoshim/spfs/*/log /tmp/i/cryoshim.log)"
+}
 
 # configure TEXT: the configuration of cryoshim.
 configure() {
