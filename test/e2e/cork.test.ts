@@ -33,6 +33,25 @@ start $program; before=$(sent); dump -R; dump -R; [ "$(sent)" = "$before" ] || n
 dump; restore; [ "$(sent)" = "$before" ] || no "the restore has sent: $before, $(sent)"
 checked l; [ "$(sent)" -gt "$before" ] || no "nothing is counted"`));
 
+  test("a capture shows no datagram from a dump that leaves the program running, and those that it sends itself", () =>
+    holds(`${WORDS}
+start $program
+cat >capture.py <<'END'
+import socket
+packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+packets.bind(("lo", 0))
+open("/tmp/captured", "w").close()
+while True:
+    packet = packets.recv(65536)
+    protocol = packet[9] if packet[0] >> 4 == 4 else packet[6]
+    if protocol in (17, 136, 44):
+        with open("/tmp/captured", "a") as file:
+            file.write(f"{protocol}\\n")
+END
+python3 capture.py & until_true test -e captured
+dump -R || { cat i/cryoshim.log; tail -5 i/d.log; exit 1; }; dump -R; sleep 0.3; [ ! -s captured ] || no "$(wc -l <captured) datagrams were sent"
+checked l; until_true test -s captured`));
+
   test("a dump that fails leaves every socket as it is, and no image", () =>
     holds(`${WORDS}
 start /cryoshim/build/workloads/locked /tmp/l/lock $program
