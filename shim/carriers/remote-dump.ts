@@ -73,9 +73,10 @@ export const usedMounts = (held: readonly HeldMount[], tree: readonly number[]):
 
 /** The remote mounts of a tree; of those of the host, the ones that it uses. */
 export const heldMounts = (root: number, tree: readonly number[] = treeOf(root)): HeldMount[] => {
-  const rootNs = readlinkSync(`/proc/${root}/ns/mnt`);
+  // Where a process has ended meanwhile, CRIU tells of it.
+  const rootNs = quietly(() => readlinkSync(`/proc/${root}/ns/mnt`), undefined);
   return namespaces(tree).flatMap((pid) => {
-    const host = sharesMounts(pid);
+    const host = quietly(() => sharesMounts(pid), false);
     const ofRoot = quietly(() => readlinkSync(`/proc/${pid}/ns/mnt`), "") === rootNs;
     const held = quietly(() => remoteMounts(pid), []).map((line): HeldMount => ({ ...line, pid, ofRoot, host }));
     return host ? [...usedMounts(held, tree)] : held;
