@@ -115,7 +115,7 @@ start sh inside; fails "" dump; grep -q "of the container serves it" i/d.log; ${
   test("a mount that only a nested mount namespace has", () =>
     holds(`${PROCESS}
 cat >nested <<'END'
-sleep 1000 & unshare -m sh -c '. /cryoshim/test/support/remote.sh; up /tmp/m; exec /tmp/l/remote /tmp/m /tmp/l/out /tmp/l/go' & wait
+sleep 1000 & unshare -m bash -c '. /cryoshim/test/support/remote.sh; up /tmp/m; exec /tmp/l/remote /tmp/m /tmp/l/out /tmp/l/go' & wait
 END
 start bash nested; fails "" dump; grep -q "alone, and not in that of the container" i/d.log || grep -q "serves it" i/d.log; ${unharmed}`));
 });

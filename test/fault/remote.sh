@@ -20,11 +20,11 @@ moment() { sleep "$(awk "BEGIN { print $RANDOM / 32768 * $1 }")"; }
 # strike PIDS...: kills what there is of them.
 strike() { [ $# -eq 0 ] || kill -9 "$@" 2>/dev/null || true; }
 spfs_pid() { cryoshim spfs list --json | sed -n "s/^ *\"$1\": \([0-9]*\),\?$/\1/p" | head -1; }
-# The guard has the engine's command line, and is not it.
+# The guard and the shim have the engine's words in their command lines, and are not it.
 engine_pid() {
 	local pid
 	for pid in $(pgrep -f '[c]riu swrk'); do
-		grep -qs cryoshim-guard /proc/$pid/comm || echo $pid
+		[ "$(readlink /proc/$pid/exe)" != /usr/sbin/criu ] || echo $pid
 	done
 }
 shim_pid() { pgrep -f 'dist/[s]him.cjs' || true; }

@@ -23,7 +23,12 @@ describe.each([
   test("queues, corked sockets and files on unmounted mounts are carried", async () => {
     const said = await run(suite, "carriers.sh");
     expect(said).toContain(`\n${version}`.trim());
-    expect(said.match(/^carried: \w+/gm)).toEqual(["carried: queues", "carried: corks", "carried: detached"]);
+    expect(said.match(/^carried: \w+/gm)).toEqual([
+      "carried: queues",
+      "carried: corks",
+      "carried: detached",
+      "carried: large",
+    ]);
   });
 
   test("everything on unmounted mounts is carried: on ext4, tmpfs, overlay and btrfs", async () => {
