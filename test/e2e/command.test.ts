@@ -57,17 +57,19 @@ test("an installation is used by podman, and gone after uninstall", async () => 
   const { stdout } = await inLab(
     `cli() { node /cryoshim/dist/cli.js "$@"; }
 cli install --dry-run | head -1; command -v criu
-cli install | head -1; hash -r; command -v criu
+cli install >/tmp/installed; head -1 /tmp/installed; hash -r; command -v criu
 lab-podman-image >/dev/null; podman run -d --name c --network none localhost/busybox sh -c "$counter" >/dev/null
 cnt() { podman exec c cat /cnt; }; N=$(number cnt)
 podman container checkpoint c >/dev/null; podman container restore c >/dev/null; goes_on $N cnt
-ls /run/cryoshim; cli uninstall | grep -c ^remove; ls /run/cryoshim; hash -r; command -v criu; podman rm -f -t 0 c >/dev/null`,
+ls /run/cryoshim; cli uninstall >/tmp/uninstalled; ls /run/cryoshim
+[ "$(grep -c ^remove /tmp/uninstalled)" = "$(grep -cE "^(link|copy)" /tmp/installed)" ] && echo "all of it"
+awk '{ print $2 }' /tmp/installed | while read -r path; do [ ! -e "$path" ] || echo "left: $path"; done; hash -r; command -v criu; podman rm -f -t 0 c >/dev/null`,
     { bare: true },
   );
   expect(stdout).toMatch(
     /^would link +\/usr\/local\/sbin\/criu -> .*\n\/usr\/sbin\/criu\nlink .*\n\/usr\/local\/sbin\/criu\n/,
   );
-  expect(stdout).toContain("goes on\nbin\nbtf-ids\nlaunch\nplugins\n6\n/usr/sbin/criu");
+  expect(stdout).toContain("goes on\nbin\nbtf-ids\nlaunch\nplugins\nall of it\n/usr/sbin/criu");
 });
 
 test("wrong use is told with the usage, and no stack", async () => {
