@@ -203,3 +203,27 @@ fails "ERR_SPFS" cryoshim spfs proxy nobody; cryoshim spfs list | grep -q "stand
   const [state] = JSON.parse(said) as { phase: string; remembered: { fs: { source: string } } }[];
   expect(state).toMatchObject({ phase: "stub", remembered: { fs: { source: "server:/tmp/served" } } });
 });
+
+// The server has holes, copies and mappings to offer that sshfs has not: bindfs.
+test.each(["auto", "off"])(
+  "random operations on a file go on through a checkpoint, a restore without the server and its return, passthrough %s",
+  async (passthrough) => {
+    await run(
+      `. /cryoshim/test/support/remote.sh
+configure '[remote]
+passthrough = "${passthrough}"'
+mkdir -p l i m served; cp /cryoshim/build/workloads/exercise l
+serve() { bindfs -f /tmp/served /tmp/m -o allow_other & until_true mountpoint -q m; }
+serve
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "/lab/exercise /data/file 7 60000 >/lab/out 2>&1; echo ended >>/lab/out"
+sed -i 's|"mounts": \\[|"mounts": [ { "destination": "/data", "type": "bind", "source": "/tmp/m", "options": ["bind"] },|' b/config.json
+runc run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; until_true test -s served/file; sleep 1
+[ ! -s l/out ] || no "it ended before the checkpoint: $(cat l/out)"
+runc checkpoint --file-locks --image-path /tmp/i --work-path /tmp/i c1; umount -l m
+runc restore -d --file-locks -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1
+sleep 1; [ ! -s l/out ] || no "it did not wait: $(cat l/out)"
+serve; for try in $(seq 600); do grep -q ended l/out && break; sleep 0.1; done; cat l/out; grep -q ^ok l/out`,
+      { LAB_PACKAGES: "bindfs sshfs openssh-sftp-server" },
+    );
+  },
+);
