@@ -227,3 +227,21 @@ serve; for try in $(seq 600); do grep -q ended l/out && break; sleep 0.1; done; 
     );
   },
 );
+
+test("fio finds every block right that it has written before and after a restore without the server", () =>
+  run(
+    `. /cryoshim/test/support/remote.sh
+. /cryoshim/test/support/pack.sh
+mkdir -p l m served; lab-podman-image >/dev/null
+serve() { bindfs -f /tmp/served /tmp/m -o allow_other & until_true mountpoint -q m; }
+serve; pack /usr/bin/fio
+podman run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /bin/sh -c "$(in_pack fio) --name=v --ioengine=psync \\
+  --thread --rw=randrw --bs=4k --size=16m --rate_iops=1500,1500 --verify=crc32c --verify_fatal=1 --directory=/data --output=/lab/out --eta=never; \\
+  echo \\$? >/lab/code; sleep 1000" >/dev/null
+until_true test -s served/v.0.0; sleep 1; [ ! -e l/code ]
+podman container checkpoint --file-locks c1 >/dev/null; umount -l m
+podman container restore --file-locks c1 >/dev/null; sleep 1; [ ! -e l/code ]
+serve; for try in $(seq 600); do [ -s l/code ] && break; sleep 0.1; done
+[ "$(cat l/code)" = 0 ] || { cat l/out; exit 1; }; grep "issued rwts" l/out`,
+    { LAB_PACKAGES: "bindfs fio sshfs openssh-sftp-server" },
+  ));
