@@ -217,7 +217,8 @@ class Session {
   async #advance(made: Made, hand: Hand): Promise<void> {
     const { image } = made;
     const giving = submissionsFor(image.groups ?? []);
-    const sq = (image.sq_head - (image.submissions ?? 0) - giving) >>> 0;
+    const sq = image.sq_head - (image.submissions ?? 0) - giving;
+    if (sq < 0) throw new Error("its buffers need more submissions than it has made");
     await advance(made, hand, sq, image.cq_tail);
     for (const group of image.groups ?? []) if (group.ring) await registerBufferRing(made.ring.fdInTask!, group, hand);
     await provide(made, hand);

@@ -53,6 +53,15 @@ start $program plain registered-only
 fails "" dump; grep -q "registered only" i/d.log i/cryoshim.log; [ ! -e i/cryoshim.img ]; checked l`));
 
   test.each([
+    ["multishot", "more often than it has made submissions"],
+    ["hybrid-iopoll", "flags that this version does not know"],
+  ])("before anything is written it refuses what it could not make again: %s", async (kind, why) => {
+    await holds(`${WORDS}
+start $program plain ${kind}
+fails "" dump; cat i/d.log i/cryoshim.log | grep -q "${why}"; [ ! -e i/cryoshim.img ]; checked l; kill -9 $pid`),
+  );
+
+  test.each([
     ["the engine", "kill -9 $c"],
     ["the shim", "pkill -9 -f [d]ist/shim.cjs"],
     ["both", "kill -9 $c; pkill -9 -f [d]ist/shim.cjs"],

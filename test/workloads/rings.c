@@ -23,6 +23,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -42,6 +43,7 @@ enum {
 	SETUP_NO_MMAP = 1 << 14,
 	SETUP_REGISTERED_FD_ONLY = 1 << 15,
 	SETUP_NO_SQARRAY = 1 << 16,
+	SETUP_HYBRID_IOPOLL = 1 << 17,
 };
 #define ENTRIES 8
 #define UNREAD 3
@@ -899,6 +901,47 @@ static void pbuf_ring(const struct kind *kind, unsigned number)
 	check(write(tube[1], "more", 4) == 4 && select_buffer(&r, tube[0], 0x123, memory, 64, 6, "more"), "%s: one that is given now", kind->name);
 }
 
+/* One submission takes more buffers than its ring makes submissions. */
+static void multishot(const struct kind *kind, unsigned number)
+{
+	struct buf_reg pbuf = { .entries = 8, .group = 1 };
+	static char memory[8 * 64];
+	struct io_uring_sqe *sqe;
+	struct buf *bufs;
+	struct ring r;
+	int ends[2];
+
+	(void)number;
+	setup(&r, kind->name, ENTRIES, 0);
+	bufs = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pbuf.addr = (uintptr_t)bufs;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) || reg(&r, 22 /* IORING_REGISTER_PBUF_RING */, &pbuf, 1))
+		die("register a ring of buffers");
+	for (unsigned i = 0; i < 6; i++) {
+		bufs[i].addr = (uintptr_t)memory + i * 64;
+		bufs[i].len = 64;
+		bufs[i].bid = (uint16_t)i;
+	}
+	atomic_store(&bufs[0].tail, 6);
+	sqe = next_sqe(&r);
+	sqe->opcode = IORING_OP_RECV;
+	sqe->fd = ends[0];
+	sqe->flags = 1 << 5; /* IOSQE_BUFFER_SELECT */
+	sqe->ioprio = 1 << 1; /* IORING_RECV_MULTISHOT */
+	sqe->buf_group = 1;
+	if (!submit(&r, 0))
+		die("receive");
+	for (unsigned i = 0; i < 5; i++)
+		if (write(ends[1], "message", 7) != 7 || !wait_for(&r, i + 1))
+			die("receive a message");
+	close(ends[1]);
+	if (!wait_for(&r, 6))
+		die("receive the end");
+	consume(&r, 6);
+	go_on();
+	check(works(&r), "%s: it works", kind->name);
+}
+
 /* Its memory is the program's own; with REGISTERED_FD_ONLY it has not even a descriptor. */
 static void no_mmap(const struct kind *kind, unsigned number)
 {
@@ -926,6 +969,17 @@ static void idle(const struct kind *kind, unsigned number)
 	for (unsigned i = 0; i < number; i++)
 		setup(&r, kind->name, ENTRIES, 0);
 	go_on();
+}
+
+/* Nothing is done with it. */
+static void alone(const struct kind *kind, unsigned number)
+{
+	struct ring r;
+
+	(void)number;
+	setup(&r, kind->name, ENTRIES, kind->flags);
+	go_on();
+	check(get(&r, r.p.sq_off.head) == 0, "%s: it is there", kind->name);
 }
 
 static void many_buffers(const struct kind *kind, unsigned number)
@@ -980,6 +1034,8 @@ static const struct kind kinds[] = {
 	{ "provided", provided, 0 },
 	{ "pbuf-ring", pbuf_ring, 0 },
 	{ "pbuf-mmap", pbuf_ring, 0 },
+	{ "multishot", multishot, 0 },
+	{ "hybrid-iopoll", alone, IORING_SETUP_IOPOLL | SETUP_HYBRID_IOPOLL },
 	{ "no-mmap", no_mmap, SETUP_NO_MMAP },
 	{ "registered-only", no_mmap, SETUP_NO_MMAP | SETUP_REGISTERED_FD_ONLY },
 };
