@@ -25,7 +25,16 @@ static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src)
 
 #define container_of(ptr, type, member) \
 	((type *)((char *)(ptr) - __builtin_preserve_field_info(((type *)0)->member, 0 /* byte offset */)))
-#define READ(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
+/*
+ * Where it is read from is worked out here and nowhere before: clang would do so for both sides of a HAS(), ahead of it, and
+ * a field that the kernel does not have must not be named on the way.
+ */
+#define READ(to, from) \
+	({ \
+		const void *at__ = &(from); \
+		asm volatile("" : "+r"(at__)); \
+		bpf_probe_read_kernel(&(to), sizeof(to), at__); \
+	})
 #define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1 /* size */)
 #define HAS(field) __builtin_preserve_field_info(field, 2 /* exists */)
 static long (*const bpf_loop)(u32 rounds, void *callback, void *context, u64 flags) = (void *)BPF_FUNC_loop;

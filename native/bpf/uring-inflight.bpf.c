@@ -608,6 +608,7 @@ static __attribute__((always_inline)) u64 late_bit(u32 bit)
 #define REQ_F_BUFFER_SELECTED late_bit(15)
 #define REQ_F_CREDS late_bit(18)
 #define REQ_F_ASYNC_DATA late_bit(21)
+#define REQ_F_APOLL_MULTISHOT_61 (1UL << 27)
 
 static __attribute__((always_inline)) void read_iter(struct request *r, struct iov_iter *iter)
 {
@@ -648,7 +649,8 @@ static __attribute__((always_inline)) void read_timeout(struct request *r, struc
 	long nsec = 0;
 
 	READ(off, timeout->off);
-	READ(repeats, timeout->repeats);
+	if (HAS(timeout->repeats))
+		READ(repeats, timeout->repeats);
 	READ(r->op_flags, data->flags);
 	r->len = 1;
 	if (r->op_flags & (1 << 6)) {	/* IORING_TIMEOUT_MULTISHOT */
@@ -795,7 +797,10 @@ static __attribute__((always_inline)) void read_opcode(struct request *r, struct
 		READ(value, ((struct io_accept *)req)->addr_len);
 		r->off = value;
 		READ(r->op_flags, ((struct io_accept *)req)->flags);
-		READ(r->ioprio, ((struct io_accept *)req)->iou_flags);
+		if (HAS(((struct io_accept *)0)->iou_flags))
+			READ(r->ioprio, ((struct io_accept *)req)->iou_flags);
+		else
+			r->ioprio = !!(flags & REQ_F_APOLL_MULTISHOT_61);	/* IORING_ACCEPT_MULTISHOT */
 		READ(r->file_index, ((struct io_accept *)req)->file_slot);
 		break;
 	case OP_ASYNC_CANCEL:
@@ -814,6 +819,8 @@ static __attribute__((always_inline)) void read_opcode(struct request *r, struct
 		r->vectors = 1;
 		break;
 	case OP_EPOLL_WAIT:
+		if (!HAS(((struct io_epoll_wait *)0)->maxevents))
+			break;
 		READ(r->len, ((struct io_epoll_wait *)req)->maxevents);
 		READ(r->addr, ((struct io_epoll_wait *)req)->events);
 		break;
@@ -841,6 +848,8 @@ static __attribute__((always_inline)) void read_opcode(struct request *r, struct
 		READ(r->len, ((struct io_shutdown *)req)->how);
 		break;
 	case OP_WAITID:
+		if (!HAS(((struct io_waitid *)0)->which))
+			break;
 		READ(r->len, ((struct io_waitid *)req)->which);
 		READ(r->fd, ((struct io_waitid *)req)->upid);
 		READ(r->file_index, ((struct io_waitid *)req)->options);
@@ -848,6 +857,8 @@ static __attribute__((always_inline)) void read_opcode(struct request *r, struct
 		r->off = value;
 		break;
 	case OP_FUTEX_WAIT:
+		if (!HAS(((struct io_futex *)0)->uaddr))
+			break;
 		READ(r->addr, ((struct io_futex *)req)->uaddr);
 		READ(r->off, ((struct io_futex *)req)->futex_val);
 		READ(r->addr3, ((struct io_futex *)req)->futex_mask);
@@ -856,6 +867,8 @@ static __attribute__((always_inline)) void read_opcode(struct request *r, struct
 		r->fd = (word & 3) | (word & 0x10 ? 0 : 128) | (word & 0x80 ? 4 : 0);
 		break;
 	case OP_FUTEX_WAITV:
+		if (!HAS(((struct io_futex *)0)->uaddr))
+			break;
 		READ(r->addr, ((struct io_futex *)req)->uaddr);
 		READ(r->len, ((struct io_futex *)req)->futex_nr);
 		break;

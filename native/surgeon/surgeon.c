@@ -759,9 +759,22 @@ struct range {
 	uint64_t from, to;
 };
 
-/* Where the kernel may map for a task, from 4 GiB on (MAP_ABOVE4G) to the end of its address space. */
-#define LOWEST (1ULL << 32)
+/* The end of what a task can map. */
 #define HIGHEST ((1ULL << 47) - PAGE)
+
+/* Where the kernel begins to look for room. MAP_ABOVE4G would have it begin later, but only since Linux 6.6. */
+static uint64_t lowest(void)
+{
+	unsigned long long at = 0;
+	FILE *file = fopen("/proc/sys/vm/mmap_min_addr", "re");
+
+	if (!file)
+		return PAGE;
+	if (fscanf(file, "%llu", &at) != 1 || at < PAGE)
+		at = PAGE;
+	fclose(file);
+	return (at + PAGE - 1) / PAGE * PAGE;
+}
 
 static int add_range(struct range **holes, size_t *n, size_t *cap, uint64_t from, uint64_t to, struct surgeon_error *err)
 {
@@ -781,7 +794,7 @@ static int find_holes(pid_t tid, uint64_t addr, uint64_t len, bool below, struct
 		      struct surgeon_error *err)
 {
 	unsigned long long from = 0, to = 0;
-	uint64_t last = LOWEST;
+	uint64_t last = lowest();
 	char path[64], line[4608];
 	bool more = true;
 	size_t cap = 0;

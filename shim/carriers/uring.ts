@@ -19,13 +19,14 @@ import type { Carrier, CarrierContext, Seized } from "./carrier.js";
 import { depthOf, taskName } from "./tasks.js";
 import { type Group, type ImageRing, placeOf, writeRings } from "./uring-image.js";
 import { encodeParams, offsetsHere } from "./uring-params.js";
+import { submissionsFor } from "./uring-registered.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { RingRestore } from "./uring-rings.js";
 
 /** Swaps that are under way at once. */
 const AT_ONCE = 32;
-/** All that this version knows. */
-const KNOWN = (1 << 19) - 1;
+/** All that this version knows: up to IORING_SETUP_NO_SQARRAY, and neither HYBRID_IOPOLL nor CQE_MIXED. */
+const KNOWN = (1 << 17) - 1;
 const [OFF_SQ_RING, OFF_SQES, OFF_PBUF_RING] = [0n, 0x10000000n, 0x80000000n];
 /** VM_* of linux/mm.h, and mmap(2)'s flags. */
 const [VM_DONTCOPY, VM_PROT] = [0x20000n, 7n];
@@ -64,7 +65,10 @@ const memoryOf = ({ flags, sqEntries, cqEntries, sqArray }: RingState, cqes: num
 
 /** What of a ring is not carried. */
 const objection = (state: RingState): string | undefined => {
-  const { flags, has, submitter } = state;
+  const { flags, has, before, submitter } = state;
+  if (before.clock) return "rings are carried on Linux 6.12 and later only";
+  if (before.resources && (state.buffers > 0 || state.files > 0))
+    return "it has registered files or buffers, which are carried on Linux 6.13 and later only";
   if ((flags & ~KNOWN) !== 0) return `set up with flags that this version does not know (0x${flags.toString(16)})`;
   if (has.zcrx) return "a queue of a network device is registered for zero copy receive";
   if (has.parameters) return "memory for the arguments of waits is registered (IORING_REGISTER_MEM_REGION)";
@@ -361,7 +365,16 @@ class Dump {
           return id;
         });
       }
-      if (state.has.groups) image.groups = this.#groups(fd, owner.pid, at);
+      if (state.has.groups) {
+        image.groups = this.#groups(fd, owner.pid, at);
+        // Each buffer is taken again by a submission of its own: one that has taken many (multishot) leaves too few.
+        if (submissionsFor(image.groups) + (image.submissions ?? 0) > state.sqHead)
+          throw refuse(
+            `cannot carry ${at}`,
+            "its buffers have been taken and given more often than it has made submissions",
+            "register its buffers anew before the checkpoint",
+          );
+      }
     }
   }
 

@@ -40,6 +40,8 @@ export interface RingState {
   workers: [number, number];
   clock: number;
   has: { overflow: boolean; groups: boolean; personalities: boolean; parameters: boolean; zcrx: boolean };
+  /** The kernel is of before Linux 6.13 (resources), or before 6.12 (clock). */
+  before: { resources: boolean; clock: boolean };
   /** The slots that the kernel chooses from: first, and first after. */
   alloc: [number, number];
   /** First pages of user memory that is the ring's (NO_MMAP), by their address in the kernel. */
@@ -183,6 +185,7 @@ const ringOf = (r: Buffer): RingState => {
       parameters: (has & 8) !== 0,
       zcrx: (has & 16) !== 0,
     },
+    before: { resources: (has & 64) !== 0, clock: (has & 128) !== 0 },
     alloc: [word(148), word(152)],
     pages: [long(160), long(168)],
   };

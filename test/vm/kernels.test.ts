@@ -66,6 +66,17 @@ describe.each([
     ]);
   });
 
+  test("io_uring rings are carried, and what is not carried here is refused", async () => {
+    const said = await run(suite, "rings.sh");
+    expect(said.match(/^(carried|refused): rings \w+/gm)).toEqual(
+      version === "6.1."
+        ? ["refused: rings plain"]
+        : ["plain", "shared", "eventfd"]
+            .map((first) => `carried: rings ${first}`)
+            .concat("refused: rings files", "refused: rings buffers"),
+    );
+  });
+
   test("containers of runc, crun and podman are checkpointed and restored", async () => {
     const said = await run(suite, "runtimes.sh");
     expect(said.match(/^went on: \w+/gm)).toEqual(["went on: runc", "went on: crun", "went on: podman"]);
