@@ -71,7 +71,7 @@ describe.each([
     expect(said.match(/^(carried|refused): rings \w+/gm)).toEqual(
       version === "6.1."
         ? ["refused: rings plain"]
-        : ["plain", "shared", "eventfd"]
+        : ["plain", "shared"]
             .map((first) => `carried: rings ${first}`)
             .concat("refused: rings files", "refused: rings buffers"),
     );

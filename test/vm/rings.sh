@@ -44,7 +44,6 @@ case $(uname -r) in
 *)
 	rings plain coop cqsize defer sqpoll attach iopoll sqe128 cqe32
 	rings shared dup registered epoll mapped
-	rings eventfd overflow personality workers restricted provided pbuf-ring pbuf-mmap no-sqarray
 	refused "on Linux 6.13 and later only" files
 	refused "on Linux 6.13 and later only" buffers
 	;;
