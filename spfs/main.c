@@ -191,8 +191,11 @@ static void hold(int report)
 	} else {
 		len = snprintf(line, sizeof(line), "%d\t%s", errno, why);
 	}
-	if (write(report, line, (size_t)len) != len || line[0] != 'o')
+	/* Whoever has started it may be dead, and then takes nothing away. */
+	if (write(report, line, (size_t)len) != len || line[0] != 'o') {
+		clear_away();
 		_exit(1);
+	}
 	close(report);
 	holder_run();
 }
