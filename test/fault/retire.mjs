@@ -122,10 +122,14 @@ for (let round = -1; round < rounds; round++) {
 }
 const whole = spawnSync("node", driver, { encoding: "utf8" });
 if (whole.status !== 0) harms.push({ round: rounds, moment: 0, harm: [whole.stderr] });
+// An attempt that was killed may have left its mount beside the old one: afterwards there is one.
+const stacked = readFileSync(`/proc/${patient.pid}/mountinfo`, "utf8")
+  .split("\n")
+  .filter((line) => line.split(" ")[4] === `${dir}/mnt`).length;
 writeFileSync(`${dir}/go`, "");
 await until("done", () => out().includes("done"));
 const last = complaints();
 if (last.length > 0) harms.push({ round: rounds, moment: 0, harm: last });
 rmSync(dir, { recursive: true, force: true });
-console.log(JSON.stringify({ outcomes, halves, harms, report: whole.stdout.trim() }));
+console.log(JSON.stringify({ outcomes, halves, harms, stacked, report: whole.stdout.trim() }));
 patient.kill("SIGKILL");
