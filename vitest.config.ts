@@ -26,6 +26,8 @@ export default defineConfig({
           testTimeout: 900_000,
           retry: process.env.CI ? 1 : 0,
           fileParallelism: false,
+          maxConcurrency: 2,
+          hookTimeout: 60_000,
         },
       },
       {

@@ -14,12 +14,12 @@ podman run -d --name c --network none $ANNOTATION localhost/busybox sh -c "$coun
 sleep 0.5; dirs=$(before)
 round() {
 	local n; n=$(number cnt)
-	podman container checkpoint c >/dev/null 2>/tmp/err || { echo "checkpoint failed"; cat /tmp/err; return; }
-	podman container restore --keep c >/dev/null 2>/tmp/err || { echo "restore failed"; cat /tmp/err; return; }
+	podman container checkpoint c >/dev/null 2>/tmp/err || { echo "checkpoint failed"; cat /tmp/err; return 1; }
+	podman container restore --keep c >/dev/null 2>/tmp/err || { echo "restore failed"; cat /tmp/err; return 1; }
 	goes_on "$n" cnt
 	podman exec c cat /proc/1/cgroup | grep ^0::
 }
-round; round
+round && round
 [ "$(before)" = "$dirs" ] && echo "no v1 directory more" || echo "LEAKED $(before)"
 grep -h cgroup $(find /var/lib/containers -name cryoshim.log) 2>/dev/null
 podman rm -f -t 0 c >/dev/null 2>&1; umount /tmp/cs`;

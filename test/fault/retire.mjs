@@ -80,11 +80,28 @@ const firstMove = async (child) => {
   for (let looks = 1; mountsOf() === before && child.exitCode === null; looks++) if (looks % 20 === 0) await sleep(0);
 };
 
+/** Ends all of it, telling where everybody stands: a driver that never ends must not keep the tests from their end. */
+const giveUp = (what, driver) => {
+  const standing = [...pids(), ...(driver === undefined ? [] : [driver])].flatMap((pid) => {
+    const tasks = existsSync(`/proc/${pid}/task`) ? readdirSync(`/proc/${pid}/task`) : [];
+    return tasks.map((tid) =>
+      ["comm", "syscall", "stack"]
+        .map((name) => readFileSync(`/proc/${pid}/task/${tid}/${name}`, "utf8").trim())
+        .join(" "),
+    );
+  });
+  console.error(`${what}, seed ${first}:\n${standing.join("\n")}`);
+  for (const pid of [...pids(), driver].filter((each) => each !== undefined)) process.kill(pid, "SIGKILL");
+  process.exit(1);
+};
+/** Far more than one takes: a second. */
+const PATIENCE_MS = 120_000;
+
 const outcomes = {};
 let halves = 0;
 const harms = [];
 const driver = ["test/support/retire.mjs", patient.pid, `${dir}/mnt`, `${dir}/data`].map(String);
-spawnSync("node", ["test/support/retire.mjs", "--build"]);
+spawnSync("node", ["test/support/retire.mjs", "--build"], { timeout: PATIENCE_MS });
 /** How long a whole one takes, the driver's start aside. */
 let lasts = 0;
 for (let round = -1; round < rounds; round++) {
@@ -94,15 +111,17 @@ for (let round = -1; round < rounds; round++) {
     said += data;
   });
   const ended = new Promise((resolve) => child.on("close", resolve));
+  const watch = setTimeout(() => giveUp(`round ${round} does not end`, child.pid), PATIENCE_MS);
   await until("the driver starts", () => said !== "" || child.exitCode !== null);
   // The first is let through. Most of the time goes by before anything is touched, so every other round waits for that.
   const began = Date.now();
   const moment = round < 0 ? 60_000 : lasts * (0.3 + random(0.8));
   if (round % 2 === 1) await firstMove(child);
-  else await Promise.race([sleep(moment), ended]);
+  else await Promise.race([sleep(moment, undefined, { ref: false }), ended]);
   const outcome = child.exitCode === null ? "killed" : child.exitCode === 0 ? "too late" : "failed";
   child.kill("SIGKILL");
   await ended;
+  clearTimeout(watch);
   if (round < 0) lasts = Date.now() - began;
   if (isHalfWay()) halves++;
   outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
@@ -120,7 +139,8 @@ for (let round = -1; round < rounds; round++) {
     break;
   }
 }
-const whole = spawnSync("node", driver, { encoding: "utf8" });
+const whole = spawnSync("node", driver, { encoding: "utf8", timeout: PATIENCE_MS, killSignal: "SIGKILL" });
+if (whole.signal !== null) giveUp("the last one does not end");
 if (whole.status !== 0) harms.push({ round: rounds, moment: 0, harm: [whole.stderr] });
 // An attempt that was killed may have left its mount beside the old one: afterwards there is one.
 const stacked = readFileSync(`/proc/${patient.pid}/mountinfo`, "utf8")

@@ -7,7 +7,11 @@ const rounds = process.env.KILL_ROUNDS ?? "20";
 const seed = process.env.KILL_SEED ?? `${Date.now() % 1_000_000}`;
 
 test("whoever replaces a mount is killed at any moment: no program notices, and it can be done again", () => {
-  const { status, stdout, stderr } = spawnSync("node", ["test/fault/retire.mjs", rounds, seed], { encoding: "utf8" });
+  const { status, stdout, stderr } = spawnSync("node", ["test/fault/retire.mjs", rounds, seed], {
+    encoding: "utf8",
+    timeout: 600_000,
+    killSignal: "SIGKILL",
+  });
   expect(status, stderr).toBe(0);
   const { outcomes, halves, harms, stacked, report } = JSON.parse(stdout.trim().split("\n").at(-1) ?? "");
   console.log(`seed ${seed}: ${JSON.stringify(outcomes)}, ${halves} of them half way`);

@@ -3,7 +3,7 @@
 // with cgroups of version 2 alone find what they need.
 import { build } from "esbuild";
 import { execa } from "execa";
-import { describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 
 const run = async (suite: string, script: string, env: Record<string, string> = {}): Promise<string> => {
   const { exitCode, all } = await execa("test/vm/vm.sh", [suite, `test/vm/${script}`], {
@@ -16,7 +16,21 @@ const run = async (suite: string, script: string, env: Record<string, string> = 
   return all;
 };
 
-describe.each([
+beforeAll(async () => {
+  await build({
+    entryPoints: ["test/vm/spfs.ts"],
+    outfile: "build/workloads/spfs-vm.mjs",
+    bundle: true,
+    platform: "node",
+    format: "esm",
+    banner: {
+      js: 'import { createRequire as __cr } from "node:module"; const require = __cr(import.meta.url);',
+    },
+  });
+});
+
+// One emulated machine takes one core.
+describe.concurrent.each([
   ["bookworm", "6.1."],
   ["trixie", "6.12."],
 ])("Debian %s, Linux %s", (suite, version) => {
@@ -32,7 +46,7 @@ describe.each([
   });
 
   test("everything on unmounted mounts is carried: on ext4, tmpfs, btrfs, and overlay since Linux 6.3", async () => {
-    const env = { VM_PACKAGES: "btrfs-progs", VM_MODULES: "fs/btrfs drivers/block", VM_TIMEOUT: "1500" };
+    const env = { VM_PACKAGES: "btrfs-progs", VM_MODULES: "fs/btrfs drivers/block", VM_TIMEOUT: "850" };
     const said = await run(suite, "detached.sh", env);
     expect(
       said
@@ -47,16 +61,6 @@ describe.each([
   });
 
   test("the stub-proxy file system goes through its phases and survives its worker, whatever this kernel's FUSE can", async () => {
-    await build({
-      entryPoints: ["test/vm/spfs.ts"],
-      outfile: "build/workloads/spfs-vm.mjs",
-      bundle: true,
-      platform: "node",
-      format: "esm",
-      banner: {
-        js: 'import { createRequire as __cr } from "node:module"; const require = __cr(import.meta.url);',
-      },
-    });
     const said = await run(suite, "spfs.sh");
     expect(said.match(/^(passthrough|works:?) .*/gm)).toEqual([
       `passthrough auto: ${version === "6.1." ? "not used" : "used"}`,
