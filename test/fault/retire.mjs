@@ -42,11 +42,20 @@ const until = async (what, holds) => {
 const program = `${process.cwd()}/build/workloads/retired ${dir}/mnt ${dir}/out ${dir}/go apart`;
 const script = `mount --make-rprivate /; mount --bind ${dir}/data ${dir}/mnt; exec ${program}`;
 const patient = spawn("unshare", ["-m", "sh", "-c", script], { stdio: ["ignore", "ignore", "inherit"] });
-await until("ready", () => out().includes("ready"));
 const pids = () => [
   patient.pid,
-  ...readFileSync(`/proc/${patient.pid}/task/${patient.pid}/children`, "utf8").trim().split(" ").map(Number),
+  ...readFileSync(`/proc/${patient.pid}/task/${patient.pid}/children`, "utf8")
+    .split(" ")
+    .map(Number)
+    .filter((pid) => pid > 0),
 ];
+// However this ends: it holds our stderr, which whoever runs us reads to its end.
+const endPatient = () => {
+  for (const pid of existsSync(`/proc/${patient.pid}`) ? pids() : []) process.kill(pid, "SIGKILL");
+  rmSync(dir, { recursive: true, force: true });
+};
+process.on("exit", endPatient);
+await until("ready", () => out().includes("ready"));
 const states = () =>
   pids().flatMap((pid) =>
     readdirSync(`/proc/${pid}/task`).map((tid) => readFileSync(`/proc/${pid}/task/${tid}/status`, "utf8")),
@@ -91,7 +100,7 @@ const giveUp = (what, driver) => {
     );
   });
   console.error(`${what}, seed ${first}:\n${standing.join("\n")}`);
-  for (const pid of [...pids(), driver].filter((each) => each !== undefined)) process.kill(pid, "SIGKILL");
+  if (driver !== undefined) process.kill(driver, "SIGKILL");
   process.exit(1);
 };
 /** Far more than one takes: a second. */
@@ -150,6 +159,4 @@ writeFileSync(`${dir}/go`, "");
 await until("done", () => out().includes("done"));
 const last = complaints();
 if (last.length > 0) harms.push({ round: rounds, moment: 0, harm: last });
-rmSync(dir, { recursive: true, force: true });
 console.log(JSON.stringify({ outcomes, halves, harms, stacked, report: whole.stdout.trim() }));
-patient.kill("SIGKILL");
