@@ -60,7 +60,26 @@ const states = () =>
   pids().flatMap((pid) =>
     readdirSync(`/proc/${pid}/task`).map((tid) => readFileSync(`/proc/${pid}/task/${tid}/status`, "utf8")),
   );
-const count = () => Number(/ok (\d+)\n(?!.*ok)/s.exec(out())?.[1] ?? 0);
+const count = () =>
+  Number(
+    out()
+      .match(/(?<=ok )\d+(?=\n)/g)
+      ?.at(-1) ?? 0,
+  );
+
+/** What `read` gives of a descriptor; undefined when it is gone: the program opens and closes some all the time. */
+const ifThere = (read) => {
+  try {
+    return read();
+  } catch (error) {
+    if (error.code !== "ENOENT") throw error;
+    return undefined;
+  }
+};
+const pathOf = (fd) => ifThere(() => readlinkSync(`/proc/${patient.pid}/fd/${fd}`));
+const mountOf = (fd) =>
+  ifThere(() => /^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/${patient.pid}/fdinfo/${fd}`, "utf8"))?.[1]);
+const descriptors = () => readdirSync(`/proc/${patient.pid}/fdinfo`).filter((fd) => Number(fd) > 2);
 
 /** Whether descriptors are on a mount that is in no namespace: it went with who was killed. */
 const isHalfWay = () => {
@@ -69,20 +88,17 @@ const isHalfWay = () => {
       .split("\n")
       .map((line) => line.split(" ")[0]),
   );
-  return readdirSync(`/proc/${patient.pid}/fdinfo`).some((fd) => {
-    const info = readFileSync(`/proc/${patient.pid}/fdinfo/${fd}`, "utf8");
-    return Number(fd) > 2 && isFile(fd) && !ids.has(/^mnt_id:\s+(\d+)$/m.exec(info)?.[1]);
+  return descriptors().some((fd) => {
+    const mount = mountOf(fd);
+    return pathOf(fd)?.startsWith("/") && mount !== undefined && !ids.has(mount);
   });
 };
-const isFile = (fd) => readlinkSync(`/proc/${patient.pid}/fd/${fd}`).startsWith("/");
 
-const descriptors = readdirSync(`/proc/${patient.pid}/fd`).filter(
-  (fd) => isFile(fd) && readlinkSync(`/proc/${patient.pid}/fd/${fd}`).startsWith(`${dir}/mnt`),
-);
-const mountsOf = () =>
-  descriptors
-    .map((fd) => /^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/${patient.pid}/fdinfo/${fd}`, "utf8"))?.[1])
-    .join();
+// The program's first ones stay.
+const lasting = descriptors()
+  .filter((fd) => pathOf(fd)?.startsWith(`${dir}/mnt`))
+  .slice(0, 8);
+const mountsOf = () => lasting.map(mountOf).join();
 /** The moment in which descriptors are exchanged, seen as soon as can be. */
 const firstMove = async (child) => {
   const before = mountsOf();
