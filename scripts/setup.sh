@@ -49,7 +49,7 @@ kernel_headers=(-idirafter /usr/include -idirafter "/usr/include/$(uname -m)-lin
 mkdir -p build/workloads
 for source in test/demo/*.c test/workloads/*.c; do
 	program=build/workloads/$(basename "$source" .c)
-	if outdated "$program" "$source"; then
+	if outdated "$program" "$source" test/workloads/*.h; then
 		say "compiling ${source##*/} for the containers"
 		musl-gcc -static -std=gnu17 -O2 -Wall -Wextra -Werror "${kernel_headers[@]}" -pthread -o "$program" "$source"
 	fi

@@ -22,32 +22,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-static FILE *out;
-static char dir[200];
-
-static void check(const char *what, bool ok)
-{
-	fprintf(out, "%s %s\n", ok ? "ok" : "BAD", what);
-	fflush(out);
-}
-
-static void must(const char *what, bool ok)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "alone: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static const char *at(const char *name)
-{
-	static char paths[4][300];
-	static int turn;
-	char *path = paths[turn++ % 4];
-
-	snprintf(path, sizeof(paths[0]), "%s/at/%s", dir, name);
-	return path;
-}
+#include "unmounted.h"
 
 static int put(const char *name, const char *text, mode_t mode)
 {
@@ -104,7 +79,7 @@ int main(int argc, char **argv)
 	if (argc != 5)
 		return 2;
 	whole = !strcmp(argv[4], "directory");
-	snprintf(dir, sizeof(dir), "%s", argv[1]);
+	snprintf(dir, sizeof(dir), "%s/at", argv[1]);
 	out = fopen(argv[2], "w");
 	must(argv[2], out != NULL);
 	umask(0);

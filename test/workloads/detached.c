@@ -17,30 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static FILE *out;
-static char dir[200];
-
-static void check(const char *what, bool ok)
-{
-	fprintf(out, "%s %s\n", ok ? "ok" : "BAD", what);
-	fflush(out);
-}
-
-static void must(const char *what, bool ok)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "detached: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static const char *at(const char *name)
-{
-	static char path[300];
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	return path;
-}
+#include "unmounted.h"
 
 static int open_at(const char *name, int flags)
 {
