@@ -82,7 +82,8 @@ struct control_msg {
 	X(MAP, 23)		/* addr, len, a0 prot, a1 flags, a2 offset, a3 and a4 what to cut off; fd: the task's own */ \
 	X(INTERCEPT, 24)	/* a0: CONTROL_KNOWN_*; HOOK_KNOWN is asked for each file of it, a0 the kind, fd its id */ \
 	X(SUBMIT, 25)		/* fd: a ring of the task's, len: of its memory, a0 entries each, a1 times; where in it a2 the */ \
-				/* submissions' tail, a3 the completions' head and a4 tail; a5: the process */
+				/* submissions' tail, a3 the completions' head and a4 tail; a5: the process */ \
+	X(RESTART, 26)		/* a0: system call; ret: 1 where the stop had interrupted it, which is undone */
 
 /* Files that CRIU knows, and of which it refuses some: pidfds, POSIX queues, UDP sockets with unsent bytes. */
 enum control_known { KNOWN_PIDFD = 1, KNOWN_QUEUE, KNOWN_UDP };

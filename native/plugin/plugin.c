@@ -353,6 +353,9 @@ static int obey(int sk, struct command *c)
 					&(const struct surgeon_queue){ c->m.len, (uint32_t)c->m.a2, (uint32_t)c->m.a3, (uint32_t)c->m.a4 },
 					(uint32_t)c->m.a0, c->m.a1, &err);
 		break;
+	case CONTROL_RESTART:
+		failed = surgeon_restart(c->m.pid, c->m.a0, &ret, &err);
+		break;
 	case CONTROL_ROLLBACK:
 		ret = roll_back();
 		break;

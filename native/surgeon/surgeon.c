@@ -371,6 +371,25 @@ int surgeon_syscall(struct surgeon *s, const uint64_t call[7], int64_t *ret, str
 	return fail(err, "run the injected system call", EAGAIN);
 }
 
+/* include/linux/errno.h: arch/x86/kernel/signal.c starts such a call again, and so does CRIU (compel's get_task_regs). */
+#define ERESTARTNOHAND 514
+
+int surgeon_restart(pid_t tid, uint64_t nr, int64_t *ret, struct surgeon_error *err)
+{
+	struct user_regs_struct regs;
+
+	*ret = 0;
+	if (get_regs(tid, &regs, err))
+		return -1;
+	if (regs.orig_rax != nr || (int64_t)regs.rax != -EINTR)
+		return 0;
+	regs.rax = (uint64_t)-(int64_t)ERESTARTNOHAND;
+	if (surgeon_set_regs(tid, &regs, err))
+		return -1;
+	*ret = 1;
+	return 0;
+}
+
 /* A call whose failure ends the operation. */
 static int run(struct surgeon *s, const char *step, int64_t *ret, struct surgeon_error *err, uint64_t nr, uint64_t a,
 	       uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f)

@@ -47,6 +47,12 @@ int surgeon_end(struct surgeon *s, struct surgeon_error *err);
 /* Runs one system call in the task; *ret is its result (-errno), the return value only tells whether it ran. */
 int surgeon_syscall(struct surgeon *s, const uint64_t call[7], int64_t *ret, struct surgeon_error *err);
 
+/*
+ * Where the stop has made system call nr fail with EINTR, it begins again when the task goes on, unless a signal with a handler comes
+ * first: as the kernel itself does it with calls that it starts again. *ret: 1 where that was so.
+ */
+int surgeon_restart(pid_t tid, uint64_t nr, int64_t *ret, struct surgeon_error *err);
+
 int surgeon_read(pid_t tid, uint64_t addr, void *buf, size_t len, struct surgeon_error *err);
 int surgeon_write(pid_t tid, uint64_t addr, const void *buf, size_t len, struct surgeon_error *err);
 

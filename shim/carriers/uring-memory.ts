@@ -12,6 +12,9 @@ const OFFSET = { rings: 0n, sqes: 0x10000000n } as const;
 const [ENTER_GETEVENTS, ENTER_SQ_WAKEUP, SQ_NEED_WAKEUP] = [1, 2, 1];
 export const IOSQE_CQE_SKIP_SUCCESS = 1 << 6;
 
+/** io_uring/io_uring.c, IO_LOCAL_TW_DEFAULT_MAX (Linux 6.13). */
+const LOCAL_WORK_MAX = 20;
+
 /** A ring that has been set up again. */
 export interface Made {
   image: ImageRing;
@@ -180,8 +183,9 @@ const completions = async (made: Made, hand: Hand, count: number): Promise<void>
 /** Gives the ring completions, struct io_uring_cqe each. */
 export const post = async ({ ring }: Made, hand: Hand, cqes: Buffer): Promise<void> => {
   addon.uringPost(ring.fd, cqes);
-  // They wait for the thread to look.
-  if (ring.flags & SETUP.deferTaskrun)
+  // They wait for the thread to look, which takes so many at a time.
+  const looks = ring.flags & SETUP.deferTaskrun ? Math.ceil(cqes.length / 16 / LOCAL_WORK_MAX) : 0;
+  for (let look = 0; look < looks; look++)
     await hand.call("io_uring_enter", CALL.enter, ring.fdInTask!, 0, 0, ENTER_GETEVENTS, 0, 0);
 };
 

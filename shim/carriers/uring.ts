@@ -22,6 +22,7 @@ import { encodeParams, offsetsHere } from "./uring-params.js";
 import { submissionsFor } from "./uring-registered.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { RingRestore } from "./uring-rings.js";
+import { restartWaits } from "./uring-waits.js";
 
 /** Swaps that are under way at once. */
 const AT_ONCE = 32;
@@ -291,7 +292,6 @@ class Dump {
     const pollers = new Map<bigint, number>();
     for (const { state, fd, image, descriptors, owner, mappings } of this.saved) {
       const at = `the ring at descriptor ${descriptors[0]!.fd} of process ${descriptors[0]!.pid}`;
-      this.#checkRoom(at, image, mappings);
       if (state.sqData !== 0n) {
         const poller = pollers.get(state.sqData) ?? pollers.size;
         pollers.set(state.sqData, poller);
@@ -375,6 +375,7 @@ class Dump {
             "register its buffers anew before the checkpoint",
           );
       }
+      this.#checkRoom(at, image, mappings);
     }
   }
 
@@ -568,6 +569,7 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
     async seized(seized, context) {
       const known = threadsOf(seized.root).some(({ rings }) => rings.some((ring) => ring !== 0n));
       if (!known && !seized.found.some(({ kind }) => kind === "uring")) return;
+      await restartWaits(treeOf(seized.root), context.engine, (why) => context.log("Warn ", why));
       reader ??= new RingReader();
       dump = new Dump(reader, inFlight);
       await dump.find(seized, context);

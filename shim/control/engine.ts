@@ -44,6 +44,11 @@ export interface Undoer {
 export interface Engine {
   /** Runs one system call in a task (any thread). Resolves to what it returned, -errno included. */
   syscall(tid: number, number: number, ...args: bigint[]): Promise<number>;
+  /**
+   * Where the stop has interrupted this system call, and it would fail with EINTR for that, it begins again with the same
+   * arguments when the thread goes on, now or after a restore. Resolves to whether that was so.
+   */
+  restart(tid: number, number: number): Promise<boolean>;
   readMemory(tid: number, addr: bigint, len: number): Promise<Buffer>;
   writeMemory(tid: number, addr: bigint, data: Buffer): Promise<void>;
   /**
@@ -125,6 +130,9 @@ export const engineBy = (command: Command, undoer: Undoer): Engine => {
     },
     async syscall(tid, number, ...args) {
       return (await command({ type: TYPE.INJECT, pid: tid, args: [BigInt(number), ...args] })).ret;
+    },
+    async restart(tid, number) {
+      return (await command({ type: TYPE.RESTART, pid: tid, args: [BigInt(number)] })).ret === 1;
     },
     async readMemory(tid, addr, len) {
       return (await command({ type: TYPE.READ, pid: tid, addr, len: BigInt(len) })).data;

@@ -29,6 +29,7 @@ export const TYPE = {
   MAP: 23,
   INTERCEPT: 24,
   SUBMIT: 25,
+  RESTART: 26,
 } as const;
 
 /** Files that CRIU knows, and of which it refuses some: enum control_known. */

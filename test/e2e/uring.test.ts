@@ -30,6 +30,7 @@ describe("criu's command line", () => {
     "mapped",
     "overflow overflow-defer full full-single dropped",
     "buffers files eventfd personality workers napi",
+    "waits waits-limited waits-signal posted",
     "restricted provided pbuf-ring pbuf-mmap",
     "plain=100000 defer=20000 sqpoll=5000 cqe32=70000",
   ])("rings are made again as they were, with what is in them and registered: %s", async (kinds) => {
@@ -39,12 +40,12 @@ start $program ${kinds}; dump; restore; checked l`);
 
   test("--leave-running leaves every ring as it is, and again", () =>
     holds(`${WORDS}
-start $program plain sqe128 defer sqpoll no-sqarray epoll dup shared overflow buffers pbuf-ring pbuf-mmap
+start $program plain sqe128 defer sqpoll no-sqarray epoll dup shared overflow buffers pbuf-ring pbuf-mmap waits waits-limited waits-signal
 dump -R; rm -r i; mkdir i; dump -R; checked l`));
 
   test("a dump that fails leaves every ring as it is, and no image", () =>
     holds(`${WORDS}
-start /cryoshim/build/workloads/locked /tmp/l/lock $program plain defer sqpoll
+start /cryoshim/build/workloads/locked /tmp/l/lock $program plain defer sqpoll waits
 fails "" dump; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checked l`));
 
   test("what is not carried is refused, says why, and goes on", () =>

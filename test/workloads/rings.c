@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -554,6 +555,33 @@ static void overflow(const struct kind *kind, unsigned number)
 	check(works(&r), "%s: it works", kind->name);
 }
 
+/* More completions than submissions, and they came from another ring: only the thread that owns it takes them, a few at a time. */
+static void posted(const struct kind *kind, unsigned number)
+{
+	unsigned n = number ? number : 50;
+	struct ring r, from;
+
+	setup(&r, kind->name, 64, kind->flags);
+	setup(&from, "from", 64, 0);
+	for (unsigned i = 0; i < n; i++) {
+		struct io_uring_sqe *sqe = next_sqe(&from);
+
+		sqe->opcode = 40 /* IORING_OP_MSG_RING */;
+		sqe->fd = r.fd;
+		sqe->off = i;
+		if (!submit(&from, 1) || !wait_for(&from, 1) || peek(&from, 0)->res)
+			die("a message");
+		consume(&from, 1);
+		if (!wait_for(&r, 1) || !user_data_is(&r, 0, i, 0))
+			die("its completion");
+		consume(&r, 1);
+	}
+	r.history = 0;
+	leave(&r);
+	go_on();
+	check_ring(&r);
+}
+
 /* What is not read must not be overwritten: the kernel knows how much room there is. */
 static void full(const struct kind *kind, unsigned number)
 {
@@ -691,6 +719,103 @@ static void files(const struct kind *kind, unsigned number)
 	check(fixed(&r, IORING_OP_WRITE, 3, IOSQE_FIXED_FILE, text, 5, 0) && read(tube[0], back, 5) == 5, "files: a pipe");
 	check(!fixed(&r, IORING_OP_WRITE, 2, IOSQE_FIXED_FILE, text, 5, 0), "files: an empty slot");
 	check(reg(&r, IORING_UNREGISTER_FILES, NULL, 0) == 0 && wait_for(&r, 1) && peek(&r, 0)->user_data == 0xbeef, "files: tags");
+}
+
+/* A thread that waits for a completion, and what it is told. */
+struct waiter {
+	struct ring *ring;
+	_Atomic pid_t tid;
+	bool limited;
+	long ret;
+	int err;
+	bool masked;		/* its mask is not its own any more */
+};
+
+/* struct io_uring_getevents_arg, as Linux 5.11 has it. */
+struct wait_arg {
+	uint64_t sigmask;
+	uint32_t sigmask_sz, pad;
+	uint64_t ts;
+};
+
+static void *wait_there(void *data)
+{
+	struct waiter *w = data;
+	struct __kernel_timespec limit = { .tv_sec = 3600 };
+	uint64_t mask = 1ULL << (SIGUSR2 - 1);
+	struct wait_arg arg = { .sigmask = (uintptr_t)&mask, .sigmask_sz = sizeof(mask), .ts = (uintptr_t)&limit };
+	sigset_t now;
+
+	w->tid = (pid_t)syscall(SYS_gettid);
+	if (w->limited)
+		w->ret = syscall(SYS_io_uring_enter, w->ring->fd, 0, 1, IORING_ENTER_GETEVENTS | 1 << 3 /* EXT_ARG */, &arg, sizeof(arg));
+	else
+		w->ret = syscall(SYS_io_uring_enter, w->ring->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0);
+	w->err = errno;
+	pthread_sigmask(SIG_SETMASK, NULL, &now);
+	w->masked = sigismember(&now, SIGUSR2);
+	return NULL;
+}
+
+static void until_it_waits(struct waiter *w)
+{
+	char path[64], line[32] = "";
+
+	for (int i = 0; i < 10000 && strncmp(line, "426 ", 4); i++) {
+		FILE *f;
+
+		usleep(1000);
+		snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", w->tid);
+		f = fopen(path, "r");
+		if (!f || !fgets(line, sizeof(line), f))
+			line[0] = 0;
+		if (f)
+			fclose(f);
+	}
+	if (strncmp(line, "426 ", 4))
+		check(false, "%s: a thread waits", w->ring->name);
+}
+
+static void interrupted(int sig)
+{
+	(void)sig;
+}
+
+/* Threads that wait see nothing of the checkpoint, but signals, as ever. */
+static void waits(const struct kind *kind, unsigned number)
+{
+	struct sigaction action = { .sa_handler = interrupted };
+	struct waiter w = { .limited = !strcmp(kind->name, "waits-limited") };
+	bool signalled = !strcmp(kind->name, "waits-signal");
+	struct io_uring_sqe *sqe;
+	pthread_t thread;
+	struct ring r;
+	int tube[2];
+
+	setup(&r, kind->name, ENTRIES, kind->flags);
+	do_history(&r, number ? number : 6);
+	w.ring = &r;
+	sqe = next_sqe(&r);
+	sqe->opcode = IORING_OP_POLL_ADD;
+	sqe->poll32_events = POLLIN;
+	if (pipe(tube) || sigaction(SIGUSR1, &action, NULL))
+		die("pipe");
+	sqe->fd = tube[0];
+	if (!submit(&r, 0) || pthread_create(&thread, NULL, wait_there, &w))
+		die("a poll");
+	until_it_waits(&w);
+	go_on();
+	until_it_waits(&w);
+	if (signalled)
+		pthread_kill(thread, SIGUSR1);
+	else if (write(tube[1], "x", 1) != 1)
+		die("write");
+	pthread_join(thread, NULL);
+	if (signalled)
+		check(w.ret == -1 && w.err == EINTR, "%s: a signal interrupts it (%ld)", kind->name, w.ret);
+	else
+		check(w.ret == 0 && peek(&r, 0)->res == POLLIN, "%s: it waits on, and is told (%ld, %s)", kind->name, w.ret, strerror(w.err));
+	check(!w.masked, "%s: its mask of signals", kind->name);
 }
 
 static void eventfds(const struct kind *kind, unsigned number)
@@ -1021,6 +1146,7 @@ static const struct kind kinds[] = {
 	{ "overflow-defer", overflow, SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN },
 	{ "full", full, 0 },
 	{ "full-single", full, SETUP_SINGLE_ISSUER },
+	{ "posted", posted, SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN },
 	{ "idle", idle, 0 },
 	{ "many-buffers", many_buffers, 0 },
 	{ "dropped", dropped, 0 },
@@ -1031,6 +1157,9 @@ static const struct kind kinds[] = {
 	{ "personality", personality_, 0 },
 	{ "workers", workers, 0 },
 	{ "napi", napi, 0 },
+	{ "waits", waits, 0 },
+	{ "waits-limited", waits, 0 },
+	{ "waits-signal", waits, 0 },
 	{ "provided", provided, 0 },
 	{ "pbuf-ring", pbuf_ring, 0 },
 	{ "pbuf-mmap", pbuf_ring, 0 },
