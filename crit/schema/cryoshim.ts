@@ -218,6 +218,11 @@ const uringFile = message("cryoshim_uring_file", {
   tag: [2, "uint64", "required"],
   task: [3, "string"],
   fd: [4, "uint32"],
+  /** Open nowhere else (a direct descriptor): opened by its name. Those of one number are one open file. */
+  opened: [5, "uint32"],
+  path: [6, "bytes"],
+  flags: [7, "uint32"],
+  position: [8, "uint64"],
 });
 
 const uringCompletion = message("cryoshim_uring_completion", {
@@ -268,6 +273,8 @@ const uringUser = message("cryoshim_uring_user", {
   task: [1, "string", "required"],
   thread: [2, "string", "required"],
   ...run("uint32", 3, "bounded unbounded"),
+  /** Of its workers, where that is not all that it may use: a mask as of sched_setaffinity(2). */
+  processors: [5, "bytes"],
 });
 
 /** A request in flight: what it still asks for. */
@@ -327,6 +334,8 @@ const uringRing = message("cryoshim_uring_ring", {
   /** How many submissions of its history the requests are. */
   submissions: [35, "uint32"],
   users: [36, () => uringUser, "repeated"],
+  /** Of an SQPOLL thread's workers, likewise. */
+  processors: [37, "bytes"],
 });
 
 export const uring = message("cryoshim_uring_entry", {

@@ -19,6 +19,7 @@ struct super_block {
 } __core;
 
 struct inode {
+	unsigned short i_mode;
 	struct super_block *i_sb;
 } __core;
 
@@ -188,7 +189,7 @@ struct io_ring_ctx___old {
 	unsigned int napi_enabled;
 } __core;
 
-enum { RING = 1, BUFFER = 2, FILE = 3, OVERFLOW = 4, GROUP = 5, PROVIDED = 6, MAPPING = 7, THREAD = 8, REQUESTS = 9, DESCRIPTOR = 10, PERSONALITY = 11, USER = 12, PLACE = 13 };
+enum { RING = 1, BUFFER = 2, FILE = 3, OVERFLOW = 4, GROUP = 5, PROVIDED = 6, MAPPING = 7, THREAD = 8, REQUESTS = 9, DESCRIPTOR = 10, PERSONALITY = 11, USER = 12, PLACE = 13, OPENED = 14 };
 
 struct ring {
 	u32 magic;
@@ -425,8 +426,18 @@ struct io_wq_acct {
 	unsigned int max_workers;
 } __core;
 
+struct cpumask {
+	unsigned long bits[1];
+} __core;
+
 struct io_wq {
 	struct io_wq_acct acct[2];
+	struct cpumask cpu_mask[1];
+} __core;
+
+/* With CONFIG_CPUMASK_OFFSTACK. */
+struct io_wq___apart {
+	struct cpumask *cpu_mask;
 } __core;
 
 struct io_uring_task {
@@ -619,8 +630,21 @@ static __attribute__((always_inline)) void next_file(struct walk *w, struct curs
 		}
 	}
 	/* The lowest bits say what the file can (io_uring/filetable.h). */
-	if (file || tag)
-		put(w->seq, c, (u32)c->at, file & ~7ULL, tag, 0, 0);
+	file &= ~7UL;
+	if (c->kind == OPENED && file) {
+		struct inode *inode = 0;
+		unsigned int flags = 0;
+		unsigned short mode = 0;
+		long long pos = 0;
+
+		READ(inode, ((struct file *)file)->f_inode);
+		READ(flags, ((struct file *)file)->f_flags);
+		READ(pos, ((struct file *)file)->f_pos);
+		READ(mode, inode->i_mode);
+		put(w->seq, c, (u32)c->at, file, (u64)inode, (u64)flags | (u64)mode << 32, (u64)pos);
+	} else if (c->kind == FILE && (file || tag)) {
+		put(w->seq, c, (u32)c->at, file, tag, 0, 0);
+	}
 	c->at++;
 }
 
@@ -738,16 +762,25 @@ struct id {
 };
 
 struct cred {
-	struct id uid, gid, euid, egid, fsuid, fsgid;
-	struct id cap_effective;
+	struct id uid, gid, suid, sgid, euid, egid, fsuid, fsgid;
+	unsigned int securebits;
+	struct id cap_inheritable, cap_permitted, cap_effective, cap_bset, cap_ambient;
+	struct group_info *group_info;
+} __core;
+
+struct group_info {
+	int ngroups;
+	struct id gid[];
 } __core;
 
 static __attribute__((always_inline)) void next_personality(struct walk *w, struct cursor *c)
 {
 	u64 index = c->at;
 	struct cred *cred = (struct cred *)xa_next(&w->ctx->personalities, &index);
-	u32 uid[2] = { 0 }, gid[2] = { 0 }, fs[2] = { 0 };
-	u64 caps = 0;
+	u32 uid[2] = { 0 }, gid[2] = { 0 }, fs[2] = { 0 }, saved[2] = { 0 }, bits = 0, sum = 0;
+	u64 caps = 0, more[4] = { 0 };
+	struct group_info *groups = 0;
+	int n = 0;
 
 	if (index == ~0ULL) {
 		c->done = 1;
@@ -765,6 +798,23 @@ static __attribute__((always_inline)) void next_personality(struct walk *w, stru
 	bpf_probe_read_kernel(&fs[1], 4, &cred->fsgid);
 	bpf_probe_read_kernel(&caps, 8, &cred->cap_effective);
 	put(w->seq, c, (u32)index, uid[0] | (u64)uid[1] << 32, gid[0] | (u64)gid[1] << 32, fs[0] | (u64)fs[1] << 32, caps);
+	bpf_probe_read_kernel(&saved[0], 4, &cred->suid);
+	bpf_probe_read_kernel(&saved[1], 4, &cred->sgid);
+	bpf_probe_read_kernel(&bits, 4, &cred->securebits);
+	bpf_probe_read_kernel(&more[0], 8, &cred->cap_inheritable);
+	bpf_probe_read_kernel(&more[1], 8, &cred->cap_permitted);
+	bpf_probe_read_kernel(&more[2], 8, &cred->cap_bset);
+	bpf_probe_read_kernel(&more[3], 8, &cred->cap_ambient);
+	READ(groups, cred->group_info);
+	READ(n, groups->ngroups);
+	for (int i = 0; i < 64 && i < n; i++) {
+		u32 gid_ = 0;
+
+		bpf_probe_read_kernel(&gid_, 4, (char *)&groups->gid[0] + i * 4);
+		sum = sum * 31 + gid_;
+	}
+	put(w->seq, c, (u32)index | 1 << 16, saved[0] | (u64)saved[1] << 32, more[0], more[1], more[2]);
+	put(w->seq, c, (u32)index | 2 << 16, more[3], bits, (u32)n, sum);
 }
 
 struct io_tctx_node {
@@ -772,22 +822,14 @@ struct io_tctx_node {
 	struct task_struct *task;
 } __core;
 
-/* Threads that use the ring, with the limits of their workers. */
-static __attribute__((always_inline)) void next_user(struct walk *w, struct cursor *c)
+static __attribute__((always_inline)) void put_user(struct walk *w, struct cursor *c, struct task_struct *task, u32 tid)
 {
-	struct list_head *at = (struct list_head *)c->at, *next = 0;
-	struct task_struct *task = 0;
 	struct io_uring_task *tctx = 0;
+	struct cpumask *set = 0;
 	struct io_wq *wq = 0;
 	u32 limits[2] = { 0 };
+	u64 cpus[2] = { 0 };
 
-	if (!at)
-		READ(at, w->ctx->tctx_list.next);
-	if (at == &w->ctx->tctx_list) {
-		c->done = 1;
-		return;
-	}
-	READ(task, container_of(at, struct io_tctx_node, ctx_node)->task);
 	READ(tctx, ((struct task_struct___uring *)task)->io_uring);
 	if (tctx)
 		READ(wq, tctx->io_wq);
@@ -796,7 +838,38 @@ static __attribute__((always_inline)) void next_user(struct walk *w, struct curs
 		READ(limits[0], wq->acct[0].max_workers);
 		bpf_probe_read_kernel(&limits[1], 4, (char *)&wq->acct[0].max_workers + SIZE_OF(struct io_wq_acct));
 	}
-	put(w->seq, c, (u32)number(task), limits[0], limits[1], 0, 0);
+	/* The first 128 processors. */
+	if (wq && HAS(wq->cpu_mask))
+		set = (struct cpumask *)&wq->cpu_mask;
+	else if (wq && HAS(((struct io_wq___apart *)wq)->cpu_mask))
+		READ(set, ((struct io_wq___apart *)wq)->cpu_mask);
+	if (set)
+		bpf_probe_read_kernel(&cpus[0], 8, set);
+	if (set && SIZE_OF(struct cpumask) > 8)
+		bpf_probe_read_kernel(&cpus[1], 8, (char *)set + 8);
+	put(w->seq, c, tid, limits[0], limits[1], cpus[0], cpus[1]);
+}
+
+/* Threads that use the ring, with the limits of their workers; last, as number 0, the one of an SQPOLL ring's own. */
+static __attribute__((always_inline)) void next_user(struct walk *w, struct cursor *c)
+{
+	struct list_head *at = (struct list_head *)c->at, *next = 0;
+	struct task_struct *task = 0;
+	struct io_sq_data *sqd = 0;
+
+	if (!at)
+		READ(at, w->ctx->tctx_list.next);
+	if (at == &w->ctx->tctx_list) {
+		READ(sqd, w->ctx->sq_data);
+		if (sqd)
+			READ(task, sqd->thread);
+		if (task)
+			put_user(w, c, task, 0);
+		c->done = 1;
+		return;
+	}
+	READ(task, container_of(at, struct io_tctx_node, ctx_node)->task);
+	put_user(w, c, task, (u32)number(task));
 	READ(next, at->next);
 	c->at = (u64)next;
 }
@@ -846,6 +919,7 @@ static __attribute__((noinline)) long take(u32 round, struct walk *w)
 		next_buffer(w, c);
 		break;
 	case FILE:
+	case OPENED:
 		next_file(w, c);
 		break;
 	case OVERFLOW:
@@ -905,6 +979,7 @@ struct descriptor {
 	u64 file;
 	u64 eventfd;		/* what rings know it by */
 	u64 pos;
+	u64 inode;
 	s32 tgid;
 	u32 flags;
 };
@@ -917,6 +992,7 @@ int descriptors(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 	struct task_struct *task = ctx->task, *leader = 0;
 	struct descriptor d = { .kind = DESCRIPTOR, .fd = ctx->fd };
+	struct inode *inode = 0;
 	void *private = 0;
 
 	if (!file || !task || is_repeated(task))
@@ -926,6 +1002,8 @@ int descriptors(struct bpf_iter__task_file *ctx)
 	d.file = (u64)file;
 	READ(d.flags, file->f_flags);
 	READ(d.pos, file->f_pos);
+	READ(inode, file->f_inode);
+	d.inode = (u64)inode;
 	if (is_anon(file, name, sizeof(name))) {
 		READ(private, file->private_data);
 		d.eventfd = (u64)private;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // cryoshim-uring.img: rings with all that a restore makes them of. What is read is checked: it may come from anywhere.
-import { readFileSync, writeFileSync } from "node:fs";
+import { constants, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { decodeImage, encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { CryoshimError } from "../error.js";
+import type { DirectFile } from "./uring-direct.js";
 
 export const URING_IMAGE = "cryoshim-uring.img";
 
@@ -51,7 +52,7 @@ export interface ImageRing {
   mappings?: Mapping[];
   buffers?: { index: number; address: bigint; length: bigint; tag: bigint }[];
   buffer_slots?: number;
-  files?: { index: number; tag: bigint; task?: string; fd?: number }[];
+  files?: ({ index: number; tag: bigint; task?: string; fd?: number } & Partial<DirectFile>)[];
   file_slots?: number;
   overflow?: { user_data: bigint; res: number; flags: number }[];
   eventfd?: { task: string; fd: number; async?: boolean };
@@ -67,8 +68,10 @@ export interface ImageRing {
   requests?: Record<string, unknown>[];
   /** How many submissions of its history those are. */
   submissions?: number;
-  /** Threads whose workers are limited. */
-  users?: { task: string; thread: string; bounded: number; unbounded: number }[];
+  /** Threads whose workers are limited, or bound to processors. */
+  users?: { task: string; thread: string; bounded: number; unbounded: number; processors?: Uint8Array }[];
+  /** Of the SQPOLL thread's workers. */
+  processors?: Uint8Array;
   rings_address?: bigint;
   sqes_address?: bigint;
 }
@@ -147,6 +150,10 @@ const one_ =
     value !== null &&
     Object.entries(checks).every(([field, fits]) => fits((value as Message)[field]));
 
+/** Nothing is made by opening a file again. */
+const O_CREATING = constants.O_CREAT | constants.O_TRUNC;
+const isPath = (value: Uint8Array): boolean => value[0] === 0x2f && !value.includes(0);
+
 const RING: Record<string, Check> = {
   task,
   thread: task,
@@ -174,7 +181,19 @@ const RING: Record<string, Check> = {
   ),
   buffers: each({ index: upTo(MAX_BUFFERS - 1), address: long, length: long, tag: long }, MAX_BUFFERS),
   buffer_slots: optional(upTo(MAX_BUFFERS)),
-  files: each({ index: upTo(MAX_FILES - 1), tag: long, task: optional(task), fd: optional(fd) }, MAX_FILES),
+  files: each(
+    {
+      index: upTo(MAX_FILES - 1),
+      tag: long,
+      task: optional(task),
+      fd: optional(fd),
+      opened: optional(upTo(MAX_FILES)),
+      path: optional((value) => bytes(4096)(value) && isPath(value as Uint8Array)),
+      flags: optional((value) => word(value) && ((value as number) & O_CREATING) === 0),
+      position: optional(long),
+    },
+    MAX_FILES,
+  ),
   file_slots: optional(upTo(MAX_FILES)),
   overflow: each({ user_data: long, res: (value) => typeof value === "number", flags: word }, 1 << 20),
   eventfd: optional(one_({ task, fd })),
@@ -198,7 +217,8 @@ const RING: Record<string, Check> = {
   ),
   slots: each({ task, thread: task, slot: upTo(MAX_SLOTS - 1) }, 1 << 20),
   submissions: optional(word),
-  users: each({ task, thread: task, bounded: word, unbounded: word }, 1 << 16),
+  users: each({ task, thread: task, bounded: word, unbounded: word, processors: optional(bytes(1024)) }, 1 << 16),
+  processors: optional(bytes(1024)),
   requests: each(
     {
       thread: word,

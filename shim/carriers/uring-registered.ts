@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a ring has registered, registered again by its own thread: tables of buffers and files, and all smaller things.
 import { addon } from "../../native/index.js";
+import type { DirectFile } from "./uring-direct.js";
 import type { Descriptor, Group, ImageRing } from "./uring-image.js";
 import { entry, IOSQE_CQE_SKIP_SUCCESS, type Made, submit, u32 } from "./uring-memory.js";
 import { CALL, type Hand, REGISTER } from "./uring-task.js";
@@ -11,7 +12,7 @@ const [PBUF_RING_MMAP, PBUF_RING_INC] = [1, 2];
 const [SYS_WRITE, SYS_PIPE2, O_CLOEXEC] = [1, 293, 0o2000000];
 
 /** Finds a descriptor of any process of the tree's for the ring's own: its number there, and whether it is borrowed. */
-export type Here = (descriptor: Descriptor) => Promise<[fd: number, borrowed: boolean]>;
+export type Here = (descriptor: Descriptor | DirectFile) => Promise<[fd: number, borrowed: boolean]>;
 
 /** struct io_uring_restriction, one for each thing that is allowed. */
 export const restrictionsOf = (r: NonNullable<ImageRing["restrictions"]>): [Buffer, number] => {
@@ -61,11 +62,15 @@ const registerFiles = async (image: ImageRing, fd: number, hand: Hand, here: Her
   const slots = image.file_slots!;
   const [fds, tags] = [Buffer.alloc(4 * slots, 0xff), Buffer.alloc(8 * slots)];
   const borrowed: number[] = [];
-  for (const { index, tag, task, fd: of } of image.files ?? []) {
+  for (const file of image.files ?? []) {
+    const { index, tag, task, fd: of, opened, path, flags, position = 0n } = file;
     if (index >= slots) throw new Error(`file ${index} is not in a table of ${slots}`);
     tags.writeBigUInt64LE(tag, 8 * index);
-    if (task === undefined || of === undefined) continue;
-    const [own, isBorrowed] = await here({ task, fd: of });
+    let wanted: Descriptor | DirectFile;
+    if (opened !== undefined && path !== undefined && flags !== undefined) wanted = { opened, path, flags, position };
+    else if (task !== undefined && of !== undefined) wanted = { task, fd: of };
+    else continue;
+    const [own, isBorrowed] = await here(wanted);
     if (isBorrowed) borrowed.push(own);
     fds.writeInt32LE(own, 4 * index);
   }
@@ -128,24 +133,29 @@ export const registerBufferRing = async (fd: number, group: Group, hand: Hand): 
   await hand.register(`buffer ring ${group.id}`, fd, REGISTER.pbufRing, reg, 1);
 };
 
-/** Limits of the workers of a thread: it has none before it uses a ring, and a ring descriptor registered is a use. */
-export const limitWorkers = async (
-  fd: number,
-  { bounded, unbounded }: { bounded: number; unbounded: number },
-  hand: Hand,
-): Promise<void> => {
+/** Makes a thread have workers of its own: it has none before it uses a ring, and a ring descriptor registered is a use. */
+export const asUser = async (fd: number, hand: Hand, then: () => Promise<void>): Promise<void> => {
   const update = Buffer.alloc(16);
   update.writeUInt32LE(0xffffffff, 0);
   update.writeBigUInt64LE(BigInt(fd), 8);
   await hand.register("ring descriptor", fd, REGISTER.ringFds, update, 1);
   const slot = (await hand.read(await hand.lend(Buffer.alloc(0)), 4)).readUInt32LE(0);
+  await then();
+  const end = Buffer.alloc(16);
+  end.writeUInt32LE(slot, 0);
+  await hand.register("ring descriptor", fd, REGISTER.unregisterRingFds, end, 1);
+};
+
+/** Limits of the workers of a thread. */
+export const limitWorkers = async (
+  fd: number,
+  { bounded, unbounded }: { bounded: number; unbounded: number },
+  hand: Hand,
+): Promise<void> => {
   const limits = Buffer.alloc(8);
   limits.writeUInt32LE(bounded, 0);
   limits.writeUInt32LE(unbounded, 4);
   await hand.register("worker limits", fd, REGISTER.iowqMaxWorkers, limits, 2);
-  const end = Buffer.alloc(16);
-  end.writeUInt32LE(slot, 0);
-  await hand.register("ring descriptor", fd, REGISTER.unregisterRingFds, end, 1);
 };
 
 /** Provided buffers that follow one another, one submission each. */

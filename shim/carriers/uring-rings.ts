@@ -7,10 +7,12 @@ import { reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import type { CarrierContext } from "./carrier.js";
 import { depthOf, taskName } from "./tasks.js";
+import { type DirectFile, openDirect } from "./uring-direct.js";
 import { type Descriptor, type ImageRing, loadRings, placeOf } from "./uring-image.js";
 import { advance, type Made, post, RingMemory } from "./uring-memory.js";
 import { encodeParams, offsetsOf, PARAMS_SIZE } from "./uring-params.js";
 import {
+  asUser,
   limitWorkers,
   provide,
   registerAll,
@@ -19,7 +21,7 @@ import {
   submissionsFor,
 } from "./uring-registered.js";
 import { type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
-import { CALL, Hand, REGISTER } from "./uring-task.js";
+import { CALL, CallFailed, Hand, REGISTER } from "./uring-task.js";
 
 const [O_CLOEXEC, MAP_SHARED, MADV_DONTFORK] = [0o2000000, 1, 10n];
 const [EPOLL_CTL_ADD, EPOLL_CTL_DEL] = [1, 2];
@@ -63,6 +65,7 @@ export class RingRestore {
           throw failed(one.image, error);
         }
       }
+      await session.end();
     } finally {
       for (const { ring } of made) closeSync(ring.fd);
     }
@@ -86,6 +89,8 @@ class Session {
   readonly #tree: ReadonlyMap<string, number>;
   readonly #depth: number;
   readonly #context: CarrierContext;
+  /** Direct descriptors, by their number in the images. */
+  readonly #opened = new Map<number, Descriptor>();
 
   constructor(tree: ReadonlyMap<string, number>, depth: number, context: CarrierContext) {
     this.#tree = tree;
@@ -177,7 +182,8 @@ class Session {
   async complete(made: Made, inFlight: InFlightCarrier | undefined): Promise<void> {
     const { image, ring } = made;
     const hand = new Hand(ring.tid, this.#context.engine);
-    const here = (descriptor: Descriptor): Promise<[number, boolean]> => this.#here(image, descriptor, hand);
+    const here = (file: Descriptor | DirectFile): Promise<[number, boolean]> =>
+      "opened" in file ? this.#direct(image, file, hand) : this.#here(image, file, hand);
     try {
       if (image.restrictions !== undefined) {
         // Completions that never were must not be told of.
@@ -259,6 +265,22 @@ class Session {
     return [await this.#borrow(hand, task, fd), true];
   }
 
+  /** A registered file that has no descriptor: whoever needs it first opens it, for as long as rings are made. */
+  async #direct(image: ImageRing, file: DirectFile, hand: Hand): Promise<[fd: number, borrowed: boolean]> {
+    const known = this.#opened.get(file.opened);
+    if (known !== undefined) return this.#here(image, known, hand);
+    const fd = await openDirect(file, hand);
+    this.#opened.set(file.opened, { task: image.task, fd });
+    return [fd, false];
+  }
+
+  /** Closes what was open for that time only. */
+  async end(): Promise<void> {
+    for (const { task, fd } of this.#opened.values())
+      await this.#context.engine.syscall(this.#pid(task), CALL.close, BigInt(fd));
+    this.#opened.clear();
+  }
+
   /** Lets a thread take another process's descriptor: rings cannot be sent over a socket (io_uring, Linux 6.7). */
   async #borrow(hand: Hand, task: string, fd: number): Promise<number> {
     const lender = new Hand(this.#pid(task), this.#context.engine);
@@ -324,22 +346,37 @@ class Session {
     }
   }
 
-  /** Limits of workers belong to the threads that use a ring; those of a new thread to the ring. */
+  /** Limits and processors of workers belong to the threads that use a ring, limits of a new thread to the ring. */
   async #workers({ image, ring }: Made, hand: Hand): Promise<void> {
-    if (image.workers === undefined) return;
+    if (image.processors !== undefined) await this.#bind(image.processors, ring.fdInTask!, hand);
     for (const user of image.users ?? []) {
       const tid = this.#tid(user.task, user.thread);
       const fd = image.descriptors?.find((each) => each.task === user.task)?.fd;
       if (fd === undefined) continue;
       const own = tid === hand.tid ? hand : new Hand(tid, this.#context.engine);
-      await limitWorkers(fd, user, own);
+      const { processors } = user;
+      await asUser(fd, own, async () => {
+        if (image.workers !== undefined) await limitWorkers(fd, user, own);
+        if (processors !== undefined) await this.#bind(processors, fd, own);
+      });
       if (own !== hand) await own.end();
     }
+    if (image.workers === undefined) return;
     const workers = Buffer.alloc(8);
     workers.writeUInt32LE(image.workers[0] ?? 0, 0);
     workers.writeUInt32LE(image.workers[1] ?? 0, 4);
     if ((image.users ?? []).length === 0)
       await hand.register("worker limits", ring.fdInTask!, REGISTER.iowqMaxWorkers, workers, 2);
+  }
+
+  /** Binds workers to processors. Where there are other ones, that is said, and they run on all. */
+  async #bind(processors: Uint8Array, fd: number, hand: Hand): Promise<void> {
+    try {
+      await hand.register("processors of workers", fd, REGISTER.iowqAff, Buffer.from(processors), processors.length);
+    } catch (error) {
+      if (!(error instanceof CallFailed)) throw error;
+      this.#context.log("Warn ", `workers of thread ${hand.tid} cannot be bound to their processors: ${error.message}`);
+    }
   }
 
   async #slots({ image }: Made): Promise<void> {

@@ -5,12 +5,14 @@ import { MAX_DATA } from "../control/wire.js";
 
 export const CALL = {
   close: 3,
+  lseek: 8,
   mmap: 9,
   munmap: 11,
   madvise: 28,
   fcntl: 72,
   prctl: 157,
   epollCtl: 233,
+  openat: 257,
   dup3: 292,
   setup: 425,
   enter: 426,

@@ -2,12 +2,14 @@
 // io_uring. The rings are read while the tasks stand still; nothing is submitted to them, cancelled or taken out. Their
 // mappings, which CRIU cannot even look at, are private memory while it does, and their descriptors eventfds. What a restore makes of it is in uring-rings.ts.
 import { closeSync, readFileSync } from "node:fs";
+import { isDeepStrictEqual } from "node:util";
 import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { MAX_DATA } from "../control/wire.js";
 import { treeOf } from "../netlock/netlock.js";
 import { type Found, findSpecial } from "../xray/find.js";
 import {
+  type Credentials,
   type OpenFile,
   type RingMapping,
   RingReader,
@@ -17,8 +19,10 @@ import {
 } from "../xray/rings.js";
 import type { Carrier, CarrierContext, Seized } from "./carrier.js";
 import { depthOf, taskName } from "./tasks.js";
+import { DirectFinder } from "./uring-direct.js";
 import { type Group, type ImageRing, placeOf, writeRings } from "./uring-image.js";
 import { encodeParams, offsetsHere } from "./uring-params.js";
+import { boundTo } from "./uring-processors.js";
 import { submissionsFor } from "./uring-registered.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { RingRestore } from "./uring-rings.js";
@@ -289,6 +293,7 @@ class Dump {
     const depth = depthOf(root);
     let open: OpenFile[] | undefined;
     const opened = (): OpenFile[] => (open ??= [...tree].flatMap((pid) => this.#reader.descriptors(pid)));
+    const direct = new DirectFinder(this.#reader);
     const pollers = new Map<bigint, number>();
     for (const { state, fd, image, descriptors, owner, mappings } of this.saved) {
       const at = `the ring at descriptor ${descriptors[0]!.fd} of process ${descriptors[0]!.pid}`;
@@ -313,12 +318,7 @@ class Dump {
         image.files = this.#reader.files(fd).map(({ index, file, tag }) => {
           if (file === 0n) return { index, tag };
           const one = opened().find((each) => each.file === file);
-          if (one === undefined)
-            throw refuse(
-              `cannot carry ${at}`,
-              `its registered file ${index} is open nowhere else`,
-              "keep a descriptor of it",
-            );
+          if (one === undefined) return { index, tag, ...direct.find(fd, index, owner.pid, at) };
           return { index, tag, task: taskName(one.pid, depth), fd: one.fd };
         });
       }
@@ -343,20 +343,22 @@ class Dump {
         image.restrictions = { register_ops: registerOps, ops, flags_allowed: allowed, flags_required: required };
       }
       if (state.napi !== undefined) image.napi = { ...state.napi, timeout: Math.floor(state.napi.timeout / 1000) };
-      if (state.workers.some((limit) => limit !== 0)) {
-        image.workers = [...state.workers];
-        image.users = this.#reader.users(fd).flatMap(({ tid, workers: [bounded, unbounded] }) => {
-          const pid = tgidOf(tid);
-          return tree.has(pid)
-            ? [{ task: taskName(pid, depth), thread: taskName(tid, depth), bounded, unbounded }]
-            : [];
-        });
-      }
+      const limited = state.workers.some((limit) => limit !== 0);
+      if (limited) image.workers = [...state.workers];
+      const users = this.#reader.users(fd).flatMap(({ tid, workers: [bounded, unbounded], processors: mask }) => {
+        const pid = tid === 0 ? owner.pid : tgidOf(tid);
+        const processors = tree.has(pid) ? boundTo(mask, pid) : undefined;
+        if (tid === 0 && processors !== undefined) image.processors = processors;
+        if (tid === 0 || !tree.has(pid) || (!limited && processors === undefined)) return [];
+        const [task, thread] = [taskName(pid, depth), taskName(tid, depth)];
+        return [{ task, thread, bounded, unbounded, ...(processors !== undefined && { processors }) }];
+      });
+      if (users.length > 0) image.users = users;
       if (state.clock !== 1) image.clock = state.clock;
       if (state.has.personalities) {
-        const now = credentialsOf(owner.pid);
-        image.personalities = this.#reader.personalities(fd).map(({ id, uids, gids, capabilities }) => {
-          if (`${uids} ${gids} ${capabilities}` !== now)
+        const now = credentialsOf(owner.tid);
+        image.personalities = this.#reader.personalities(fd).map(({ id, ...credentials }) => {
+          if (!isDeepStrictEqual({ ...credentials, securebits: 0 }, now) || credentials.securebits !== 0)
             throw refuse(
               `cannot carry ${at}`,
               `personality ${id} is not what its process is now`,
@@ -458,13 +460,27 @@ class Dump {
 
 const isAttached = ({ state: { flags } }: Saved): boolean => (flags & SETUP.attachWq) !== 0;
 
-/** Real, effective and file system's ids of a process, and its capabilities, as the X-ray tells registered ones. */
-const credentialsOf = (pid: number): string => {
-  const status = readFileSync(`/proc/${pid}/status`, "utf8");
-  const field = (name: string): string[] => new RegExp(`^${name}:\\s+(.*)$`, "m").exec(status)![1]!.split(/\s+/);
-  const [uid, euid, , fsuid] = field("Uid");
-  const [gid, egid, , fsgid] = field("Gid");
-  return `${[uid, euid, fsuid]} ${[gid, egid, fsgid]} ${BigInt(`0x${field("CapEff")[0]}`)}`;
+/** Credentials of a thread, as the X-ray tells registered ones; those with bits of prctl(PR_SET_SECUREBITS) are not told by /proc. */
+const credentialsOf = (tid: number): Credentials => {
+  const status = readFileSync(`/proc/${tid}/status`, "utf8");
+  const field = (name: string): string[] =>
+    new RegExp(`^${name}:[ \t]*(.*)$`, "m")
+      .exec(status)![1]!
+      .split(/\s+/)
+      .filter((word) => word !== "");
+  const capability = (name: string): bigint => BigInt(`0x${field(name)[0]}`);
+  const groups = field("Groups").map(Number);
+  return {
+    uids: field("Uid").map(Number),
+    gids: field("Gid").map(Number),
+    capabilities: ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(capability),
+    securebits: 0,
+    // As uring.bpf.c adds them up.
+    groups: {
+      count: groups.length,
+      sum: groups.slice(0, 64).reduce((sum, gid) => (Math.imul(sum, 31) + gid) >>> 0, 0),
+    },
+  };
 };
 
 const readAll = async (engine: Engine, pid: number, at: bigint, length: number): Promise<Buffer> => {

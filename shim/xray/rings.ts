@@ -56,6 +56,8 @@ export interface OpenFile {
   file: bigint;
   /** As `RingState.eventfd`; 0: it is none. */
   eventfd: bigint;
+  /** The kernel's inode: equal for all that have the same file open. */
+  inode: bigint;
 }
 
 /** Where a process has a ring mapped. */
@@ -92,6 +94,26 @@ export interface RingFile {
   file: bigint;
   tag: bigint;
 }
+/** A registered file as it has been opened. */
+export interface OpenedFile {
+  index: number;
+  file: bigint;
+  inode: bigint;
+  /** O_*, S_IFMT and permissions. */
+  flags: number;
+  mode: number;
+  position: bigint;
+}
+/** Credentials, as far as a process can be compared with them. */
+export interface Credentials {
+  /** Real, effective, saved, file system's. */
+  uids: number[];
+  gids: number[];
+  /** Inheritable, permitted, effective, bounding, ambient. */
+  capabilities: bigint[];
+  securebits: number;
+  groups: { count: number; sum: number };
+}
 export interface Completion {
   userData: bigint;
   res: number;
@@ -123,9 +145,10 @@ const PART = {
   requests: 9,
   personality: 11,
   user: 12,
+  opened: 14,
 } as const;
 const [RING, MAPPING, THREAD, DESCRIPTOR, PLACE] = [1, 7, 8, 10, 13];
-const [RING_SIZE, ITEM_SIZE, CURSOR_SIZE, MAPPING_SIZE, THREAD_SIZE, DESCRIPTOR_SIZE] = [176, 40, 32, 48, 160, 40];
+const [RING_SIZE, ITEM_SIZE, CURSOR_SIZE, MAPPING_SIZE, THREAD_SIZE, DESCRIPTOR_SIZE] = [176, 40, 32, 48, 160, 48];
 
 const TASK_VMA = { ...TASK_FILE, target: "bpf_iter_task_vma" };
 const TASK = { ...TASK_FILE, target: "bpf_iter_task" };
@@ -313,20 +336,46 @@ export class RingReader {
     });
   }
 
-  /** Registered credentials by number: real, effective and file system's ids, and capabilities. */
-  personalities(fd: number): { id: number; uids: number[]; gids: number[]; capabilities: bigint }[] {
-    const halves = (word: bigint): number[] => [Number(word & 0xffffffffn), Number(word >> 32n)];
-    return this.#items(PART.personality, fd).map(({ index, a, b, c, d }) => ({
-      id: index,
-      uids: [...halves(a), halves(c)[0]!],
-      gids: [...halves(b), halves(c)[1]!],
-      capabilities: d,
+  /** How the registered files have been opened. */
+  opened(fd: number): OpenedFile[] {
+    return this.#items(PART.opened, fd).map(({ index, a, b, c, d }) => ({
+      index,
+      file: a,
+      inode: b,
+      flags: Number(c & 0xffffffffn),
+      mode: Number(c >> 32n),
+      position: d,
     }));
   }
 
-  /** The threads that use a ring, with their limits of bounded and unbounded workers. */
-  users(fd: number): { tid: number; workers: [number, number] }[] {
-    return this.#items(PART.user, fd).map(({ index, a, b }) => ({ tid: index, workers: [Number(a), Number(b)] }));
+  /** Registered credentials by number. */
+  personalities(fd: number): ({ id: number } & Credentials)[] {
+    const halves = (word: bigint): [number, number] => [Number(word & 0xffffffffn), Number(word >> 32n)];
+    const items = this.#items(PART.personality, fd);
+    return items
+      .filter(({ index }) => index >> 16 === 0)
+      .map(({ index: id, a, b, c, d }) => {
+        const [more, rest] = [1, 2].map((part) => items.find(({ index }) => index === (id | (part << 16)))!);
+        const [[uid, euid], [gid, egid], [fsuid, fsgid]] = [halves(a), halves(b), halves(c)];
+        const [suid, sgid] = halves(more!.a);
+        return {
+          id,
+          uids: [uid, euid, suid, fsuid],
+          gids: [gid, egid, sgid, fsgid],
+          capabilities: [more!.b, more!.c, d, more!.d, rest!.a],
+          securebits: Number(rest!.b),
+          groups: { count: Number(rest!.c), sum: Number(rest!.d) },
+        };
+      });
+  }
+
+  /** The threads that use a ring, with their limits of bounded and unbounded workers, and the processors of these (the first 128). */
+  users(fd: number): { tid: number; workers: [number, number]; processors: bigint }[] {
+    return this.#items(PART.user, fd).map(({ index, a, b, c, d }) => ({
+      tid: index,
+      workers: [Number(a), Number(b)],
+      processors: c | (d << 64n),
+    }));
   }
 
   /** Where a process may have a page in its memory. */
@@ -350,6 +399,7 @@ export class RingReader {
         fd: record.readUInt32LE(4),
         file: record.readBigUInt64LE(8),
         eventfd: record.readBigUInt64LE(16),
+        inode: record.readBigUInt64LE(32),
       }),
     );
   }

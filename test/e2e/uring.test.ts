@@ -30,7 +30,8 @@ describe("criu's command line", () => {
     "mapped",
     "overflow overflow-defer full full-single dropped",
     "buffers files eventfd personality workers napi",
-    "waits waits-limited waits-signal posted",
+    "waits waits-limited waits-signal posted affinity",
+    "direct affinity-sqpoll",
     "restricted provided pbuf-ring pbuf-mmap",
     "plain=100000 defer=20000 sqpoll=5000 cqe32=70000",
   ])("rings are made again as they were, with what is in them and registered: %s", async (kinds) => {
@@ -56,6 +57,9 @@ fails "" dump; grep -q "registered only" i/d.log i/cryoshim.log; [ ! -e i/cryosh
   test.each([
     ["multishot", "more often than it has made submissions"],
     ["hybrid-iopoll", "flags that this version does not know"],
+    ["direct-socket", "registered file 1 is open nowhere else, and a socket .* cannot be opened again"],
+    ["direct-gone", "is not its name any more"],
+    ["personality-other", "personality 2 is not what its process is now"],
   ])("before anything is written it refuses what it could not make again: %s", async (kind, why) => {
     await holds(`${WORDS}
 start $program plain ${kind}

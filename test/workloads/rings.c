@@ -8,8 +8,10 @@
  * No liburing: what is checked is the kernel's interface, and counters that a library would hide.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/io_uring.h>
 #include <poll.h>
 #include <pthread.h>
@@ -818,6 +820,117 @@ static void waits(const struct kind *kind, unsigned number)
 	check(!w.masked, "%s: its mask of signals", kind->name);
 }
 
+/* A file that the ring alone has open. Two slots are one open file, which has got somewhere. */
+static void direct(const struct kind *kind, unsigned number)
+{
+	bool is_socket = !strcmp(kind->name, "direct-socket"), gone = !strcmp(kind->name, "direct-gone");
+	char text[] = "direct", back[32] = "", path[64];
+	int table[4] = { -1, -1, -1, -1 }, fd, tube[2] = { -1, -1 }, other;
+	uint64_t tags[4] = { 0, 0, 0xfee1, 0 };
+	struct rsrc_register all = { .nr = 4, .data = (uintptr_t)table, .tags = (uintptr_t)tags };
+	struct ring r, second;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	snprintf(path, sizeof(path), "/tmp/a direct\\file.%d", getpid());
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_APPEND, 0600);
+	if (fd < 0 || write(fd, "12345", 5) != 5)
+		die(path);
+	if (is_socket) {
+		close(fd);
+		if (socketpair(AF_UNIX, SOCK_STREAM, 0, tube))
+			die("socketpair");
+		fd = tube[0];
+	}
+	table[1] = table[2] = fd;
+	if (reg(&r, REGISTER_FILES2, &all, sizeof(all)))
+		die("register files");
+	setup(&second, "second", ENTRIES, 0);
+	if (reg(&second, IORING_REGISTER_FILES, &fd, 1))
+		die("register files");
+	if (gone)
+		unlink(path);
+	close(fd);
+	go_on();
+	if (is_socket || gone) {
+		check(fixed(&r, IORING_OP_WRITE, 1, IOSQE_FIXED_FILE, text, 6, 0), "%s: it goes on", kind->name);
+		return;
+	}
+	for (int i = 0; i < 4096; i++) {
+		char link[64], to[128] = "";
+
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", i);
+		if (readlink(link, to, sizeof(to) - 1) > 0 && !strcmp(to, path))
+			check(false, "direct: it has a descriptor, %d", i);
+	}
+	check(fixed(&r, IORING_OP_WRITE, 1, IOSQE_FIXED_FILE, text, 6, 0), "direct: writes");
+	other = open(path, O_RDONLY);
+	check(read(other, back, sizeof(back)) == 11 && !memcmp(back, "12345direct", 11), "direct: at the end of the file");
+	/* From where the file has got to: it is the same one, also in another ring. */
+	for (int i = 0; i < 2; i++) {
+		struct ring *of = i ? &second : &r;
+		struct io_uring_sqe *sqe = next_sqe(of);
+
+		sqe->opcode = IORING_OP_READ;
+		sqe->fd = i ? 0 : 2;
+		sqe->flags = IOSQE_FIXED_FILE;
+		sqe->off = (uint64_t)-1;
+		sqe->addr = (uintptr_t)back;
+		sqe->len = sizeof(back);
+		check(submit(of, 1) && wait_for(of, 1) && peek(of, 0)->res == (i ? 0 : 6), "direct: one open file (%d: %d)", i, peek(of, 0)->res);
+		consume(of, 1);
+	}
+	check(reg(&r, IORING_UNREGISTER_FILES, NULL, 0) == 0 && wait_for(&r, 1) && peek(&r, 0)->user_data == 0xfee1, "direct: tags");
+	unlink(path);
+}
+
+/* Workers bound to a processor, of a thread's or of an SQPOLL ring's. */
+static void affinity(const struct kind *kind, unsigned number)
+{
+	uint64_t mask[2] = { 2, 0 };
+	int fd = memfd_create("file", 0);
+	char line[256], path[64], text[] = "x";
+	struct io_uring_sqe *sqe;
+	struct dirent *d;
+	struct ring r;
+	bool bound = false;
+	DIR *dir;
+
+	setup(&r, kind->name, ENTRIES, kind->flags);
+	do_history(&r, number ? number : 6);
+	if (reg(&r, 17 /* IORING_REGISTER_IOWQ_AFF */, mask, sizeof(mask)))
+		die("affinity");
+	go_on();
+	sqe = next_sqe(&r);
+	sqe->opcode = IORING_OP_WRITE;
+	sqe->flags = IOSQE_ASYNC;
+	sqe->fd = fd;
+	sqe->addr = (uintptr_t)text;
+	sqe->len = 1;
+	check(submit(&r, 1) && wait_for(&r, 1) && peek(&r, 0)->res == 1, "%s: a worker works", kind->name);
+	consume(&r, 1);
+	dir = opendir("/proc/self/task");
+	while (dir && (d = readdir(dir))) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/self/task/%.32s/status", d->d_name);
+		f = fopen(path, "r");
+		bool worker = false;
+
+		while (f && fgets(line, sizeof(line), f)) {
+			worker = worker || !strncmp(line, "Name:\tiou-wrk-", 14);
+			/* Other threads have workers, too. */
+			if (worker && !strcmp(line, "Cpus_allowed_list:\t1\n"))
+				bound = true;
+		}
+		if (f)
+			fclose(f);
+	}
+	if (dir)
+		closedir(dir);
+	check(bound, "%s: it is bound to its processor", kind->name);
+}
+
 static void eventfds(const struct kind *kind, unsigned number)
 {
 	int efd = eventfd(5, EFD_NONBLOCK);
@@ -861,6 +974,8 @@ static void restricted(const struct kind *kind, unsigned number)
 
 static void personality_(const struct kind *kind, unsigned number)
 {
+	bool other = !strcmp(kind->name, "personality-other");
+	gid_t groups[2] = { 4711, 4712 };
 	struct ring r;
 	int second;
 
@@ -869,6 +984,9 @@ static void personality_(const struct kind *kind, unsigned number)
 	if (reg(&r, IORING_REGISTER_PERSONALITY, NULL, 0) < 0 || (second = reg(&r, IORING_REGISTER_PERSONALITY, NULL, 0)) < 0 ||
 	    reg(&r, IORING_UNREGISTER_PERSONALITY, NULL, 1))
 		die("register a personality");
+	/* Of the process alone, and not of what it has registered. */
+	if (other && setgroups(2, groups))
+		die("setgroups");
 	go_on();
 	{
 		struct io_uring_sqe *sqe = next_sqe(&r);
@@ -1158,6 +1276,12 @@ static const struct kind kinds[] = {
 	{ "workers", workers, 0 },
 	{ "napi", napi, 0 },
 	{ "waits", waits, 0 },
+	{ "direct", direct, 0 },
+	{ "direct-socket", direct, 0 },
+	{ "direct-gone", direct, 0 },
+	{ "affinity", affinity, 0 },
+	{ "affinity-sqpoll", affinity, IORING_SETUP_SQPOLL },
+	{ "personality-other", personality_, 0 },
 	{ "waits-limited", waits, 0 },
 	{ "waits-signal", waits, 0 },
 	{ "provided", provided, 0 },

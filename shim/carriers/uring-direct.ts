@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Direct descriptors: registered files that are open nowhere else. The kernel gives none of them away but by a submission to the ring,
+// which the program would miss in its count: what has a name is opened by it again.
+import { closeSync, constants, openSync, readFileSync } from "node:fs";
+import type { OpenedFile, RingReader } from "../xray/rings.js";
+import { refuse } from "./uring-ring.js";
+import { CALL, type Hand } from "./uring-task.js";
+
+const [O_PATH, O_CREATING] = [0o10000000, constants.O_CREAT | constants.O_EXCL | constants.O_TRUNC];
+const [S_IFMT, SEEK_SET] = [0o170000, 0];
+const KINDS: ReadonlyMap<number, string> = new Map([
+  [0o140000, "a socket"],
+  [0o010000, "a pipe"],
+]);
+/** Regular files, directories and devices come back as they were by opening them. */
+const OPENABLE: ReadonlySet<number> = new Set([0o100000, 0o040000, 0o020000]);
+
+/** As cryoshim_uring_file has it. */
+export interface DirectFile {
+  /** Equal for all that are one open file. */
+  opened: number;
+  path: Uint8Array;
+  flags: number;
+  position?: bigint;
+}
+
+/** The names of a ring's registered files, which the kernel tells (io_uring/fdinfo.c; spaces and the like in octal). */
+const namesOf = (fd: number): Map<number, string> => {
+  const text = readFileSync(`/proc/self/fdinfo/${fd}`, "latin1");
+  const list = /^UserFiles:.*\n((?: *\d+: .*\n)*)/m.exec(text)?.[1] ?? "";
+  return new Map(
+    [...list.matchAll(/^ *(\d+): (.*)$/gm)].map(([, index, name]) => [
+      Number(index),
+      name!.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))),
+    ]),
+  );
+};
+
+/** Finds out how direct descriptors of one dump can be opened again. */
+export class DirectFinder {
+  readonly #reader: RingReader;
+  readonly #numbers = new Map<bigint, number>();
+  #ring = -1;
+  #names = new Map<number, string>();
+  #opened: OpenedFile[] = [];
+
+  constructor(reader: RingReader) {
+    this.#reader = reader;
+  }
+
+  /** Of the ring at our descriptor; `pid`: who will open it. Throws ERR_URING where it has no name. */
+  find(fd: number, index: number, pid: number, at: string): DirectFile {
+    if (this.#ring !== fd) [this.#ring, this.#names, this.#opened] = [fd, namesOf(fd), this.#reader.opened(fd)];
+    const name = this.#names.get(index) ?? "";
+    const file = this.#opened.find((each) => each.index === index);
+    const cannot = (why: string): Error =>
+      refuse(
+        `cannot carry ${at}`,
+        `its registered file ${index} is open nowhere else, and ${why}`,
+        "keep a descriptor of it",
+      );
+    if (file === undefined) throw cannot("is not found any more");
+    const kind = file.mode & S_IFMT;
+    if (!OPENABLE.has(kind) || !name.startsWith("/"))
+      throw cannot(`${KINDS.get(kind) ?? "such a file"} (${name}) cannot be opened again`);
+    if (this.#inodeAt(`/proc/${pid}/root${name}`) !== file.inode)
+      throw cannot(`${name} is not its name any more, where process ${pid} looks for it`);
+    const number = this.#numbers.get(file.file) ?? this.#numbers.size;
+    this.#numbers.set(file.file, number);
+    return {
+      opened: number,
+      path: Buffer.from(name, "latin1"),
+      flags: (file.flags & ~O_CREATING) >>> 0,
+      position: BigInt.asUintN(64, file.position),
+    };
+  }
+
+  #inodeAt(path: string): bigint | undefined {
+    let fd: number;
+    try {
+      fd = openSync(Buffer.from(path, "latin1"), O_PATH | constants.O_NOFOLLOW);
+    } catch {
+      return undefined;
+    }
+    try {
+      return this.#reader.descriptors(process.pid).find((each) => each.fd === fd)?.inode;
+    } finally {
+      closeSync(fd);
+    }
+  }
+}
+
+/** Opens one in the task. Throws CallFailed. */
+export const openDirect = async ({ path, flags, position }: DirectFile, hand: Hand): Promise<number> => {
+  const name = Buffer.concat([path, Buffer.alloc(1)]);
+  const what = `open ${Buffer.from(path).toString("latin1")}`;
+  const fd = await hand.call(what, CALL.openat, 0, await hand.lend(name), flags | 0o2000000, 0);
+  if (position !== undefined && position !== 0n) await hand.call("lseek", CALL.lseek, fd, position, SEEK_SET);
+  return fd;
+};
