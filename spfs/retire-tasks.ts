@@ -53,6 +53,19 @@ const cgroupOf = (pid: number): string | undefined => {
   return line?.slice(line.indexOf("/"));
 };
 
+/** By cgroup2, or by the freezer of version 1. */
+const isFrozen = (pid: number): boolean => {
+  const cgroup = cgroupOf(pid);
+  const freezer = /^\d+:(?:[^:]*,)?freezer(?:,[^:]*)?:(\/.*)$/m.exec(read(`/proc/${pid}/cgroup`))?.[1];
+  return (
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].some(
+      (base) => cgroup !== undefined && /^frozen 1$/m.test(read(`${base}${cgroup}/cgroup.events`)),
+    ) ||
+    // FREEZING, FROZEN; what is above counts, too.
+    (freezer !== undefined && read(`/sys/fs/cgroup/freezer${freezer}/freezer.state`).startsWith("FR"))
+  );
+};
+
 /** What credentials files are opened with. */
 export const credentialsOf = (pid: number): Credentials => {
   const status = statusOf(pid);
@@ -157,10 +170,8 @@ export class Container {
           "the mount stays as it is; a proxied mount may stay for ever",
         );
     }
-    const cgroup = cgroupOf(this.root);
-    for (const base of ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"])
-      if (cgroup !== undefined && /^frozen 1$/m.test(read(`${base}${cgroup}/cgroup.events`)))
-        throw refusal(`cannot retire a mount of task ${this.root}`, "its cgroup is frozen", "thaw or unpause it first");
+    if (isFrozen(this.root))
+      throw refusal(`cannot retire a mount of task ${this.root}`, "its cgroup is frozen", "thaw or unpause it first");
   }
 }
 

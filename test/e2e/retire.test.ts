@@ -43,7 +43,7 @@ finish l; umount mnt other; ended bindfs`,
 
 describe("containers", () => {
   test.each(["runc", "crun"])(
-    "%s: the mount is replaced, and then the container is checkpointed and restored",
+    "%s: paused, it is refused; the mount is replaced, and then the container is checkpointed and restored",
     async (runtime) => {
       await holds(
         `${WORDS}
@@ -59,6 +59,7 @@ mkdir data/d
 ${runtime} run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; until_true grep -q ready l/out
 pid=$(${runtime} state c1 | python3 -c 'import json, sys; print(json.load(sys.stdin)["pid"])')
 old=$(id_of $pid /mnt)
+${runtime} pause c1; fails "its cgroup is frozen" swap $pid /mnt /tmp/data; ${runtime} resume c1; go_on l
 swap $pid /mnt /tmp/data; all_there $pid /mnt
 umount /tmp/mnt; ended bindfs; go_on l
 # What the runtime names as the source is now the real directory.

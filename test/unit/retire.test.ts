@@ -268,3 +268,44 @@ test("a task that somebody else traces is refused, and named", async () => {
   tracer.kill("SIGKILL");
   await saysDone();
 });
+
+/** A 32-bit program that writes "ready" and a newline again and again: an ELF header, a program header, code, data. */
+const thirtyTwoBit = (): Buffer => {
+  const [base, start] = [0x08048000, 84];
+  const code = [
+    ...[0xb8, 4, 0, 0, 0, 0xbb, 1, 0, 0, 0, 0xb9, 0, 0, 0, 0, 0xba, 6, 0, 0, 0, 0xcd, 0x80], // write(1, text, 6)
+    ...[0xb8, 162, 0, 0, 0, 0xbb, 0, 0, 0, 0, 0x31, 0xc9, 0xcd, 0x80], // nanosleep(time, NULL)
+    ...[0xeb, 256 - 38],
+  ];
+  const text = base + start + code.length;
+  const size = start + code.length + 14;
+  const image = Buffer.alloc(size);
+  Buffer.from([0x7f, 0x45, 0x4c, 0x46, 1, 1, 1]).copy(image);
+  for (const [at, value] of [
+    [16, 0x0003_0002], // EM_386, ET_EXEC
+    [20, 1],
+    [24, base + start],
+    [28, 52],
+    [40, 0x0020_0034],
+    [44, 1],
+  ] as const)
+    image.writeUInt32LE(value, at);
+  for (const [i, value] of [1, 0, base, base, size, size, 5, 4096].entries()) image.writeUInt32LE(value, 52 + 4 * i);
+  Buffer.from(code).copy(image, start);
+  image.writeUInt32LE(text, start + 11);
+  image.writeUInt32LE(text + 6, start + 28);
+  image.write("ready\n", start + code.length);
+  image.writeUInt32LE(10_000_000, start + code.length + 10);
+  return image;
+};
+
+test("a 32-bit program is refused, and runs on", async () => {
+  writeFileSync(join(dir, "program"), thirtyTwoBit(), { mode: 0o755 });
+  const pid = await start(`mount --bind ${dir}/data ${dir}/mnt; cd ${dir}/mnt`, `${dir}/program >${dir}/out`);
+  await expect(retireOf(pid)).rejects.toMatchObject({
+    code: "ERR_RETIRE",
+    why: `task ${pid} is a 32-bit program`,
+  });
+  const before = out().length;
+  await until("it runs on", () => out().length > before + 12);
+});

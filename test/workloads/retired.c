@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -215,10 +216,12 @@ static void forbid(int strict)
 
 int main(int argc, char **argv)
 {
-	int plain, shared, twin, append, directory, gone, ofd, locked, ranges, fifo, path, to[2], from[2];
+	int plain, shared, twin, append, directory, gone, ofd, locked, ranges, fifo, path, direct, epoll, to[2], from[2];
 	long position = 0, appended = 0, rounds = 0;
 	char *private, *public, buf[64], byte = 'g';
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 5 };
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = 0x123456789abc };
+	static _Alignas(PAGE) char page[PAGE];
 	pthread_t thread;
 	struct stat st;
 	DIR *stream;
@@ -252,6 +255,9 @@ int main(int argc, char **argv)
 	must("mkfifo", mkfifo(at("fifo"), 0600) == 0);
 	fifo = open_at("fifo", O_RDWR | O_NONBLOCK);
 	must("fifo", write(fifo, "in the pipe", 11) == 11);
+	epoll = epoll_create1(EPOLL_CLOEXEC);
+	must("epoll", epoll >= 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, fifo, &event) == 0);
+	direct = open_at("pattern", O_RDONLY | O_DIRECT);
 	must("mkfifo", mkfifo(at("blocking"), 0600) == 0);
 	int blocking = open_at("blocking", O_RDWR);
 
@@ -314,6 +320,10 @@ int main(int argc, char **argv)
 		check("from a directory", fd >= 0 && read(fd, buf, 8) == 8 && is_at(buf, 8, 0));
 		close(fd);
 		check("working directory", stat("file", &st) == 0 && st.st_size == PAGE);
+		check("O_DIRECT", pread(direct, page, PAGE, 3 * PAGE) == PAGE && is_at(page, PAGE, 3 * PAGE) &&
+				  fcntl(direct, F_GETFL) & O_DIRECT);
+		event = (struct epoll_event){ 0 };
+		check("epoll", epoll_wait(epoll, &event, 1, 0) == 1 && event.events == EPOLLIN && event.data.u64 == 0x123456789abc);
 		check("O_PATH", fstat(path, &st) == 0 && st.st_size == PAGE);
 		/* One file through a mapping and through a new descriptor. */
 		memcpy(public + 2 * PAGE, &rounds, sizeof(rounds));
