@@ -60,7 +60,7 @@ static void *command(void *arg)
 	if (c->command.type == SPFS_STUB)
 		m.err = switch_stub();
 	else
-		m.err = switch_proxy(c->lent, c->command.flags & 1, differs, c, &m.a0);
+		m.err = switch_proxy(c->lent, c->command.flags & 1, c->command.flags & 2, differs, c, &m.a0);
 	answer(c->fd, &m, SPFS_RESULT, m.err ? strerror(m.err) : NULL);
 	c->busy = false;
 	wake_control();

@@ -65,7 +65,10 @@ export interface SpfsStatus {
 
 export interface ProxyReport {
   reopened: number;
-  /** Recorded or open files that are gone or differ; "made": what the restore made cannot be made at the backend. */
+  /**
+   * Recorded or open files that are gone or differ; "made": what the restore made cannot be made at the
+   * backend; "replaced": another file has its name.
+   */
   differs: { path: Uint8Array; what: (typeof DIFFERS)[number] }[];
 }
 
@@ -75,8 +78,11 @@ export interface Spfs {
   readonly mountpoint: string;
   /** RESTORE or PROXY to STUB; when it has returned no zero page of RESTORE is in any mapping. */
   stub(): Promise<void>;
-  /** To PROXY. `backend`: O_PATH|O_DIRECTORY of its root; it stays the caller's. Rejects with ERR_SPFS: then it is STUB. */
-  proxy(backend: number, policy: { gone: "error" | "stub" }): Promise<ProxyReport>;
+  /**
+   * To PROXY. `backend`: O_PATH|O_DIRECTORY of its root; it stays the caller's. `sameInodes`: the backend's numbers of inodes are
+   * those of the record, if its root's is. Rejects with ERR_SPFS: then it is STUB.
+   */
+  proxy(backend: number, policy: { gone: "error" | "stub"; sameInodes?: boolean }): Promise<ProxyReport>;
   status(): Promise<SpfsStatus>;
   /** Ends holder and worker, unmounts (MNT_DETACH) and removes the state directory. */
   stop(): Promise<void>;
@@ -188,10 +194,10 @@ const connect = (id: string, mountpoint: string): Spfs => {
     async stub() {
       await tell("stub", TYPE.STUB);
     },
-    async proxy(backend, { gone }) {
+    async proxy(backend, { gone, sameInodes }) {
       let differs: ProxyReport["differs"] = [];
       const result = await tell("proxy", TYPE.PROXY, {
-        flags: gone === "stub" ? 1 : 0,
+        flags: (gone === "stub" ? 1 : 0) | (sameInodes ? 2 : 0),
         fds: [backend],
         onStart: () => {
           differs = [];

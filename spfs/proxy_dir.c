@@ -7,12 +7,14 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include "proxy.h"
 
 #define BATCH 16384
+#define FUSE_SUPER_MAGIC 0x65735546
 
 /* As getdents64(2) gives it. */
 struct linux_dirent {
@@ -50,6 +52,30 @@ static size_t put(uint8_t *to, size_t room, const struct linux_dirent *d, uint32
 	return need;
 }
 
+/*
+ * Goes to an offset of a stream. A server of FUSE knows the offsets that it has told whoever has opened the directory, and may
+ * know no others: sshfs ends itself over one (sshfs.c:sftp_readdir_async). So a stream that nothing has been read from is
+ * read up to there first, as the program has once done.
+ */
+static int go_to(struct handle *h, int fd, uint64_t at, uint8_t *batch)
+{
+	bool there = !at || h->dir_offset;
+	struct statfs fs;
+	long n;
+
+	if (!there && !fstatfs(fd, &fs) && fs.f_type == FUSE_SUPER_MAGIC)
+		while (!there && (n = syscall(SYS_getdents64, fd, batch, BATCH)) != 0) {
+			if (n < 0)
+				return errno;
+			for (long i = 0; i < n; i += ((const struct linux_dirent *)(batch + i))->reclen)
+				there = there || (uint64_t)((const struct linux_dirent *)(batch + i))->off == at;
+		}
+	if (lseek(fd, (off_t)at, SEEK_SET) < 0)
+		return errno;
+	h->dir_offset = at;
+	return 0;
+}
+
 int proxy_readdir(struct request *r)
 {
 	const struct fuse_read_in *in = argument(r, sizeof(*in));
@@ -71,9 +97,10 @@ int proxy_readdir(struct request *r)
 	at = in->offset;
 	for (;;) {
 		if (h->dir_offset != at || !at) {
-			if (lseek(fd, (off_t)at, SEEK_SET) < 0)
-				return errno;
-			h->dir_offset = at;
+			int error = go_to(h, fd, at, batch);
+
+			if (error)
+				return error;
 		}
 		/* No more than will fit, or most of it is read twice. */
 		n = syscall(SYS_getdents64, fd, batch, size - used < BATCH ? size - used : BATCH);

@@ -86,7 +86,7 @@ export class Opener {
       throw new Stays("it is a device, and another one if it were opened again");
     if (gone) {
       if (named || type !== S_IFREG || source === undefined) throw new Stays("it has no name any more");
-      return openSync(`/proc/self/fd/${this.#copy(seen, tree, source)}`, kept & ~0o400000);
+      return openSync(`/proc/self/fd/${this.#copy(what, tree, source)}`, kept & ~0o400000);
     }
     let fd: number;
     try {
@@ -113,7 +113,7 @@ export class Opener {
     return fd;
   }
 
-  #copy(seen: Seen, tree: number, source: () => number): number {
+  #copy({ seen }: { seen: Seen }, tree: number, source: () => number): number {
     const key = `${seen.mount} ${seen.ino}`;
     const known = this.#copies.get(key);
     if (known !== undefined) return known;
@@ -165,21 +165,23 @@ const nameless = (tree: number): number => {
 /** What a program has read of a directory's stream is told by where the stream stands: the same names must be behind it. */
 export const matchDirectory = (old: number, next: number, position: bigint): bigint => {
   if (position === 0n) return 0n;
-  const names = (fd: number): { names: string[]; positions: bigint[] } => {
-    const one = openSync(`/proc/self/fd/${fd}/.`, O_RDONLY | 0o200000);
-    try {
-      const columns = verbs.listDirectory(one);
-      return { names: columns.path.split("\0").slice(0, -1), positions: [...columns.pos] };
-    } finally {
-      closeSync(one);
-    }
+  const list = (fd: number): { names: string[]; positions: bigint[] } => {
+    const columns = verbs.listDirectory(fd);
+    return { names: columns.path.split("\0").slice(0, -1), positions: [...columns.pos] };
   };
-  const before = names(old);
+  const apart = openSync(`/proc/self/fd/${old}/.`, O_RDONLY | 0o200000);
+  let before: ReturnType<typeof list>;
+  try {
+    before = list(apart);
+  } finally {
+    closeSync(apart);
+  }
   const read = before.positions.indexOf(position) + 1;
   // At its end a stream may stand behind the last entry's position.
   const count = read > 0 ? read : before.names.length;
   const known = new Set(before.names.slice(0, count));
-  const after = names(next);
+  // Through the new one itself: servers of FUSE know no positions but those that they have told it (sshfs).
+  const after = list(next);
   const same = after.names.slice(0, count);
   if (same.length !== known.size || same.some((name) => !known.has(name)))
     throw new Stays("its entries have another order on the real mount, and it is read half way");

@@ -156,12 +156,17 @@ struct pass {
 	_Atomic uint64_t opened;
 	_Atomic int lost;
 	uint8_t *found;		/* by node: 0, or what differs plus one */
+	bool stable;		/* inode numbers tell files apart */
 };
 
-static uint8_t compare(const struct attr *was, const struct attr *is)
+static uint8_t compare(const struct pass *pass, uint32_t n, const struct attr *was)
 {
+	const struct attr *is = &nodes[n].a;
+
 	if (S->compared || !S_ISREG(is->mode))
 		return 0;
+	if (pass->stable && nodes[n].flags & NODE_RECORDED && nodes[n].bino != was->ino)
+		return SPFS_REPLACED + 1;
 	if (is->size > was->size)
 		return SPFS_GROWN + 1;
 	if (is->size < was->size)
@@ -240,7 +245,7 @@ static void again(uint32_t n, struct pass *pass)
 		return; /* open from before, or gone with its last name */
 	error = open ? open_handles(n, pass) : node_stat(n, NULL);
 	if (!error) {
-		pass->found[n] = compare(&was, &nodes[n].a);
+		pass->found[n] = compare(pass, n, &was);
 	} else if (error == ENOENT || error == ENOTDIR || error == ESTALE) {
 		pass->found[n] = error == ESTALE ? SPFS_OTHER_TYPE + 1 : SPFS_GONE + 1;
 		pthread_mutex_lock(&tree);
@@ -302,7 +307,7 @@ static void tell_differences(const struct pass *pass, differs_fn *differs, void 
 	}
 }
 
-int switch_proxy(int backend, bool gone_waits, differs_fn *differs, void *arg, uint64_t *reopened)
+int switch_proxy(int backend, bool gone_waits, bool stable, differs_fn *differs, void *arg, uint64_t *reopened)
 {
 	struct pass pass = { .end = S->node_high };
 	struct stat st;
@@ -321,6 +326,7 @@ int switch_proxy(int backend, bool gone_waits, differs_fn *differs, void *arg, u
 		close(backend);
 		return ENOMEM;
 	}
+	pass.stable = stable && st.st_ino == nodes[ROOT].a.ino;
 	drop_backend(); /* what a worker that died over this has opened */
 	close_now();
 	pthread_mutex_lock(&tree);

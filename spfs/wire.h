@@ -42,7 +42,7 @@ struct spfs_msg {
 
 #define SPFS_TYPES(X)                                                                              \
 	X(STUB, 1)                                                                                 \
-	X(PROXY, 2)		/* with the backend's root; flags: 1 what is gone waits as in stub */ \
+	X(PROXY, 2)		/* with the backend's root; flags: 1 what is gone waits as in stub, 2 inodes are files for ever */ \
 	X(STATUS, 3)		/* RESULT: phase, blocked, open, nodes, passthrough, worker, restarts, holder */ \
 	X(STOP, 4)                                                                                 \
 	X(RESULT, 10)		/* of PROXY: a0 handles opened again */                            \
@@ -55,7 +55,7 @@ enum spfs_type {
 };
 
 enum spfs_phase { SPFS_PHASE_RESTORE, SPFS_PHASE_STUB, SPFS_PHASE_PROXY };
-enum spfs_differs { SPFS_GONE, SPFS_OTHER_TYPE, SPFS_OTHER_SIZE, SPFS_GROWN, SPFS_OTHER_MTIME, SPFS_NOT_MADE };
+enum spfs_differs { SPFS_GONE, SPFS_OTHER_TYPE, SPFS_OTHER_SIZE, SPFS_GROWN, SPFS_OTHER_MTIME, SPFS_NOT_MADE, SPFS_REPLACED };
 
 /* The record: a head, then each node with its path and its target, unpadded. */
 struct spfs_record {

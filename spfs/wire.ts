@@ -46,7 +46,7 @@ export const NODE_OFFSET = {
 
 /** enum spfs_phase, enum spfs_differs */
 export const PHASE = ["restore", "stub", "proxy"] as const;
-export const DIFFERS = ["gone", "type", "size", "grown", "mtime", "made"] as const;
+export const DIFFERS = ["gone", "type", "size", "grown", "mtime", "made", "replaced"] as const;
 
 /** One path below the mount as the checkpoint saw it. */
 export interface RecordedNode {

@@ -55,6 +55,13 @@ const REMOTE = /^(nfs4?|cifs|smb3|ceph|9p|afs|lustre|fuse(blk)?(\..+)?)$/;
 /** Whether the files of a file system of this type are on a server. */
 export const isRemote = (type: string): boolean => REMOTE.test(type) && !NOT_REMOTE.test(type);
 
+/** sshfs and the like number their files anew each time that they are mounted; elsewhere a number is a file. */
+export const keepsInodes = (type: string): boolean => !type.startsWith("fuse");
+
+/** A source as a mapping names it: `*` stands for anything. */
+export const matches = (pattern: string, source: string): boolean =>
+  new RegExp(`^${pattern.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*")}$`, "s").test(source);
+
 /** The remote mounts of a process's namespace; its root itself is the runtime's to restore. */
 export const remoteMounts = (pid: number | "self"): MountLine[] =>
   mountsOf(pid).filter(({ type, point }) => isRemote(type) && point !== "/");

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The restore's side of remote file systems: whether each is there again, on this host, and as it was.
+import { closeSync, fstatSync, readdirSync, readFileSync } from "node:fs";
+import { addon } from "../../native/index.js";
+import { verbs } from "../../spfs/retire-native.js";
 import { reason } from "../error.js";
 import { spfsOf } from "../remote/state.js";
 import { named, refuse, shown } from "./remote-dump.js";
 import type { RemoteFs, RemoteMount, RemoteNode } from "./remote-image.js";
 import { look } from "./remote-look.js";
-import { isRemote, type MountLine, mountsOf, within } from "./remote-mounts.js";
+import { isRemote, keepsInodes, type MountLine, mountsOf, within } from "./remote-mounts.js";
 
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
@@ -34,8 +37,17 @@ export const placesOf = ({ type, source, base }: Pick<RemoteFs, "type" | "source
 /** The mount of this host that a path is on, by its number. */
 const mountAt = (id: number): MountLine | undefined => mountsOf("self").find((line) => line.id === id);
 
-/** What is wrong with a path of this host as the place of a directory `part` of what was recorded; undefined: nothing. */
-export const wrongWith = async (fs: RemoteFs, part: string, path: string, ms: number): Promise<string | undefined> => {
+/**
+ * What is wrong with a path of this host as the place of a directory `part` of what was recorded; undefined: nothing. `tell` is
+ * given what is not as it was, although CRIU does not mind.
+ */
+export const wrongWith = async (
+  fs: RemoteFs,
+  part: string,
+  path: string,
+  ms: number,
+  tell?: (what: string) => void,
+): Promise<string | undefined> => {
   const nodes = fs.nodes.flatMap((node) => {
     const below = within(`/${part}`.replace(/\/$/, "") || "/", `/${node.path}`.replace(/(.)\/$/, "$1"));
     return below === undefined ? [] : [{ node, below }];
@@ -46,10 +58,17 @@ export const wrongWith = async (fs: RemoteFs, part: string, path: string, ms: nu
     if (typeof top === "string") return `\`${shown(path)}\` cannot be looked at (${top})`;
     const mount = mountAt(top.mntId);
     if (mount !== undefined && spfsOf(mount) !== undefined) return `\`${shown(path)}\` is SPFS's`;
+    const replaced: string[] = [];
     for (const [i, { node }] of nodes.entries()) {
-      const wrong = differs(node, i === 0 && node.path === part ? top : found[i]!);
+      const now = i === 0 && node.path === part ? top : found[i]!;
+      const wrong = differs(node, now);
       if (wrong !== undefined) return `below \`${shown(path)}\` ${wrong}`;
+      if (typeof now !== "string" && (now.mode & S_IFMT) === S_IFREG && now.ino !== node.ino) replaced.push(node.path);
     }
+    // On another server's copy all numbers are others.
+    if (keepsInodes(fs.type) && nodes[0]?.node.ino === top.ino)
+      for (const name of replaced)
+        tell?.(`below \`${shown(path)}\` \`${shown(name)}\` has been replaced by another file`);
     return undefined;
   } catch (error) {
     return `\`${shown(path)}\`: ${reason(error)}`;
@@ -57,10 +76,15 @@ export const wrongWith = async (fs: RemoteFs, part: string, path: string, ms: nu
 };
 
 /** The first place on this host where the file system is as it was; otherwise what is wrong with each. */
-export const findPlace = async (fs: RemoteFs, more: readonly string[], ms: number): Promise<string | string[]> => {
+export const findPlace = async (
+  fs: RemoteFs,
+  more: readonly string[],
+  ms: number,
+  tell?: (what: string) => void,
+): Promise<string | string[]> => {
   const wrong: string[] = [];
   for (const path of new Set([...more, ...placesOf(fs)])) {
-    const why = await wrongWith(fs, "", path, ms);
+    const why = await wrongWith(fs, "", path, ms, tell);
     if (why === undefined) return path;
     wrong.push(why);
   }
@@ -92,3 +116,45 @@ export const notThere = (fs: RemoteFs, wrong: readonly string[]): Error =>
     wrong.length === 0 ? "it is not mounted on this host" : wrong.join("; "),
     "mount it somewhere on this host, or let SPFS stand for it ([remote] policy)",
   );
+
+/**
+ * Directories of FUSE that a restored task has read a part of are read up to there again. CRIU has only set the position, and
+ * a server need not know one that it has not told whoever has opened the directory: sshfs ends itself over it
+ * (sshfs.c:sftp_readdir_async). Gives what could not be read.
+ */
+export const readAgain = (pid: number): string[] => {
+  const ids = new Set(
+    mountsOf(pid).flatMap((line) => (line.type.startsWith("fuse") && spfsOf(line) === undefined ? [line.id] : [])),
+  );
+  if (ids.size === 0) return [];
+  const task = addon.pidfdOpen(pid);
+  try {
+    return readdirSync(`/proc/${pid}/fdinfo`).flatMap((fd) => {
+      const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, "latin1");
+      const field = (name: string): string => new RegExp(`^${name}:\\s+(\\d+)$`, "m").exec(info)?.[1] ?? "0";
+      const position = BigInt(field("pos"));
+      if (position === 0n || !ids.has(Number(field("mnt_id")))) return [];
+      // The same open file: its position is the task's.
+      const copy = addon.pidfdGetfd(task, Number(fd));
+      try {
+        if (fstatSync(copy).isDirectory()) readUpTo(copy, position);
+        return [];
+      } catch (error) {
+        return [`directory ${fd} of task ${pid} cannot be read again: ${reason(error)}`];
+      } finally {
+        closeSync(copy);
+      }
+    });
+  } finally {
+    closeSync(task);
+  }
+};
+
+const readUpTo = (fd: number, position: bigint): void => {
+  verbs.setPosition(fd, 0n);
+  try {
+    verbs.listDirectory(fd);
+  } finally {
+    verbs.setPosition(fd, position);
+  }
+};

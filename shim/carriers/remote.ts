@@ -7,7 +7,8 @@ import type { Stands } from "../remote/stand.js";
 import type { Carrier, CarrierContext } from "./carrier.js";
 import { admit, externalKeys, type HeldMount, heldMounts, recordAll } from "./remote-dump.js";
 import { type RemoteFs, readRemote, writeRemote } from "./remote-image.js";
-import { findPlace, joined, notThere, partOf, wrongWith } from "./remote-restore.js";
+import { matches } from "./remote-mounts.js";
+import { findPlace, joined, notThere, partOf, readAgain, wrongWith } from "./remote-restore.js";
 
 /** How a file system is to be treated: the container's annotations beat the configuration. */
 export const treatmentOf = (settings: RemoteSettings, { remote }: CarrierContext["annotations"]) => ({
@@ -44,16 +45,22 @@ export const remoteCarrier = (settings: RemoteSettings): Carrier => {
       return stands.raise(fs, treatment);
     };
     if (treatment.policy === "always") return stand();
+    const tell = (what: string): void => log("Warn ", what);
     const wrong: string[] = [];
     for (const mount of fs.mounts) {
       if (mount.ours) continue;
       // What is not the caller's is the host's own.
       const path = mount.key === undefined ? mount.point : given.get(mount.key);
-      const why = path === undefined ? undefined : await wrongWith(fs, partOf(fs, mount), path, answerWithin);
+      const why = path === undefined ? undefined : await wrongWith(fs, partOf(fs, mount), path, answerWithin, tell);
       if (why !== undefined) wrong.push(why);
     }
     if (wrong.length === 0 && ours.length === 0) return [];
-    const place = wrong.length === 0 ? await findPlace(fs, [], answerWithin) : wrong;
+    // Directories that are named for it; what is named to be mounted is mounted for SPFS.
+    const named = [
+      ...treatment.map.filter(({ source, here }) => here.startsWith("/") && matches(source, fs.source)),
+      ...settings.mount.flatMap(({ source, path }) => (path && matches(source, fs.source) ? [{ here: path }] : [])),
+    ].map(({ here }) => here);
+    const place = wrong.length === 0 ? await findPlace(fs, named, answerWithin, tell) : wrong;
     if (typeof place === "string")
       return ours.map(({ key, root }) => `mnt[${key}]:${joined(place, partOf(fs, { root }))}`);
     for (const why of place) log("Info ", why);
@@ -84,7 +91,8 @@ export const remoteCarrier = (settings: RemoteSettings): Carrier => {
       for (const fs of readRemote(context.imagesDir)) keys.push(...(await restore(fs, context)));
       if (keys.length > 0) await context.engine.external(keys);
     },
-    async resume(pid) {
+    async resume(pid, { log }) {
+      for (const why of readAgain(pid)) log("Warn ", why);
       // All files are open, and none is touched any more before the tasks run.
       stub ??= stands?.stub(pid);
       await stub;

@@ -9,6 +9,7 @@ import { plain } from "../../crit/text.js";
 import { listSpfs, openSpfs, type Spfs } from "../../spfs/control.js";
 import { parseRemote, REMOTE_IMAGE, type RemoteFs } from "../carriers/remote-image.js";
 import { look } from "../carriers/remote-look.js";
+import { keepsInodes } from "../carriers/remote-mounts.js";
 import { partOf, standsAt, wrongWith } from "../carriers/remote-restore.js";
 import { CONFIG_FILE, DEFAULTS, type RemoteSettings } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
@@ -62,7 +63,7 @@ const utf8 = (text: string): string => plain(Buffer.from(text, "latin1").toStrin
 /** What has become of one, for people. */
 const story = ({ remembered, phase }: SpfsState): string[] => {
   if (remembered === undefined) return [];
-  const { fs, root, since, proxied, retired, waits } = remembered;
+  const { fs, root, since, proxied, retired, stays, waits } = remembered;
   const lines = [
     `  ${fs.type} ${utf8(fs.source)}, at ${fs.mounts.map(({ point }) => utf8(point)).join(", ")}`,
     `  since ${since}${root === undefined ? "" : `, process ${root}`}`,
@@ -72,6 +73,7 @@ const story = ({ remembered, phase }: SpfsState): string[] => {
     lines.push(`  back at ${proxied.at} from ${utf8(proxied.from)}, ${proxied.reopened} files opened again`);
     for (const { path, what } of proxied.differs) lines.push(`  not as it was: ${utf8(path)}: ${what}`);
   }
+  if (stays !== undefined) lines.push(`  not retired: ${plain(stays)}`);
   if (retired !== undefined) {
     lines.push(`  retired at ${retired.at}: ${retired.swapped} swapped`);
     for (const left of retired.left) lines.push(`  left on SPFS: ${plain(left)}`);
@@ -130,7 +132,10 @@ export const proxyOne = async (id: string, backend: string | undefined): Promise
   try {
     const remembered = recall(id);
     const { gone } = remembered?.treatment ?? { gone: "fail" };
-    const { reopened, differs } = await spfs.proxy(fd, { gone: gone === "stub" ? "stub" : "error" });
+    const { reopened, differs } = await spfs.proxy(fd, {
+      gone: gone === "stub" ? "stub" : "error",
+      sameInodes: remembered !== undefined && keepsInodes(remembered.fs.type),
+    });
     const told = differs.map(({ path, what }) => ({ path: Buffer.from(path).toString("latin1"), what }));
     if (remembered !== undefined)
       remember({ ...remembered, proxied: { at: new Date().toISOString(), from: backend, reopened, differs: told } });

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { execa } from "execa";
 import { addon } from "../../native/index.js";
 import { look } from "../carriers/remote-look.js";
-import { mountsOf, within } from "../carriers/remote-mounts.js";
+import { matches, mountsOf, within } from "../carriers/remote-mounts.js";
 import { isOnServer, joined, placesOf } from "../carriers/remote-restore.js";
 import type { RemoteMapping, RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
@@ -24,10 +24,6 @@ export interface Backend {
   /** Where it was mounted for this, and is to be seen no more. */
   seen?: string;
 }
-
-/** `*` stands for anything. */
-export const matches = (pattern: string, text: string): boolean =>
-  new RegExp(`^${pattern.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*")}$`, "s").test(text);
 
 /** A directory whose server answers now. It is opened only then: an open would wait without end. */
 const openAnswering = async (path: string, ms: number): Promise<number> => {

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { addon } from "../../native/index.js";
 import { listSpfs, openSpfs, type Spfs } from "../../spfs/control.js";
 import { retire } from "../../spfs/retire.js";
-import { mountsOf } from "../carriers/remote-mounts.js";
+import { keepsInodes, mountsOf } from "../carriers/remote-mounts.js";
 import { partOf } from "../carriers/remote-restore.js";
 import type { RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
@@ -34,8 +34,7 @@ const bytesOf = (path: Uint8Array): string => Buffer.from(path).toString("latin1
 export const retireFor = async (remembered: Remembered, fd: number): Promise<NonNullable<Remembered["retired"]>> => {
   const { id, root, fs } = remembered;
   if (root === undefined) throw new Error("the container's first process is not known");
-  // sshfs and the like number their files anew each time that they are mounted.
-  const sameInodes = !fs.type.startsWith("fuse");
+  const sameInodes = keepsInodes(fs.type);
   const retired = { at: new Date().toISOString(), swapped: 0, left: [] as string[] };
   for (const mount of fs.mounts) {
     // Another mount of the same has taken this one along.
@@ -54,12 +53,17 @@ export const retireFor = async (remembered: Remembered, fd: number): Promise<Non
   return retired;
 };
 
-/** One try. Throws why the server cannot be had yet. */
+/**
+ * One try. Throws why the server cannot be had yet. That the real mount cannot take SPFS's place is only remembered: SPFS goes on.
+ */
 export const bringBack = async (spfs: Spfs, remembered: Remembered, settings: RemoteSettings): Promise<void> => {
   const backend = await findBackend(remembered, settings);
   try {
     const { gone, retire: when } = remembered.treatment;
-    const { reopened, differs } = await spfs.proxy(backend.fd, { gone: gone === "stub" ? "stub" : "error" });
+    const { reopened, differs } = await spfs.proxy(backend.fd, {
+      gone: gone === "stub" ? "stub" : "error",
+      sameInodes: keepsInodes(remembered.fs.type),
+    });
     const { waits: _, ...rest } = remembered;
     const now: Remembered = {
       ...rest,
@@ -70,7 +74,11 @@ export const bringBack = async (spfs: Spfs, remembered: Remembered, settings: Re
     };
     remember(now);
     if (when === "never" || (when === "auto" && (await spfs.status()).passthrough)) return;
-    remember({ ...now, retired: await retireFor(now, backend.fd) });
+    try {
+      remember({ ...now, retired: await retireFor(now, backend.fd) });
+    } catch (error) {
+      remember({ ...now, stays: reason(error) });
+    }
   } finally {
     closeBackend(backend);
   }

@@ -38,6 +38,8 @@ export interface Remembered {
   since: string;
   proxied?: { at: string; from: string; reopened: number; differs: { path: string; what: string }[] };
   retired?: { at: string; swapped: number; left: string[] };
+  /** Why the real mount could not take its place. */
+  stays?: string;
   /** Why it is not back yet. */
   waits?: string;
 }

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "vitest";
 import { holds as run } from "../support/lab.js";
 
-const env = { LAB_PACKAGES: "sshfs openssh-sftp-server" };
+const env = { LAB_PACKAGES: "bindfs sshfs openssh-sftp-server" };
 const holds = (script: string): Promise<string> => run(`. /cryoshim/test/support/remote.sh\n${script}`, env);
 
 /** A bundle whose root file system has the mount in it: it is in the container, and in no list of the runtime's. */
@@ -25,14 +25,17 @@ cryoshim spfs list | grep -q "its server is not there yet: it is not mounted on 
 up other; checked l; nothing_left`));
 });
 
-test.each(["runc", "crun"])("podman + %s: a volume whose server is not mounted", async (runtime) => {
-  await holds(`
-lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/remote l; up m
-podman --runtime ${runtime} run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /lab/remote /data /lab/out /lab/go >/dev/null; ready l
+test.each(["runc", "crun"])(
+  "podman + %s: a volume whose server is not mounted, with a FIFO, sockets and a root directory there",
+  async (runtime) => {
+    await holds(`
+lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/remote l; served_locally m
+podman --runtime ${runtime} run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /lab/remote /data /lab/out /lab/go all >/dev/null; ready l
 podman container checkpoint --file-locks c1 >/dev/null; down m
 podman container restore --file-locks c1 >/dev/null; waits l
-up m; checked l; nothing_left`);
-});
+served_locally m; checked l 29; nothing_left`);
+  },
+);
 
 test("podman: a volume whose server has died is prepared, or the restore would fail before CRIU starts", () =>
   holds(`
@@ -55,14 +58,14 @@ lxc-start -d -n c1; ready $r/lab
 lxc-checkpoint -n c1 -D /tmp/d -s; down $r/mnt; lxc-checkpoint -n c1 -D /tmp/d -r; waits $r/lab
 up other; checked $r/lab; nothing_left`));
 
-test("LXC: a mount that is bound from the host", () =>
+test("LXC: a mount that is bound from the host, with a FIFO, sockets and a root directory there", () =>
   holds(`
-up m; mkdir d; lab-lxc-create c1 /lab/remote /data /lab/out /lab/go
+served_locally m; mkdir d; lab-lxc-create c1 /lab/remote /data /lab/out /lab/go all
 r=/var/lib/lxc/c1/rootfs; mkdir -p $r/lab; cp /cryoshim/build/workloads/remote $r/lab
 echo "lxc.mount.entry = /tmp/m data none bind,create=dir 0 0" >>/var/lib/lxc/c1/config
 lxc-start -d -n c1; ready $r/lab
 lxc-checkpoint -n c1 -D /tmp/d -s; down m; lxc-checkpoint -n c1 -D /tmp/d -r; waits $r/lab
-up m; checked $r/lab; nothing_left`));
+served_locally m; checked $r/lab 29; nothing_left`));
 
 test("two parts of one file system are one file system afterwards, too", () =>
   holds(`
@@ -140,11 +143,11 @@ ${bundle("runc")}away; rm served/only-read; restore; up other; ${seen("gone")}; 
 });
 
 describe("configuration", () => {
-  test("another path to the same is named for a source", () =>
+  test("another path to the same is named for a source, and is used at once if it is there", () =>
     holds(`configure '[[remote.mount]]
 source = "server:/tmp/*"
 path = "/tmp/elsewhere"'
-${bundle("runc")}away; restore; mv served moved; mkdir elsewhere; mount --bind moved elsewhere; checked l; nothing_left`));
+${bundle("runc")}away; mv served moved; up elsewhere moved; restore; [ -z "$(pidof spfs)" ]; checked l`));
 
   test("what is named is mounted, and seen nowhere", () =>
     holds(`configure '[[remote.mount]]
@@ -156,7 +159,7 @@ checked l; nothing_left; gone() { ! pgrep -f "mount.fuse.[s]shfs"; }; until_true
 
   test("an annotation of the container names it", () =>
     holds(`${bundle("runc", `sed -i 's|"ociVersion"|"annotations": {"io.cryoshim.remote.map": "server:/tmp/served=/tmp/elsewhere"}, "ociVersion"|' b/config.json`)}
-away; restore; mkdir elsewhere; mount --bind served elsewhere; checked l; nothing_left`));
+away; restore; mv served moved; up elsewhere moved; checked l; nothing_left`));
 
   test('policy = "never": nothing stands for it, and the restore is refused', () =>
     holds(`configure '[remote]
@@ -236,7 +239,7 @@ mkdir -p l m served; lab-podman-image >/dev/null
 serve() { bindfs -f /tmp/served /tmp/m -o allow_other & until_true mountpoint -q m; }
 serve; pack /usr/bin/fio
 podman run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /bin/sh -c "$(in_pack fio) --name=v --ioengine=psync \\
-  --thread --rw=randrw --bs=4k --size=16m --rate_iops=1500,1500 --verify=crc32c --verify_fatal=1 --directory=/data --output=/lab/out --eta=never; \\
+  --thread --rw=randrw --bs=4k --size=48m --rate_iops=1500,1500 --verify=crc32c --verify_fatal=1 --directory=/data --output=/lab/out --eta=never; \\
   echo \\$? >/lab/code; sleep 1000" >/dev/null
 until_true test -s served/v.0.0; sleep 1; [ ! -e l/code ]
 podman container checkpoint --file-locks c1 >/dev/null; umount -l m

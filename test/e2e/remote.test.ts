@@ -4,7 +4,7 @@
 import { describe, expect, test } from "vitest";
 import { bare, holds as run } from "../support/lab.js";
 
-const env = { LAB_PACKAGES: "sshfs openssh-sftp-server" };
+const env = { LAB_PACKAGES: "bindfs sshfs openssh-sftp-server" };
 const WORDS = ". /cryoshim/test/support/remote.sh\n";
 const holds = (script: string): Promise<string> => run(WORDS + script, env);
 
@@ -66,12 +66,12 @@ test("images cut short are refused, and say which", () =>
   holds(`${bundle("runc")}dump; truncate -s 200 i/cryoshim-remote.img; fails "" restore
 grep -q "cryoshim-remote.img" i/cryoshim.log`));
 
-test("podman restores a volume on a server, mounted anew", () =>
+test("podman restores a volume on a server, mounted anew, with a FIFO, sockets and a root directory there", () =>
   holds(`
-lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/remote l; up m
-podman run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /lab/remote /data /lab/out /lab/go >/dev/null; ready l
-podman container checkpoint --file-locks c1 >/dev/null; down m; up m
-podman container restore --file-locks c1 >/dev/null; checked l`));
+lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/remote l; served_locally m
+podman run -d --name c1 --network none -v /tmp/l:/lab -v /tmp/m:/data localhost/busybox /lab/remote /data /lab/out /lab/go all >/dev/null; ready l
+podman container checkpoint --file-locks c1 >/dev/null; down m; served_locally m
+podman container restore --file-locks c1 >/dev/null; checked l 29`));
 
 test("LXC restores a mount within the container", () =>
   holds(`

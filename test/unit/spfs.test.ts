@@ -40,7 +40,7 @@ const start = async (options: Partial<SpfsOptions> = {}, nodes: Iterable<Recorde
   );
   return spfs;
 };
-const proxy = (gone: "error" | "stub" = "error") => places.lend((fd) => spfs!.proxy(fd, { gone }));
+const proxy = (gone: "error" | "stub" = "error") => places.lend((fd) => spfs!.proxy(fd, { gone, sameInodes: true }));
 const at = (path: string): string => join(places.mountpoint, path);
 const behind = (path: string): string => join(places.backend, path);
 
@@ -202,7 +202,7 @@ test("with a time limit what waits in stub gets EIO", async () => {
 });
 
 test("what has changed at the backend is reported, and the policy decides on what is gone", async () => {
-  places = makePlaces({ gone: "1", grown: "1", cut: "123", touched: "1", turned: "1", same: "1" });
+  places = makePlaces({ gone: "1", grown: "1", cut: "123", touched: "1", turned: "1", swapped: "1", same: "1" });
   await start();
   const task = startTask();
   await task.run(`fds = [os.open("${places.mountpoint}/" + n, os.O_RDONLY) for n in ("gone", "grown")]`);
@@ -211,6 +211,10 @@ test("what has changed at the backend is reported, and the policy decides on wha
   writeFileSync(behind("grown"), "12");
   writeFileSync(behind("cut"), "1");
   utimesSync(behind("touched"), 1, 1);
+  const { atime, mtime } = statSync(behind("swapped"));
+  writeFileSync(behind("other"), "2");
+  utimesSync(behind("other"), atime, mtime);
+  renameSync(behind("other"), behind("swapped"));
   rmSync(behind("turned"));
   mkdirSync(behind("turned"));
   const sorted = (differs: { path: Uint8Array; what: string }[]) =>
@@ -221,6 +225,7 @@ test("what has changed at the backend is reported, and the policy decides on wha
     cut: "size",
     touched: "mtime",
     turned: "type",
+    swapped: "replaced",
   });
   await expect(task.run("os.read(fds[0], 1)")).rejects.toThrow("ESTALE");
   expect(await task.run("r = os.read(fds[1], 9).decode()")).toBe("12");

@@ -4,23 +4,31 @@
  * and enters them, writes "ready" to OUT, waits until GO exists, then checks that everything is as it was, goes on with
  * it, and writes "ok" or "BAD what" for each thing.
  *
- *	remote DIR OUT GO [nolocks]
+ *	remote DIR OUT GO [all]
+ *
+ * all: what not every server has, as well: a FIFO, bound sockets; and a process whose root is there (CAP_SYS_CHROOT).
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE 4096
 #define BIG (64 * 1024)
+#define NAMES 80
 
 static FILE *out;
 static char dir[200];
@@ -116,15 +124,144 @@ static bool locked(const char *name)
 	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
 }
 
+/* How often each name of the directory has been read, through a buffer that holds but a few of them. */
+static unsigned int seen[NAMES];
+
+/* Reads `n` names more, or up to the end; false: something is wrong with the stream. */
+static bool reads_names(int fd, int n)
+{
+	_Alignas(8) char buf[256];
+	long got, len;
+
+	for (int count = 0; count < n;) {
+		got = syscall(SYS_getdents64, fd, buf, sizeof(buf));
+		if (got <= 0)
+			return got == 0;
+		for (long i = 0; i < got; i += len) {
+			const char *name = buf + i + 19;
+			char *end;
+			unsigned long number = strtoul(name, &end, 10);
+			uint16_t reclen;
+
+			memcpy(&reclen, buf + i + 16, sizeof(reclen));
+			len = reclen;
+			if (name[0] == '.')
+				continue;
+			if (*end || number >= NAMES)
+				return false;
+			seen[number]++;
+			count++;
+		}
+	}
+	return true;
+}
+
+static bool each_once(void)
+{
+	for (int i = 0; i < NAMES; i++)
+		if (seen[i] != 1) {
+			fprintf(out, "name %d: %u times\n", i, seen[i]);
+			return false;
+		}
+	return true;
+}
+
+static bool ofd_locked(const char *name)
+{
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 40, .l_len = 10 };
+	int fd = open(at(name), O_RDWR);
+	bool held = fd >= 0 && fcntl(fd, F_OFD_SETLK, &l) < 0 && errno == EAGAIN;
+
+	return fd >= 0 && close(fd) == 0 && held;
+}
+
+/* Of what not every server has. */
+static int fifo, stream, datagrams, root_go, root_said;
+
+static int bound(const char *name, int type)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, type, 0);
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%.60s/%s", dir, name);
+	unlink(address.sun_path);
+	must(name, fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0);
+	return fd;
+}
+
+static bool reaches(const char *name, int type, int server)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, type | SOCK_NONBLOCK, 0), peer = server;
+	char byte = 0;
+	bool ok;
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%.60s/%s", dir, name);
+	ok = fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0;
+	if (ok && type == SOCK_STREAM)
+		ok = (peer = accept(server, NULL, NULL)) >= 0;
+	return ok && send(fd, "x", 1, 0) == 1 && recv(peer, &byte, 1, MSG_DONTWAIT) == 1 && byte == 'x' && close(fd) == 0;
+}
+
+/* A process whose root is a directory there; asked by a pipe, it says whether it still is. */
+static void rooted(void)
+{
+	int go[2], said[2];
+	pid_t pid;
+
+	must("pipe", pipe(go) == 0 && pipe(said) == 0);
+	pid = fork();
+	must("fork", pid >= 0);
+	if (pid == 0) {
+		char byte = chroot(at("sub")) == 0 && chdir("/") == 0 ? 'r' : 'n';
+		int fd;
+
+		close(go[1]);
+		if (write(said[1], &byte, 1) != 1 || read(go[0], &byte, 1) != 1)
+			_exit(1);
+		fd = open("/inner", O_RDONLY);
+		byte = fd >= 0 && reads(fd, "sub/inner", 1000) && access("/sub", F_OK) ? 'y' : 'n';
+		_exit(write(said[1], &byte, 1) != 1);
+	}
+	root_go = go[1];
+	root_said = said[0];
+	must("chroot", read(root_said, &(char){ 0 }, 1) == 1);
+}
+
+static void make_special(void)
+{
+	unlink(at("fifo"));
+	must("mkfifo", mkfifo(at("fifo"), 0600) == 0);
+	fifo = open_at("fifo", O_RDWR | O_NONBLOCK);
+	must("fifo", write(fifo, "in the pipe", 11) == 11);
+	stream = bound("stream", SOCK_STREAM);
+	must("listen", listen(stream, 1) == 0);
+	datagrams = bound("datagrams", SOCK_DGRAM);
+	rooted();
+}
+
+static void check_special(void)
+{
+	char text[20], byte = 0;
+	int fd = open(at("fifo"), O_WRONLY | O_NONBLOCK);
+
+	check("FIFO", read(fifo, text, sizeof(text)) == 11 && !memcmp(text, "in the pipe", 11));
+	check("FIFO, by its name", fd >= 0 && write(fd, "more", 4) == 4 && read(fifo, text, sizeof(text)) == 4);
+	check("socket, by its name", reaches("stream", SOCK_STREAM, stream));
+	check("socket of datagrams, by its name", reaches("datagrams", SOCK_DGRAM, datagrams));
+	check("root directory", write(root_go, "g", 1) == 1 && read(root_said, &byte, 1) == 1 && byte == 'y');
+}
+
 int main(int argc, char **argv)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 10 };
-	int rw, rw2, ro, app, sub, lk, fl, gone, link, fd;
-	bool locks = argc == 4;
+	int rw, rw2, ro, app, sub, lk, fl, gone, link, fd, ofd, direct, many;
+	bool all = argc == 5 && !strcmp(argv[4], "all");
+	static _Alignas(PAGE) char page[PAGE];
 	char *shared, *private;
 	struct stat st;
 
-	must("remote DIR OUT GO [nolocks]", argc >= 4);
+	must("remote DIR OUT GO [all]", argc == 4 || all);
 	snprintf(dir, sizeof(dir), "%s", argv[1]);
 	out = fopen(argv[2], "w");
 	must(argv[2], out);
@@ -136,6 +273,7 @@ int main(int argc, char **argv)
 	fill("sub/inner", 1000);
 	fill("locked", 100);
 	fill("flocked", 100);
+	fill("direct", 2 * PAGE);
 	unlink(at("link"));
 	must("symlink", symlink("sub/inner", at("link")) == 0);
 
@@ -153,10 +291,24 @@ int main(int argc, char **argv)
 	must("gone", write(gone, "still here", 10) == 10 && unlink(at("gone")) == 0);
 	lk = open_at("locked", O_RDWR);
 	fl = open_at("flocked", O_RDWR);
-	if (locks) {
-		must("lock", fcntl(lk, F_SETLK, &lock) == 0);
-		must("flock", flock(fl, LOCK_EX) == 0);
+	must("lock", fcntl(lk, F_SETLK, &lock) == 0);
+	must("flock", flock(fl, LOCK_EX) == 0);
+	ofd = open_at("locked by a description", O_CREAT | O_RDWR);
+	lock.l_start = 40;
+	must("OFD lock", fcntl(ofd, F_OFD_SETLK, &lock) == 0);
+	direct = open_at("direct", O_RDWR | O_DIRECT);
+	must("mkdir", mkdir(at("many"), 0755) == 0 || errno == EEXIST);
+	for (int i = 0; i < NAMES; i++) {
+		char name[20];
+
+		snprintf(name, sizeof(name), "many/%d", i);
+		fd = open_at(name, O_CREAT | O_WRONLY);
+		must(name, close(fd) == 0);
 	}
+	many = open_at("many", O_RDONLY | O_DIRECTORY);
+	must("names", reads_names(many, 30));
+	if (all)
+		make_special();
 	fd = open_at("shared", O_RDWR);
 	shared = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	must("shared", shared != MAP_FAILED && close(fd) == 0);
@@ -196,11 +348,19 @@ int main(int argc, char **argv)
 	check("private mapping, copied", private[5] == 'P' && same(private + 6, "private", 6, PAGE - 6));
 	check("private mapping, touched", same(private + PAGE, "private", PAGE, PAGE));
 	check("private mapping, untouched", same(private + 2 * PAGE, "private", 2 * PAGE, PAGE));
-	if (locks) {
-		check("lock", locked("locked"));
-		fd = open(at("flocked"), O_RDWR);
-		check("flock", fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK);
-	}
+	check("lock", locked("locked"));
+	fd = open(at("flocked"), O_RDWR);
+	check("flock", fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK);
+	check("OFD lock", ofd_locked("locked by a description"));
+	check("O_DIRECT", fcntl(direct, F_GETFL) & O_DIRECT && pread(direct, page, PAGE, PAGE) == PAGE &&
+				  same(page, "direct", PAGE, PAGE));
+	page[1] = 'D';
+	fd = open(at("direct"), O_RDONLY);
+	check("O_DIRECT, written", pwrite(direct, page, PAGE, 0) == PAGE && fd >= 0 && pread(fd, dir + 190, 2, 0) == 2 &&
+					   dir[191] == 'D');
+	check("a directory's stream", reads_names(many, NAMES) && each_once());
+	if (all)
+		check_special();
 	fprintf(out, "done\n");
 	fclose(out);
 	return 0;
