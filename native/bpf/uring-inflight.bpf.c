@@ -370,6 +370,23 @@ struct io_futex {
 	u32 futex_nr;
 } __core;
 
+/* include/uapi/linux/futex.h */
+struct futex_waitv {
+	u64 val, uaddr;
+	u32 flags, reserved;
+};
+
+struct futex_vector {
+	struct {
+		u64 val;
+	} w;
+} __core;
+
+/* In newer kernels that is what a request has. */
+struct io_futexv_data {
+	struct futex_vector futexv[1];
+} __core;
+
 struct io_waitid {
 	int which;
 	int upid;
@@ -760,6 +777,27 @@ static __attribute__((always_inline)) void read_message(struct request *r, struc
 	r->control_len = size;
 }
 
+/* Of FUTEX_WAITV: addresses, and values and flags in one word, as the kernel has copied them (futex_parse_waitv). */
+static __attribute__((always_inline)) void read_waitv(struct request *r, void *async)
+{
+	struct futex_vector *at = async;
+
+	if (HAS(((struct io_futexv_data *)0)->futexv))
+		at = (struct futex_vector *)&((struct io_futexv_data *)async)->futexv;
+	r->vectors = r->len;
+	for (u32 i = 0; async && i < VECTORS && i < r->len; i++) {
+		struct futex_waitv w = { 0 };
+		u32 flags;
+
+		bpf_probe_read_kernel(&w, sizeof(w), (char *)at + i * SIZE_OF(struct futex_vector));
+		flags = (w.flags & 3) | (w.flags & 0x10 ? 0 : 128) | (w.flags & 0x80 ? 4 : 0);
+		r->vector[i].base = w.uaddr;
+		r->vector[i].len = (u64)(u32)w.val << 32 | flags;
+	}
+	if (!async)
+		r->known = 0;
+}
+
 static __attribute__((always_inline)) void read_opcode(struct request *r, struct io_kiocb *req, struct io_ring_ctx *ctx, u64 flags, void *async)
 {
 	u64 value = 0, length = 0;
@@ -869,8 +907,8 @@ static __attribute__((always_inline)) void read_opcode(struct request *r, struct
 	case OP_FUTEX_WAITV:
 		if (!HAS(((struct io_futex *)0)->uaddr))
 			break;
-		READ(r->addr, ((struct io_futex *)req)->uaddr);
 		READ(r->len, ((struct io_futex *)req)->futex_nr);
+		read_waitv(r, async);
 		break;
 	default:
 		r->known = 0;

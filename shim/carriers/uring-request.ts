@@ -68,7 +68,7 @@ export interface SavedRequest {
   sqe?: Uint8Array;
   /** Nanoseconds for a timespec that it points to. */
   nanoseconds?: bigint;
-  /** An iovec that it points to: addresses and lengths by turns. */
+  /** An iovec that it points to: addresses and lengths by turns; of FUTEX_WAITV addresses, and values (upper half) with flags. */
   vectors?: readonly bigint[];
   /** The value of a futex is looked up: it waits for the next wake. */
   futex?: boolean;
@@ -131,8 +131,9 @@ export const savedRequest = (request: Request, requests: readonly Request[], thr
     }
   }
   if (opcode === OP.timeoutRemove && opFlags & (TIMEOUT.update | TIMEOUT.linkUpdate)) saved.nanoseconds = interval;
-  if (opcode === OP.futexWait && request.where & WHERE.futex) saved.futex = true;
+  if ((opcode === OP.futexWait || opcode === OP.futexWaitv) && request.where & WHERE.futex) saved.futex = true;
   if (request.event !== undefined) saved.event = new Uint8Array(request.event);
+  if (opcode === OP.futexWaitv) saved.vectors = request.vectors.flatMap(({ base, len }) => [base, len]);
   if ((VECTORED.has(opcode) || MESSAGES.has(opcode)) && !(request.flags & IOSQE.bufferSelect))
     saved.vectors = request.vectors.flatMap(({ base, len }) => [base, len]);
   // Into a buffer that the kernel chooses: of at most so many bytes.

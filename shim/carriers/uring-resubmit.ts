@@ -84,6 +84,15 @@ const prepare = async (
   if (request.sqe === undefined) return { sqe: canceled(request.user_data) };
   const sqe = Buffer.from(request.sqe);
   const opcode = sqe[0]!;
+  if (opcode === OP.futexWaitv) {
+    const [vectors, entries] = [request.vectors ?? [], [] as bigint[]];
+    for (let i = 0; i < vectors.length; i += 2) {
+      const [address, word] = [vectors[i]!, vectors[i + 1]!];
+      const value = request.futex ? BigInt((await engine.readMemory(tid, address, 4)).readUInt32LE(0)) : word >> 32n;
+      entries.push(value, address, word & 0xffffffffn);
+    }
+    return { sqe, point: scratch.add(words(entries)) };
+  }
   if (request.futex) {
     // The kernel compares before it waits. This one has waited already: for a wake, whatever the value has become since.
     const value = await engine.readMemory(tid, sqe.readBigUInt64LE(16), 4);

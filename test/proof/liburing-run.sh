@@ -19,12 +19,23 @@ mkdir -p /tmp/work && cd /tmp/work || exit 1
 
 limit=${PROOF_SECONDS:-30}
 
+# command TEST: how it is started; examples are given a file, and those that copy must do so.
+command() {
+	local program=/scratch/$1 to=/tmp/work/copied
+	case $1 in
+	examples/io_uring-cp | examples/link-cp | examples/ucontext-cp) echo "rm -f $to; $program /tmp/work/file $to && cmp /tmp/work/file $to" ;;
+	examples/io_uring-test | examples/io_uring-close-test) echo "$program /tmp/work/file" ;;
+	examples/*) echo "$program" ;;
+	*) echo "/scratch/test/$1" ;;
+	esac
+}
+
 # begin N TEST: halted at its Nth call, its process id in $root; 1 if it ended before.
 begin() {
 	rm -rf status /tmp/images && mkdir /tmp/images
 	root= thread=
 	read -r root thread < <(timeout "$limit" /scratch/pause-at "$1" count registers sh -c \
-		"/scratch/test/$2 </dev/null >output 2>&1; echo \$? >status" 2>/dev/null)
+		"{ $(command "$2"); } </dev/null >output 2>&1; echo \$? >status" 2>/dev/null)
 	[ -n "$thread" ]
 }
 
@@ -54,7 +65,7 @@ why() { grep -hE 'Error|Why|cannot' /tmp/images/cryoshim.log /tmp/images/"$1".lo
 
 one() {
 	local test=$1 calls code
-	timeout "$limit" "/scratch/test/$test" </dev/null >output 2>&1
+	timeout "$limit" sh -c "$(command "$test")" </dev/null >output 2>&1
 	code=$?
 	[ $code != 77 ] || { echo "skipped	$(head -n 1 output | tr -d '\t' | cut -c1-80)"; return; }
 	[ $code = 0 ] || { echo "fails	$code"; return; }
@@ -62,7 +73,8 @@ one() {
 	calls=$(cut -d' ' -f1 count 2>/dev/null)
 	[ "${calls:-0}" -ge 2 ] || { echo "quick	"; return; }
 	begin $(((calls + 1) / 2)) "$test" || { echo "quick	"; return; }
-	if ! timeout 60 criu dump -t "$root" -D /tmp/images -o dump.log -v4 --shell-job --tcp-established --ext-unix-sk >/dev/null 2>&1; then
+	if ! timeout 60 criu dump -t "$root" -D /tmp/images -o dump.log -v4 --shell-job --tcp-established --ext-unix-sk \
+		--ghost-limit 256M >/dev/null 2>&1; then
 		if ended; then echo "refused	$(why dump)"; else echo "LEFT	$(why dump)"; fi
 		clear_up
 		return
@@ -86,6 +98,7 @@ one() {
 }
 
 ip link set lo up 2>/dev/null
+head -c 16777216 /dev/urandom >file
 for test in "$@"; do
 	printf '%s\t%s\n' "$test" "$(one "$test")"
 done

@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 /* Of headers that are newer than Debian 12's. */
-enum { WAITID = 50, FUTEX_WAIT_OP = 51, EPOLL_WAIT_OP = 59, TIMEOUT_MULTISHOT = 1 << 6, FUTEX2_32 = 2, FUTEX2_PRIV = 128 };
+enum { WAITID = 50, FUTEX_WAIT_OP = 51, FUTEX_WAITV_OP = 53, EPOLL_WAIT_OP = 59, TIMEOUT_MULTISHOT = 1 << 6, FUTEX2_32 = 2, FUTEX2_PRIV = 128 };
 
 #define ENTRIES 256
 #define SECOND 1000000000LL
@@ -49,6 +49,12 @@ struct ring {
 	/* By user_data: how many completions, and the last. */
 	int count[MAX_DATA], res[MAX_DATA], order[MAX_DATA], next;
 	unsigned cqe_flags[MAX_DATA];
+};
+
+/* struct futex_waitv, Linux 5.16. */
+struct waitv {
+	uint64_t val, uaddr;
+	uint32_t flags, reserved;
 };
 
 static FILE *out;
@@ -310,7 +316,9 @@ int main(int argc, char **argv)
 {
 	static struct ring r, counted, drained;
 	static char data[64][64], big[1 << 16];
-	static uint32_t futex = 7;
+	static uint32_t futex = 7, futexes[2] = { 1, 2 };
+	struct waitv both[2] = { { 1, (uintptr_t)&futexes[0], FUTEX2_32 | FUTEX2_PRIV, 0 },
+				 { 2, (uintptr_t)&futexes[1], FUTEX2_32 | FUTEX2_PRIV, 0 } };
 	static uint64_t numbers[4];
 	static siginfo_t info;
 	static struct sockaddr_un at_once, at_many, peer;
@@ -446,15 +454,19 @@ int main(int argc, char **argv)
 	submit(&r);
 	/* What this kernel may not have. */
 	add(&r, FUTEX_WAIT_OP, FUTEX2_32 | FUTEX2_PRIV, &futex, 0, 7, 31)->addr3 = FUTEX_BITSET_MATCH_ANY;
+	add(&r, FUTEX_WAITV_OP, 0, both, 2, 0, 34);
 	add(&r, WAITID, child, NULL, P_PID, (uint64_t)(uintptr_t)&info, 32)->file_index = WEXITED | WNOWAIT;
 	add(&r, EPOLL_WAIT_OP, epoll, &got, 1, 0, 33);
 	submit(&r);
 	usleep(50000);
 	reap(&r);
 	fprintf(out, "# futex %d, waitid %d, epoll_wait %d\n", r.res[31], r.res[32], r.res[33]);
-	waits = !r.count[31] && !r.count[32];
+	waits = !r.count[31] && !r.count[32] && !r.count[34];
+	memset(both, 0xff, sizeof(both));
+	/* Nobody is woken for that, and a wait that begins now would not be for this value. */
+	futexes[0] = 100;
 	epolls = !r.count[33];
-	r.count[31] = r.count[32] = r.count[33] = 0;
+	r.count[31] = r.count[32] = r.count[33] = r.count[34] = 0;
 
 	/* A timeout that counts completions: two, and one has come. */
 	t = (struct __kernel_timespec){ .tv_sec = 3600 };
@@ -475,7 +487,7 @@ int main(int argc, char **argv)
 	for (int i = 1; i < MAX_DATA; i++)
 		if (r.count[i] && i != 2)
 			fprintf(out, "# %d came: %d\n", i, r.res[i]);
-	check("nothing has come yet", r.next == 301 + (waits ? 0 : 2) + (epolls ? 0 : 1));
+	check("nothing has come yet", r.next == 301 + (waits ? 0 : 3) + (epolls ? 0 : 1));
 	fprintf(out, "ready\n");
 	fflush(out);
 	while (access(argv[2], F_OK))
@@ -550,6 +562,9 @@ int main(int argc, char **argv)
 		futex = 8;
 		syscall(SYS_futex, &futex, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 		check("futex", gave(&r, 31, 0));
+		check("two futexes, still waiting", !r.count[34]);
+		syscall(SYS_futex, &futexes[1], FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		check("two futexes, and which of them", gave(&r, 34, 1));
 		check("waitid", gave(&r, 32, 0) && info.si_pid == child && info.si_status == 42);
 	}
 	waitpid(child, &status, 0);
