@@ -3,6 +3,10 @@
  * Threads of the kernel's own that stand in /proc/PID/task beside a task's (iou-sqp-*, iou-wrk-*: io_uring's). They run no
  * code of the task's; ptrace takes them, and CRIU then waits for ever for its parasite in them. CRIU reads directories
  * by readdir(3) of the C library: its reference to that is made ours, and leaves them out.
+ *
+ * Where CRIU freezes a cgroup it seizes what is on the cgroup's list of threads as well (criu/seize.c:seize_cgroup_tree, 4.2), and
+ * io_uring's would stand still with the requests that they are to end. It passes over what it has seized already, which it finds
+ * out by PTRACE_INTERRUPT: for these the answer is yes.
  */
 #define _GNU_SOURCE
 #include "threads.h"
@@ -10,6 +14,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <elf.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <link.h>
 #include <stdbool.h>
@@ -17,6 +22,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #define PF_IO_WORKER 0x10
@@ -75,6 +82,37 @@ static struct dirent *readdir_without(DIR *dir)
 	return d;
 }
 
+/* ptrace(2) takes as many arguments as its request has; four at most. */
+static long ptrace_without(long request, pid_t pid, void *addr, void *data)
+{
+	char tid[16];
+
+	if (request == PTRACE_INTERRUPT) {
+		int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC), saved = errno;
+		bool is = false;
+
+		if (proc >= 0) {
+			snprintf(tid, sizeof(tid), "%d", pid);
+			is = is_kernel_thread(proc, tid);
+			close(proc);
+		}
+		errno = saved;
+		if (is)
+			return 0;
+	}
+	return ptrace((enum __ptrace_request)request, pid, addr, data);
+}
+
+/* What CRIU calls, and what it gets instead. */
+static const struct {
+	const char *name;
+	void *ours;
+} calls[] = {
+	{ "readdir", (void *)(uintptr_t)readdir_without },
+	{ "readdir64", (void *)(uintptr_t)readdir_without },
+	{ "ptrace", (void *)(uintptr_t)ptrace_without },
+};
+
 /* The program's own dynamic section, by its type. */
 static ElfW(Addr) dynamic_entry(const ElfW(Dyn) *dynamic, ElfW(Sxword) tag)
 {
@@ -101,17 +139,20 @@ static bool put(uintptr_t slot, void *value, const struct relro *relro)
 	return !closed || mprotect(from, page, PROT_READ) == 0;
 }
 
-static bool redirect(uintptr_t base, const struct relro *relro, const ElfW(Rela) *rela, size_t size, const ElfW(Sym) *symbols, const char *names)
+/* Tells which of the calls it has redirected, a bit each. */
+static unsigned int redirect(uintptr_t base, const struct relro *relro, const ElfW(Rela) *rela, size_t size, const ElfW(Sym) *symbols, const char *names)
 {
-	bool done = false;
+	unsigned int done = 0;
 
 	for (size_t i = 0; i < size / sizeof(*rela); i++) {
 		const char *name = names + symbols[ELF64_R_SYM(rela[i].r_info)].st_name;
 		uint64_t type = ELF64_R_TYPE(rela[i].r_info);
 
-		if ((type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT) || (strcmp(name, "readdir") && strcmp(name, "readdir64")))
+		if (type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT)
 			continue;
-		done = put(base + rela[i].r_offset, (void *)(uintptr_t)readdir_without, relro) || done;
+		for (unsigned int j = 0; j < sizeof(calls) / sizeof(calls[0]); j++)
+			if (!strcmp(name, calls[j].name) && put(base + rela[i].r_offset, calls[j].ours, relro))
+				done |= 1u << j;
 	}
 	return done;
 }
@@ -136,9 +177,9 @@ static int in_program(struct dl_phdr_info *info, size_t size, void *done)
 		symbols = (const ElfW(Sym) *)dynamic_entry(dynamic, DT_SYMTAB);
 		names = (const char *)dynamic_entry(dynamic, DT_STRTAB);
 		if (symbols && names) {
-			*(bool *)done |= redirect(info->dlpi_addr, &relro, (const ElfW(Rela) *)dynamic_entry(dynamic, DT_RELA),
+			*(unsigned int *)done |= redirect(info->dlpi_addr, &relro, (const ElfW(Rela) *)dynamic_entry(dynamic, DT_RELA),
 						  dynamic_entry(dynamic, DT_RELASZ), symbols, names);
-			*(bool *)done |= redirect(info->dlpi_addr, &relro, (const ElfW(Rela) *)dynamic_entry(dynamic, DT_JMPREL),
+			*(unsigned int *)done |= redirect(info->dlpi_addr, &relro, (const ElfW(Rela) *)dynamic_entry(dynamic, DT_JMPREL),
 						  dynamic_entry(dynamic, DT_PLTRELSZ), symbols, names);
 		}
 	}
@@ -148,8 +189,8 @@ static int in_program(struct dl_phdr_info *info, size_t size, void *done)
 
 bool hide_kernel_threads(void)
 {
-	bool done = false;
+	unsigned int done = 0;
 
 	(void)dl_iterate_phdr(in_program, &done);
-	return done;
+	return (done & 3) && (done & 4);
 }

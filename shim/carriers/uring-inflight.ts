@@ -110,9 +110,11 @@ const nudge = async (reads: readonly Read[], { engine }: CarrierContext): Promis
     const args = [BigInt(fd), 0n, 0n, ENTER_GETEVENTS | registered, 0n, 0n];
     await engine.syscall(ring.tid, SYS_IO_URING_ENTER, ...args);
   }
-  // Any call will do. What is on no list may be of a ring that has been closed, and waits for its task as well.
+  // Any call will do. What is on no list may be of a ring that has been closed, and waits for its task as well; what waits for a
+  // worker may wait for one that the task has to start.
   const tids = new Set(unlisted(reads).keys());
-  for (const { requests } of reads) for (const { where, tid } of requests) if (where & WHERE.taskWork) tids.add(tid);
+  for (const { requests } of reads)
+    for (const { where, tid } of requests) if (where & (WHERE.taskWork | WHERE.queued)) tids.add(tid);
   for (const tid of tids) if (!isKernels(tid)) await engine.syscall(tid, SYS_GETPID);
 };
 
