@@ -12,10 +12,12 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* What older headers do not have (include/uapi/linux/io_uring.h). */
 #define SETUP_SQPOLL (1u << 1)
+#define SETUP_NO_MMAP (1u << 14)
 #define SQE_SKIP_SUCCESS (1u << 6)
 #define OP_MSG_RING 40
 #define MSG_RING_FLAGS_PASS (1u << 1)
@@ -107,26 +109,65 @@ static napi_value uring_setup(napi_env env, napi_callback_info info)
 	return napi_create_int32(env, (int32_t)fd, &result) == napi_ok ? result : NULL;
 }
 
-/* A ring's shared memory in this process. */
+/* A ring's shared memory: mapped in this process, or memory of the program's own (IORING_SETUP_NO_MMAP), which cannot be. */
 struct ring {
 	int fd;
 	unsigned flags, sq_entries, cq_entries;
 	struct io_sqring_offsets sq;
 	struct io_cqring_offsets cq;
+	pid_t pid;		/* whose own memory it is; 0: it is mapped */
+	uint64_t rings_at, sqes_at;	/* in its memory */
 	char *rings;
 	size_t rings_len;
-	char *sqes;
+	char *sqes;		/* of a ring that is not mapped: a draft of them */
 	size_t sqes_len, sqe_size;
 	uint32_t unread;	/* completions that are to stay */
+	int err;		/* of the first access that failed: nothing is got or set any more */
 };
+
+static int copy(pid_t pid, uint64_t at, void *bytes, size_t len, bool out)
+{
+	struct iovec here = { bytes, len }, there = { (void *)(uintptr_t)at, len };
+	ssize_t n = out ? process_vm_writev(pid, &here, 1, &there, 1, 0) : process_vm_readv(pid, &here, 1, &there, 1, 0);
+
+	if (n >= 0 && (size_t)n != len)
+		errno = EFAULT;
+	return n == (ssize_t)len ? 0 : -1;
+}
 
 static _Atomic uint32_t *word(const struct ring *r, uint32_t offset)
 {
 	return (_Atomic uint32_t *)(void *)(r->rings + offset);
 }
 
-/* `with_array`: indices instead of the entries' own order (no IORING_SETUP_NO_SQARRAY). */
-static int map_ring(struct ring *r, int fd, const struct io_uring_params *p, bool with_array)
+static uint32_t get(struct ring *r, uint32_t offset)
+{
+	uint32_t value = 0;
+
+	if (!r->pid)
+		return atomic_load(word(r, offset));
+	if (!r->err && copy(r->pid, r->rings_at + offset, &value, sizeof(value), false))
+		r->err = errno;
+	return value;
+}
+
+static void set(struct ring *r, uint32_t offset, uint32_t value)
+{
+	if (!r->pid)
+		atomic_store(word(r, offset), value);
+	else if (!r->err && copy(r->pid, r->rings_at + offset, &value, sizeof(value), true))
+		r->err = errno;
+}
+
+static int failed(const struct ring *r)
+{
+	if (r->err)
+		errno = r->err;
+	return r->err ? -1 : 0;
+}
+
+/* `with_array`: indices instead of the entries' own order (no IORING_SETUP_NO_SQARRAY); pid: of a program with IORING_SETUP_NO_MMAP. */
+static int map_ring(struct ring *r, int fd, const struct io_uring_params *p, bool with_array, pid_t pid)
 {
 	size_t cqes = p->cq_off.cqes + (size_t)p->cq_entries * (p->flags & (1u << 11) ? 32 : 16);
 	size_t array = with_array ? p->sq_off.array + (size_t)p->sq_entries * 4 : 0;
@@ -135,6 +176,14 @@ static int map_ring(struct ring *r, int fd, const struct io_uring_params *p, boo
 			    .sq = p->sq_off, .cq = p->cq_off, .sqe_size = p->flags & (1u << 10) ? 128 : 64 };
 	r->rings_len = cqes > array ? cqes : array;
 	r->sqes_len = r->sqe_size * p->sq_entries;
+	if (p->flags & SETUP_NO_MMAP) {
+		r->pid = pid;
+		/* The last member of both, which older headers do not name: user_addr. */
+		memcpy(&r->rings_at, (const char *)&p->cq_off + 32, sizeof(r->rings_at));
+		memcpy(&r->sqes_at, (const char *)&p->sq_off + 32, sizeof(r->sqes_at));
+		r->sqes = malloc(r->sqes_len);
+		return r->sqes ? 0 : -1;
+	}
 	r->rings = mmap(NULL, r->rings_len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
 	if (r->rings == MAP_FAILED)
 		return -1;
@@ -148,6 +197,10 @@ static int map_ring(struct ring *r, int fd, const struct io_uring_params *p, boo
 
 static void unmap_ring(struct ring *r)
 {
+	if (r->pid) {
+		free(r->sqes);
+		return;
+	}
 	munmap(r->rings, r->rings_len);
 	munmap(r->sqes, r->sqes_len);
 }
@@ -161,15 +214,17 @@ static void fill_nops(struct ring *r, bool with_array, bool skip)
 		memset(sqe, 0, r->sqe_size);
 		sqe->flags = skip ? SQE_SKIP_SUCCESS : 0;
 		if (with_array)
-			atomic_store(word(r, r->sq.array + 4 * i), 0);
+			set(r, r->sq.array + 4 * i, 0);
 	}
+	if (r->pid && !r->err && copy(r->pid, r->sqes_at, r->sqes, r->sqes_len, true))
+		r->err = errno;
 }
 
 /* Submits n, at most as many as both queues take, and empties the completion queue. */
 static int submit_nops(struct ring *r, unsigned n)
 {
-	uint32_t tail = atomic_load(word(r, r->sq.tail)) + n;
-	atomic_store(word(r, r->sq.tail), tail);
+	uint32_t tail = get(r, r->sq.tail) + n;
+	set(r, r->sq.tail, tail);
 	if (!(r->flags & SETUP_SQPOLL)) {
 		long done = enter(r->fd, n, 0, 0);
 
@@ -178,12 +233,12 @@ static int submit_nops(struct ring *r, unsigned n)
 			return -1;
 		}
 	}
-	while (atomic_load(word(r, r->sq.head)) != tail) {
-		if ((atomic_load(word(r, r->sq.flags)) & IORING_SQ_NEED_WAKEUP) && enter(r->fd, 0, 0, IORING_ENTER_SQ_WAKEUP) < 0)
+	while (get(r, r->sq.head) != tail && !r->err) {
+		if ((get(r, r->sq.flags) & IORING_SQ_NEED_WAKEUP) && enter(r->fd, 0, 0, IORING_ENTER_SQ_WAKEUP) < 0)
 			return -1;
 		(void)sched_yield();
 	}
-	return 0;
+	return failed(r);
 }
 
 /*
@@ -194,13 +249,13 @@ static void drain(struct ring *r, uint32_t left)
 {
 	uint32_t stays = r->unread > left ? r->unread - left : 0;
 
-	atomic_store(word(r, r->cq.head), atomic_load(word(r, r->cq.tail)) - stays);
+	set(r, r->cq.head, get(r, r->cq.tail) - stays);
 }
 
 /* How many completions there is room for. */
 static uint32_t room(struct ring *r)
 {
-	return r->cq_entries - (atomic_load(word(r, r->cq.tail)) - atomic_load(word(r, r->cq.head)));
+	return r->cq_entries - (get(r, r->cq.tail) - get(r, r->cq.head));
 }
 
 static int advance_by_nops(struct ring *r, bool with_array, uint32_t steps, bool skip, uint32_t *left)
@@ -212,7 +267,7 @@ static int advance_by_nops(struct ring *r, bool with_array, uint32_t steps, bool
 		most = 64;
 	fill_nops(r, with_array, skip);
 	for (; steps > 0; steps -= n) {
-		uint32_t tail = atomic_load(word(r, r->cq.tail));
+		uint32_t tail = get(r, r->cq.tail);
 
 		n = steps < most ? steps : most;
 		if (!skip && n > room(r))
@@ -223,7 +278,7 @@ static int advance_by_nops(struct ring *r, bool with_array, uint32_t steps, bool
 		if (r->flags & SETUP_SQPOLL && !skip) {
 			uint32_t want = tail + n;
 
-			while (atomic_load(word(r, r->cq.tail)) != want)
+			while (get(r, r->cq.tail) != want && !r->err)
 				(void)sched_yield();
 		}
 		if (!skip) {
@@ -231,7 +286,7 @@ static int advance_by_nops(struct ring *r, bool with_array, uint32_t steps, bool
 			drain(r, *left);
 		}
 	}
-	return 0;
+	return failed(r);
 }
 
 /* Completions for another ring, from one of ours (IORING_OP_MSG_RING, Linux 5.18; with flags 6.3). */
@@ -241,7 +296,7 @@ static int post(int own, struct ring *from, int to, const struct io_uring_cqe *c
 
 	while (done < n) {
 		unsigned batch = n - done < from->sq_entries ? n - done : from->sq_entries;
-		uint32_t tail = atomic_load(word(from, from->sq.tail)), head;
+		uint32_t tail = get(from, from->sq.tail), head;
 
 		for (unsigned i = 0; i < batch; i++) {
 			unsigned slot = (tail + i) & (from->sq_entries - 1);
@@ -259,12 +314,12 @@ static int post(int own, struct ring *from, int to, const struct io_uring_cqe *c
 					sqe->file_index = cqe->flags;
 				}
 			}
-			atomic_store(word(from, from->sq.array + 4 * slot), slot);
+			set(from, from->sq.array + 4 * slot, slot);
 		}
-		atomic_store(word(from, from->sq.tail), tail + batch);
+		set(from, from->sq.tail, tail + batch);
 		if (enter(own, batch, batch, IORING_ENTER_GETEVENTS) != (long)batch)
 			return -1;
-		head = atomic_load(word(from, from->cq.head));
+		head = get(from, from->cq.head);
 		for (unsigned i = 0; i < batch; i++) {
 			const struct io_uring_cqe *cqe = (const struct io_uring_cqe *)(void *)(from->rings + from->cq.cqes);
 
@@ -287,7 +342,7 @@ static int own_ring(struct ring *r)
 
 	if (fd < 0)
 		return -1;
-	if (map_ring(r, fd, &p, true)) {
+	if (map_ring(r, fd, &p, true, 0)) {
 		close(fd);
 		return -1;
 	}
@@ -328,6 +383,7 @@ struct advance {
 	napi_deferred deferred;
 	struct io_uring_params params;
 	int fd;			/* a duplicate of ours */
+	pid_t pid;		/* whose ring it is */
 	bool with_array;
 	uint32_t sq, cq, unread;
 	int err;
@@ -340,7 +396,7 @@ static int advance(struct advance *a)
 	struct ring r, own;
 	int ret = -1, own_fd;
 
-	if (map_ring(&r, a->fd, &a->params, a->with_array))
+	if (map_ring(&r, a->fd, &a->params, a->with_array, a->pid))
 		return -1;
 	r.unread = a->unread;
 	if (advance_by_nops(&r, a->with_array, both, false, &left) || advance_by_nops(&r, a->with_array, a->sq - both, true, &left))
@@ -356,6 +412,8 @@ static int advance(struct advance *a)
 			ret = post(own_fd, &own, a->fd, NULL, n);
 			rest -= n;
 			drain(&r, rest);
+			if (!ret)
+				ret = failed(&r);
 		}
 		unmap_ring(&own);
 		close(own_fd);
@@ -396,30 +454,32 @@ static void advance_complete(napi_env env, napi_status status, void *data)
 }
 
 /*
- * uringAdvance(fd, params, sq, cq, unread): Promise — brings the counters of a ring that any thread may submit to on by so
- * many submissions and completions, the last `unread` of which stay in the queue; its memory is overwritten. In another thread.
+ * uringAdvance(fd, pid, params, sq, cq, unread): Promise — brings the counters of a process's ring that any thread may submit
+ * to on by so many submissions and completions, the last `unread` of which stay in the queue; its memory is overwritten. In
+ * another thread.
  */
 static napi_value uring_advance(napi_env env, napi_callback_info info)
 {
-	napi_value args[5], promise, name;
+	napi_value args[6], promise, name;
 	struct advance *a;
-	int32_t fd;
+	int32_t fd, pid;
 	size_t len;
 	void *data;
 
-	if (!get_args(env, info, 5, args) || !get_int(env, args[0], &fd))
+	if (!get_args(env, info, 6, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &pid))
 		return NULL;
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return throw_errno(env, ENOMEM, "malloc");
-	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len != sizeof(a->params) ||
-	    napi_get_value_uint32(env, args[2], &a->sq) != napi_ok || napi_get_value_uint32(env, args[3], &a->cq) != napi_ok ||
-	    napi_get_value_uint32(env, args[4], &a->unread) != napi_ok) {
+	if (napi_get_buffer_info(env, args[2], &data, &len) != napi_ok || len != sizeof(a->params) ||
+	    napi_get_value_uint32(env, args[3], &a->sq) != napi_ok || napi_get_value_uint32(env, args[4], &a->cq) != napi_ok ||
+	    napi_get_value_uint32(env, args[5], &a->unread) != napi_ok) {
 		free(a);
 		napi_throw_type_error(env, "ERR_ARGS", "struct io_uring_params and three counts were expected");
 		return NULL;
 	}
 	memcpy(&a->params, data, len);
+	a->pid = pid;
 	a->with_array = !(a->params.flags & (1u << 16));
 	a->fd = dup(fd);
 	if (a->fd < 0 || napi_create_promise(env, &a->deferred, &promise) != napi_ok ||

@@ -62,7 +62,14 @@ interface Addon {
   uringSetup(entries: number, params: Uint8Array): number;
   eventfd(count: number): number;
   uringPost(fd: number, completions: Uint8Array): void;
-  uringAdvance(fd: number, params: Uint8Array, submissions: number, completions: number, unread: number): Promise<void>;
+  uringAdvance(
+    fd: number,
+    pid: number,
+    params: Uint8Array,
+    submissions: number,
+    completions: number,
+    unread: number,
+  ): Promise<void>;
   watchReadable(fd: number, callback: () => void): WatchHandle;
   unwatch(handle: WatchHandle): void;
   [verb: string]: unknown;

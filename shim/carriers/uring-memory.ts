@@ -193,11 +193,11 @@ export const post = async ({ ring }: Made, hand: Hand, cqes: Buffer): Promise<vo
 export const advance = async (made: Made, hand: Hand, sq: number, cq: number): Promise<void> => {
   if (sq === 0 && cq === 0) return;
   const { ring, params } = made;
-  if ((ring.flags & (SETUP.singleIssuer | SETUP.noMmap)) === 0) {
-    await addon.uringAdvance(ring.fd, params, sq, cq, unreadOf(made.image, made.offsets));
+  if ((ring.flags & SETUP.singleIssuer) === 0) {
+    await addon.uringAdvance(ring.fd, ring.pid, params, sq, cq, unreadOf(made.image, made.offsets));
     return;
   }
-  // Only its own thread may submit, or only its process has the memory.
+  // Only its own thread may submit.
   const both = Math.min(sq, cq);
   await nops(made, hand, both, 0, cq - both);
   await nops(made, hand, sq - both, IOSQE_CQE_SKIP_SUCCESS, cq - both);
