@@ -639,6 +639,15 @@ struct watch {
 	struct epoll_event event;
 };
 
+/* The kernel's name for it; to ask it of every descriptor is cheap, to have rings describe themselves is not. */
+static bool is_epoll(int fds, const char *fd)
+{
+	static const char name[] = "anon_inode:[eventpoll]";
+	char target[sizeof(name)];
+
+	return readlinkat(fds, fd, target, sizeof(target)) == sizeof(name) - 1 && !memcmp(target, name, sizeof(name) - 1);
+}
+
 /* The epolls in which a descriptor of the task's is (proc_pid_fdinfo(5)); at most `max`. */
 static size_t find_watches(pid_t tid, int fd, struct watch *watches, size_t max)
 {
@@ -647,28 +656,25 @@ static size_t find_watches(pid_t tid, int fd, struct watch *watches, size_t max)
 	size_t n = 0;
 	DIR *dir;
 
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo", tid);
+	snprintf(path, sizeof(path), "/proc/%d/fd", tid);
 	dir = opendir(path);
 	while (dir && n < max && (d = readdir(dir))) {
-		int epoll = atoi(d->d_name), info;
 		FILE *f;
 
-		if (d->d_name[0] == '.')
+		if (!is_epoll(dirfd(dir), d->d_name))
 			continue;
-		info = openat(dirfd(dir), d->d_name, O_RDONLY | O_CLOEXEC);
-		f = info < 0 ? NULL : fdopen(info, "r");
+		snprintf(path, sizeof(path), "/proc/%d/fdinfo/%.16s", tid, d->d_name);
+		f = fopen(path, "re");
 		while (f && n < max && fgets(line, sizeof(line), f)) {
 			unsigned long long data;
 			unsigned int events;
 			int target;
 
 			if (sscanf(line, "tfd: %d events: %x data: %llx", &target, &events, &data) == 3 && target == fd)
-				watches[n++] = (struct watch){ epoll, { .events = events, .data.u64 = data } };
+				watches[n++] = (struct watch){ atoi(d->d_name), { .events = events, .data.u64 = data } };
 		}
 		if (f)
 			fclose(f);
-		else if (info >= 0)
-			close(info);
 	}
 	if (dir)
 		closedir(dir);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rings of the images are made anew, by the restored tasks themselves: set up with the same parameters, their counters
 // brought on to where they were, their memory filled and mapped where it was.
-import { closeSync, readdirSync, readFileSync } from "node:fs";
+import { closeSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import { reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
@@ -420,7 +420,9 @@ interface Watch {
 
 /** The epolls of a process in which a descriptor is. */
 const watchesOf = (pid: number, fd: number): Watch[] =>
-  readdirSync(`/proc/${pid}/fdinfo`).flatMap((name) => {
+  readdirSync(`/proc/${pid}/fd`).flatMap((name) => {
+    // To ask every descriptor's name is cheap, to have rings describe themselves is not.
+    if (readlinkSync(`/proc/${pid}/fd/${name}`) !== "anon_inode:[eventpoll]") return [];
     const info = readFileSync(`/proc/${pid}/fdinfo/${name}`, "utf8");
     return [...info.matchAll(/^tfd:\s+(\d+) events:\s+([0-9a-f]+) data:\s+([0-9a-f]+)/gm)].flatMap(
       ([, target, events, data]) => {
