@@ -13,6 +13,7 @@ import { type Carriers, removeImages, writeNeeds } from "../carriers/registry.js
 import { reason } from "../error.js";
 import type { Annotations } from "../session/annotations.js";
 import type { Log } from "../session/log.js";
+import { makeSearchable } from "../session/searchable.js";
 import { type Found, findSpecial } from "../xray/find.js";
 import { type Command, engineBy, type Undoer } from "./engine.js";
 import {
@@ -94,6 +95,15 @@ const hidesThreads = (carriers: readonly Carrier[]): bigint =>
   carriers.some((carrier) => carrier.hasKernelThreads?.()) ? 1n : 0n;
 
 /** Asks the carriers one after the other; the first that claims an object has it. */
+/** Without it the engine may still manage. */
+const searchable = (imagesDir: string, log: Log): void => {
+  try {
+    makeSearchable(imagesDir);
+  } catch (error) {
+    log("Warn ", `cannot make the images' directory searchable: ${reason(error)}`);
+  }
+};
+
 const claim = async (
   ask: (carrier: Carrier) => Promise<boolean> | undefined,
   all: readonly Carrier[],
@@ -274,6 +284,7 @@ export const serveControl = (
           log("Error", `the engine plugin speaks version ${q.args[0]}, this shim ${VERSION}: reinstall cryoshim`);
         const asks = onSeized !== undefined || carriers.some((carrier) => carrier.seized);
         const once = (asks ? 1n << BigInt(HOOK.checkpointDevices) : 0n) | (1n << BigInt(HOOK.resumeDevicesLate));
+        if (STAGE[q.hook] === "restore") searchable(context.imagesDir, log);
         if (fits && STAGE[q.hook] === "restore") for (const carrier of carriers) await carrier.restoring?.(context);
         done(q, { ret: 0 }, fits ? [wantedHooks(carriers), once, hidesThreads(carriers)] : [0n, 0n]);
       } else if (q.type === TYPE.EXIT) {
