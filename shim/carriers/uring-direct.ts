@@ -2,7 +2,7 @@
 // Direct descriptors: registered files that are open nowhere else. The kernel gives none of them away but by a submission to the ring,
 // which the program would miss in its count: what has a name is opened by it again.
 import { closeSync, constants, openSync, readFileSync } from "node:fs";
-import type { OpenedFile, RingReader } from "../xray/rings.js";
+import type { RingReader } from "../xray/rings.js";
 import { refuse } from "./uring-ring.js";
 import { CALL, type Hand } from "./uring-task.js";
 
@@ -36,59 +36,79 @@ const namesOf = (fd: number): Map<number, string> => {
   );
 };
 
+/** Files that are opened at once, to be compared in one pass. */
+const AT_ONCE = 256;
+
 /** Finds out how direct descriptors of one dump can be opened again. */
 export class DirectFinder {
   readonly #reader: RingReader;
   readonly #numbers = new Map<bigint, number>();
-  #ring = -1;
-  #names = new Map<number, string>();
-  #opened: OpenedFile[] = [];
 
   constructor(reader: RingReader) {
     this.#reader = reader;
   }
 
-  /** Of the ring at our descriptor; `pid`: who will open it. Throws ERR_URING where it has no name. */
-  find(fd: number, index: number, pid: number, at: string): DirectFile {
-    if (this.#ring !== fd) [this.#ring, this.#names, this.#opened] = [fd, namesOf(fd), this.#reader.opened(fd)];
-    const name = this.#names.get(index) ?? "";
-    const file = this.#opened.find((each) => each.index === index);
-    const cannot = (why: string): Error =>
-      refuse(
-        `cannot carry ${at}`,
-        `its registered file ${index} is open nowhere else, and ${why}`,
-        "keep a descriptor of it",
-      );
-    if (file === undefined) throw cannot("is not found any more");
-    const kind = file.mode & S_IFMT;
-    if (!OPENABLE.has(kind) || !name.startsWith("/"))
-      throw cannot(`${KINDS.get(kind) ?? "such a file"} (${name}) cannot be opened again`);
-    if (this.#inodeAt(`/proc/${pid}/root${name}`) !== file.inode)
-      throw cannot(`${name} is not its name any more, where process ${pid} looks for it`);
-    const number = this.#numbers.get(file.file) ?? this.#numbers.size;
-    this.#numbers.set(file.file, number);
-    return {
-      opened: number,
-      path: Buffer.from(name, "latin1"),
-      flags: (file.flags & ~O_CREATING) >>> 0,
-      position: BigInt.asUintN(64, file.position),
-    };
+  /**
+   * Slots of the ring at our descriptor; `pid`: who will open them. Throws ERR_URING where one has no name that leads to it.
+   */
+  find(fd: number, slots: readonly number[], pid: number, at: string): Map<number, DirectFile> {
+    const found = new Map<number, DirectFile>();
+    if (slots.length === 0) return found;
+    const [names, wanted] = [namesOf(fd), new Set(slots)];
+    const opened = this.#reader.opened(fd).filter(({ index }) => wanted.has(index));
+    const inodes = this.#inodes(pid, [...new Set(opened.map(({ index }) => names.get(index) ?? ""))]);
+    for (const { index, file, inode, flags, mode, position } of opened) {
+      const name = names.get(index) ?? "";
+      const cannot = (why: string): Error =>
+        refuse(
+          `cannot carry ${at}`,
+          `its registered file ${index} is open nowhere else, and ${why}`,
+          "keep a descriptor of it",
+        );
+      const kind = mode & S_IFMT;
+      if (!OPENABLE.has(kind) || !name.startsWith("/"))
+        throw cannot(`${KINDS.get(kind) ?? "such a file"} (${name}) cannot be opened again`);
+      if (inodes.get(name) !== inode)
+        throw cannot(`${name} is not its name any more, where process ${pid} looks for it`);
+      const number = this.#numbers.get(file) ?? this.#numbers.size;
+      this.#numbers.set(file, number);
+      found.set(index, {
+        opened: number,
+        path: Buffer.from(name, "latin1"),
+        flags: (flags & ~O_CREATING) >>> 0,
+        position: BigInt.asUintN(64, position),
+      });
+    }
+    return found;
   }
 
-  #inodeAt(path: string): bigint | undefined {
-    let fd: number;
-    try {
-      fd = openSync(Buffer.from(path, "latin1"), O_PATH | constants.O_NOFOLLOW);
-    } catch {
-      return undefined;
+  /** The kernel's inodes of names, as far as there are any, from a process's root. */
+  #inodes(pid: number, names: readonly string[]): Map<string, bigint> {
+    const inodes = new Map<string, bigint>();
+    for (let at = 0; at < names.length; at += AT_ONCE) {
+      const open = new Map<number, string>();
+      try {
+        for (const name of names.slice(at, at + AT_ONCE)) {
+          const fd = tryOpen(`/proc/${pid}/root${name}`);
+          if (fd !== undefined) open.set(fd, name);
+        }
+        for (const { fd, inode } of this.#reader.descriptors(process.pid))
+          if (open.has(fd)) inodes.set(open.get(fd)!, inode);
+      } finally {
+        for (const fd of open.keys()) closeSync(fd);
+      }
     }
-    try {
-      return this.#reader.descriptors(process.pid).find((each) => each.fd === fd)?.inode;
-    } finally {
-      closeSync(fd);
-    }
+    return inodes;
   }
 }
+
+const tryOpen = (path: string): number | undefined => {
+  try {
+    return openSync(Buffer.from(path, "latin1"), O_PATH | constants.O_NOFOLLOW);
+  } catch {
+    return undefined;
+  }
+};
 
 /** Opens one in the task. Throws CallFailed. */
 export const openDirect = async ({ path, flags, position }: DirectFile, hand: Hand): Promise<number> => {

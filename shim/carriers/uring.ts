@@ -315,10 +315,13 @@ class Dump {
       if (state.files > 0) {
         image.file_slots = state.files;
         if (state.alloc[0] !== 0 || state.alloc[1] !== state.files) [image.alloc_start, image.alloc_end] = state.alloc;
-        image.files = this.#reader.files(fd).map(({ index, file, tag }) => {
-          if (file === 0n) return { index, tag };
-          const one = opened().find((each) => each.file === file);
-          if (one === undefined) return { index, tag, ...direct.find(fd, index, owner.pid, at) };
+        const files = this.#reader.files(fd);
+        const byFile = new Map(opened().map((each) => [each.file, each]));
+        const alone = files.filter(({ file }) => file !== 0n && !byFile.has(file)).map(({ index }) => index);
+        const named = direct.find(fd, alone, owner.pid, at);
+        image.files = files.map(({ index, file, tag }) => {
+          const one = byFile.get(file);
+          if (one === undefined) return { index, tag, ...named.get(index) };
           return { index, tag, task: taskName(one.pid, depth), fd: one.fd };
         });
       }
