@@ -29,7 +29,7 @@ import {
 export type { RecordedNode } from "./wire.js";
 
 export interface SpfsOptions {
-  /** Names the state directory /run/cryoshim/spfs/ID: letters, digits, "_", "-", ".", at most 64, no "." first. */
+  /** Names the state directory /run/cryoshim/spfs/ID: letters, digits, "_", "-", ".", at most 64, no "." or "-" first. */
   id: string;
   /** On the host, a directory of ours; the server mounts itself there. */
   mountpoint: string;
@@ -88,7 +88,7 @@ export interface Spfs {
   stop(): Promise<void>;
 }
 
-const ID = /^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$/;
+const ID = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
 const RETRIES = 50;
 
 /** The server; CRYOSHIM_SPFS names another build of it (native/Makefile: check). */

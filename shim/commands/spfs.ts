@@ -2,7 +2,6 @@
 // SPFS for people and hooks: which file systems it stands for, and each step by hand.
 import { closeSync, constants, existsSync, mkdirSync, openSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { nanoid } from "nanoid";
 import { openCheckpoint } from "../../crit/checkpoint.js";
 import { specMountsOf } from "../../crit/container.js";
 import { plain } from "../../crit/text.js";
@@ -13,6 +12,7 @@ import { keepsInodes } from "../carriers/remote-mounts.js";
 import { partOf, standsAt, wrongWith } from "../carriers/remote-restore.js";
 import { CONFIG_FILE, DEFAULTS, type RemoteSettings } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
+import { newId } from "../id.js";
 import { bringBack, keep, leaveCgroups, retireFor } from "../remote/keep.js";
 import { raiseAt } from "../remote/stand.js";
 import { type Remembered, recall, remember, type Treatment } from "../remote/state.js";
@@ -231,7 +231,7 @@ export const prepare = async (images: string, options: PrepareOptions): Promise<
           why: wrong,
           fix: 'SPFS may stand for it with [remote] policy = "auto"',
         });
-      const id = nanoid();
+      const id = newId();
       // What is not there at all the runtime would not find, either.
       // One whose server does not answer is there.
       const there = await look({ base: "/", top: place.slice(1), files: [] }, ms).catch(() => undefined);

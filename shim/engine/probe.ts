@@ -4,8 +4,8 @@
 import { lstatSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { execa } from "execa";
-import { nanoid } from "nanoid";
 import { z } from "zod";
+import { newId } from "../id.js";
 import { stateDir } from "../session/plugin-dir.js";
 
 /** Features of `criu check --feature` (criu/cr-check.c, 4.2) on which something depends that users ask for. */
@@ -52,7 +52,7 @@ const kept = (key: string): Probe | undefined => {
 
 const keep = (found: Probe): void => {
   try {
-    const making = join(stateDir(), `probe.${nanoid()}`);
+    const making = join(stateDir(), `probe.${newId()}`);
     writeFileSync(making, JSON.stringify(found), { mode: 0o600, flag: "wx" });
     renameSync(making, FILE);
   } catch {

@@ -3,7 +3,6 @@
 // the keeper's; dropped if the restore fails.
 import { mkdirSync, readlinkSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
-import { nanoid } from "nanoid/non-secure";
 import { addon, packageRoot } from "../../native/index.js";
 import { openSpfs, type Spfs, startSpfs } from "../../spfs/control.js";
 import type { CarrierContext } from "../carriers/carrier.js";
@@ -12,6 +11,7 @@ import { mountsOf } from "../carriers/remote-mounts.js";
 import { joined, partOf, standsAt } from "../carriers/remote-restore.js";
 import { inPath } from "../engine/choose.js";
 import { reason } from "../error.js";
+import { newId } from "../id.js";
 import { stateDir } from "../session/plugin-dir.js";
 import { recall, remember, type Treatment } from "./state.js";
 
@@ -25,7 +25,7 @@ export const keeper = (id: string): [string, ...string[]] => {
   const enter = nsenter !== undefined && readlinkSync(host) !== readlinkSync(here);
   return [
     ...(enter ? [nsenter, `--mount=${host}`, "--"] : []),
-    ...[process.execPath, join(packageRoot, "dist", "cli.js"), "spfs", "keep", id],
+    ...[process.execPath, join(packageRoot, "dist", "cli.js"), "spfs", "keep", "--", id],
   ] as [string, ...string[]];
 };
 
@@ -76,7 +76,7 @@ export const raiseAt = async (
 
 /** Raises one with nothing in it, and ends it. Throws why it cannot be raised here. */
 export const tryStand = async (): Promise<{ passthrough: boolean }> => {
-  const id = `try-${nanoid()}`;
+  const id = `try-${newId()}`;
   const mountpoint = mountpointFor(id);
   mkdirSync(mountpoint, { mode: 0o700 });
   const numbers = { ino: 1n, mode: 0o40755, nlink: 2, uid: 0, gid: 0, rdev: 0, size: 0n };
@@ -136,7 +136,7 @@ export class Stands {
       this.#stands.push({ spfs: await openSpfs(id), seen: [path], ours: false, prepared: true });
       return [];
     }
-    const id = nanoid();
+    const id = newId();
     const host = keyed.length === 0 ? fs.mounts[0] : undefined;
     const mountpoint = host === undefined ? mountpointFor(id) : host.point;
     if (host === undefined) {

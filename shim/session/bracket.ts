@@ -4,10 +4,10 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { nanoid } from "nanoid/non-secure";
 import { hasKernelClients } from "../carriers/remote-mounts.js";
 import type { NetworkLock } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
+import { newId } from "../id.js";
 import { closeAll } from "../netlock/bpf.js";
 import { flowsOf } from "../netlock/images.js";
 import { clearKept, isLockId, isMounted, keep, sweep, type TakenLock, take } from "../netlock/kept.js";
@@ -208,7 +208,7 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
   const keepFor = (made: NetLock, pid: number): string | undefined => {
     const netns = netnsInode(`/proc/${pid}/ns/net`);
     if (!shared && !isMounted(netns)) return undefined;
-    const id = nanoid();
+    const id = newId();
     try {
       guard.kept(id, pid);
       keep(made.parts, { id, extent: made.extent, netns, images: work.imagesDir, pid });

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The shim's word to its guard, the process that settles what a sudden death of engine or shim leaves behind.
 // Messages: native/launcher/guard.h.
-import { nanoid } from "nanoid/non-secure";
 import { closeFd, isAgain, receiveMessage, sendMessage, watchReadable } from "../../native/index.js";
+import { newId } from "../id.js";
 import type { Freezer } from "./freezer.js";
 
 /** GUARD_MAX without the letter. */
@@ -92,7 +92,7 @@ export const openGuard = (fd: number): Guard => {
     end();
     closeFd(fd);
   };
-  const session = nanoid();
+  const session = newId();
   tell("S", `${SESSION}=${session}`);
   return {
     session,

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// Names of ours for what exists for a while: sessions, locks, stub-proxy file systems.
+import { customAlphabet } from "nanoid/non-secure";
+
+/**
+ * A new name that nobody else has: 22 letters and digits. Nothing else: a name that begins with "-" is an option to a command that
+ * is given it.
+ */
+export const newId = customAlphabet("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", 22);
