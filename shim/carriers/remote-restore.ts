@@ -8,7 +8,7 @@ import { spfsOf } from "../remote/state.js";
 import { named, refuse, shown } from "./remote-dump.js";
 import type { RemoteFs, RemoteMount, RemoteNode } from "./remote-image.js";
 import { look } from "./remote-look.js";
-import { isRemote, keepsInodes, type MountLine, mountsOf, within } from "./remote-mounts.js";
+import { keepsInodes, type MountLine, mountsOf, within } from "./remote-mounts.js";
 
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
@@ -96,13 +96,6 @@ export const standsAt = async (path: string, ms: number): Promise<string | undef
   const { top } = await look({ base: "/", top: path.slice(1), files: [] }, ms);
   const mount = typeof top === "string" ? undefined : mountAt(top.mntId);
   return mount === undefined ? undefined : spfsOf(mount);
-};
-
-/** Whether a path of this host is on a mount whose files are on a server, and no SPFS of ours. */
-export const isOnServer = async (path: string, ms: number): Promise<boolean> => {
-  const { top } = await look({ base: "/", top: path.slice(1), files: [] }, ms);
-  const mount = typeof top === "string" ? undefined : mountAt(top.mntId);
-  return mount !== undefined && isRemote(mount.type) && spfsOf(mount) === undefined;
 };
 
 /** The part of a file system, below its base, that a mount shows as its root. */

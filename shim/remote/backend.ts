@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real file system, once its server is there again: found where it is mounted on this host, or mounted anew. What is
 // mounted here is unmounted again once SPFS has it (MNT_DETACH): it is seen nowhere, and lasts as long as it is used.
-import { closeSync, constants, mkdirSync, openSync, readFileSync, rmdirSync, statSync } from "node:fs";
+import { closeSync, constants, mkdirSync, opendirSync, openSync, readFileSync, rmdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { execa } from "execa";
 import { addon } from "../../native/index.js";
 import { look } from "../carriers/remote-look.js";
-import { matches, mountsOf, within } from "../carriers/remote-mounts.js";
-import { isOnServer, joined, placesOf } from "../carriers/remote-restore.js";
+import { isRemote, type MountLine, matches, mountsOf, within } from "../carriers/remote-mounts.js";
+import { joined, placesOf } from "../carriers/remote-restore.js";
 import type { RemoteMapping, RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
 import { stateDir } from "../session/plugin-dir.js";
-import type { Remembered } from "./state.js";
+import { type Remembered, spfsOf } from "./state.js";
 
 const O_PATH = 0o10000000;
 
@@ -25,12 +25,47 @@ export interface Backend {
   seen?: string;
 }
 
-/** A directory whose server answers now. It is opened only then: an open would wait without end. */
-const openAnswering = async (path: string, ms: number): Promise<number> => {
+/** What is wrong with an opened directory as the file system that is looked for; undefined: nothing. */
+type Unlike = (mount: MountLine, fd: number) => string | undefined;
+
+/**
+ * A directory whose server answers now. It is opened only then: an open would wait without end. What has been opened is then held
+ * against what was looked for: a mount can go at any moment, and the directory below it is another, most often an empty one.
+ */
+const openAnswering = async (path: string, ms: number, unlike: Unlike): Promise<number> => {
   const { top } = await look({ base: "/", top: path.slice(1), files: [] }, ms);
   if (typeof top === "string") throw new Error(`\`${path}\` cannot be looked at (${top})`);
   if ((top.mode & 0o170000) !== 0o040000) throw new Error(`\`${path}\` is no directory`);
-  return openSync(Buffer.from(path, "latin1"), O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+  const fd = openSync(Buffer.from(path, "latin1"), O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+  try {
+    const id = Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
+    const mount = mountsOf("self").find((line) => line.id === id);
+    const why = mount === undefined ? "has just been unmounted" : unlike(mount, fd);
+    if (why !== undefined) throw new Error(`\`${path}\` ${why}`);
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+};
+
+const isEmpty = (fd: number): boolean => {
+  const directory = opendirSync(`/proc/self/fd/${fd}`);
+  try {
+    return directory.readSync() === null;
+  } finally {
+    directory.closeSync();
+  }
+};
+
+/** An empty directory below what is not mounted (yet) is not it. */
+const notOnServer: Unlike = (mount) =>
+  isRemote(mount.type) && spfsOf(mount) === undefined ? undefined : "is not on a server";
+
+/** What somebody has named may be a directory of this host's own. */
+const notNamed: Unlike = (mount, fd) => {
+  if (spfsOf(mount) !== undefined) return "is SPFS's";
+  return isRemote(mount.type) || !isEmpty(fd) ? undefined : "is empty, and nothing is mounted there";
 };
 
 /** Options of a file that root alone may read: they are not to be seen in a list of processes, so mount(8) gets the file. */
@@ -88,7 +123,9 @@ const mountUnseen = async (
     });
     if (failed)
       throw new Error(timedOut ? "mount(8) takes too long" : stderr.trim().split("\n").at(-1) || "mount(8) failed");
-    return { fd: await openAnswering(joined(dir, within("/", fs.base) ?? ""), ms), from, seen: dir };
+    const place = joined(dir, within("/", fs.base) ?? "");
+    const unlike: Unlike = ({ point }) => (point === dir ? undefined : "has just been unmounted");
+    return { fd: await openAnswering(place, ms, unlike), from, seen: dir };
   } catch (error) {
     unsee(dir, true);
     throw error;
@@ -125,22 +162,22 @@ export const findBackend = async (remembered: Remembered, settings: RemoteSettin
       return undefined;
     }
   };
-  const directory = (path: string) => async (): Promise<Backend> => ({ fd: await openAnswering(path, ms), from: path });
+  const directory = (path: string, unlike: Unlike) => async (): Promise<Backend> => ({
+    fd: await openAnswering(path, ms, unlike),
+    from: path,
+  });
+  const another: Unlike = ({ type, source }) =>
+    type === fs.type && source === fs.source ? undefined : "has just been unmounted";
   const ways: (() => Promise<Backend>)[] = [];
   for (const { source, here } of treatment.map)
     if (matches(source, fs.source))
-      ways.push(here.startsWith("/") ? directory(here) : () => mountUnseen(remembered, { from: here }, ms));
+      ways.push(here.startsWith("/") ? directory(here, notNamed) : () => mountUnseen(remembered, { from: here }, ms));
   for (const { source, path, ...how } of settings.mount)
     if (matches(source, fs.source))
-      ways.push(path === undefined ? () => mountUnseen(remembered, how, ms) : directory(path));
+      ways.push(path === undefined ? () => mountUnseen(remembered, how, ms) : directory(path, notNamed));
   const mapped = ways.length > 0;
-  for (const path of placesOf(fs)) ways.push(directory(path));
-  for (const path of paths)
-    ways.push(async () => {
-      // An empty directory below what is not mounted (yet) is not it.
-      if (!(await isOnServer(path, ms))) throw new Error(`\`${path}\` is not on a server`);
-      return { fd: await openAnswering(path, ms), from: path };
-    });
+  for (const path of placesOf(fs)) ways.push(directory(path, another));
+  for (const path of paths) ways.push(directory(path, notOnServer));
   if (!mapped && BY_ITSELF.test(fs.type)) ways.push(() => mountUnseen(remembered, {}, ms));
   for (const way of ways) {
     const found = await attempt(way);
