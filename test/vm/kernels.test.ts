@@ -62,10 +62,12 @@ describe.concurrent.each([
 
   test("the stub-proxy file system goes through its phases and survives its worker, whatever this kernel's FUSE can", async () => {
     const said = await run(suite, "spfs.sh");
-    expect(said.match(/^(passthrough|works:?) .*/gm)).toEqual([
+    expect(said.match(/^(passthrough|retired:|works:?) .*/gm)).toEqual([
       `passthrough auto: ${version === "6.1." ? "not used" : "used"}`,
+      "retired: auto",
       "works: auto",
       "passthrough off: not used",
+      "retired: off",
       "works: off",
     ]);
   });

@@ -2,9 +2,22 @@
 // In a virtual machine: all phases of the stub-proxy file system on this kernel, with and without passthrough, crashes in between.
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, constants, mkdirSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { release } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { startSpfs } from "../../spfs/control.js";
+import { retire } from "../../spfs/retire.js";
 import { recordAll } from "../support/spfs.js";
 
 const must = (what: string, holds: boolean): void => {
@@ -12,6 +25,8 @@ const must = (what: string, holds: boolean): void => {
 };
 const backend = "/tmp/backend";
 const mountpoint = "/tmp/mnt";
+const [major = 0, minor = 0] = release().split(".").map(Number);
+const hasDirectIo = major > 6 || (major === 6 && minor >= 6);
 mkdirSync(`${backend}/d`, { recursive: true });
 mkdirSync(mountpoint);
 writeFileSync(`${backend}/d/file`, "contents");
@@ -62,6 +77,39 @@ for (const passthrough of ["auto", "off"] as const) {
   must("random operations find what they must", (await end)[0] === 0);
   must("a worker was started again", (await spfs.status()).restarts > 3);
   execFileSync("sh", ["-c", `cd ${mountpoint} && mkdir x && echo a >x/a && ln x/a x/b && mv x/b x/c && rm -r x`]);
+
+  // The real mount takes its place: before Linux 6.5 there is no mounting beneath.
+  mkdirSync(`${backend}/r`);
+  for (const name of ["out", "go"]) rmSync(`/tmp/${name}`, { force: true });
+  const retired = spawn(
+    "unshare",
+    ["-m", "/cryoshim/build/workloads/retired", `${mountpoint}/r`, "/tmp/out", "/tmp/go"],
+    {
+      stdio: "inherit",
+    },
+  );
+  const out = (): string => (existsSync("/tmp/out") ? readFileSync("/tmp/out", "utf8") : "");
+  const said = async (what: RegExp): Promise<void> => {
+    while (!what.test(out())) {
+      must(`it runs: ${out()}`, retired.exitCode === null);
+      await sleep(50);
+    }
+  };
+  await said(/ready/);
+  const real = openSync(backend, constants.O_DIRECTORY | 0o10000000);
+  const { left, mounts } = await retire({ root: retired.pid!, mountpoint, real });
+  closeSync(real);
+  // Before Linux 6.6 tmpfs does not let a file be opened with O_DIRECT; with one of its descriptors all of a file stay.
+  const staying = left.filter(({ what }) => hasDirectIo || !what.endsWith("/pattern"));
+  must(`all of it is on the real mount: ${JSON.stringify(left)}`, staying.length === 0 && mounts === 1);
+  const before = out().length;
+  await said(new RegExp(`^[^]{${before}}[^]*ok \\d+\n[^]*ok \\d+\n`));
+  writeFileSync("/tmp/go", "");
+  await said(/done/);
+  must(`nothing was seen of it: ${out()}`, !/BAD/.test(out()));
+  rmSync(`${backend}/r`, { recursive: true });
+  console.log(`retired: ${passthrough}`);
+
   must("nothing is left over", readdirSync(backend).sort().join() === "d,file");
   await spfs.stop();
   must("it is unmounted", readdirSync(mountpoint).length === 0);
