@@ -60,6 +60,19 @@ mkdir -p l i; setsid /cryoshim/build/workloads/refused pidfd-thread-sent /tmp/l/
 fails "" dump; grep -q "a message on its way" i/cryoshim.log; [ ! -e i/cryoshim.img ]
 until_true grep -q "^State:.S" /proc/$pid/status`));
 
+  test("one of a process that the pid namespace of the checkpoint does not show is refused, and the process goes on", () =>
+    holds(`${WORDS}
+mkdir -p i; cat >inner <<'END'
+. /cryoshim/test/support/scenario.sh
+setsid sleep 1000 </dev/null >/dev/null 2>&1 & pid=$!
+exec 9>&-
+fails "" criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job
+grep -q "cannot be seen from the pid namespace" i/cryoshim.log; [ ! -e i/cryoshim.img ]
+until_true grep -q "^State:.S" /proc/$pid/status
+END
+setsid sleep 1000 </dev/null >/dev/null 2>&1 & other=$!
+python3 -c "import os; os.dup2(os.pidfd_open($other), 9); os.execvp('unshare', ['unshare', '--pid', '--fork', '--mount-proc', 'bash', '/tmp/inner'])"`));
+
   test("images cut short are refused, and say which", () =>
     holds(`${WORDS}
 start $program; dump; truncate -s 30 i/cryoshim-pidfd.img

@@ -5,7 +5,7 @@ uname -r
 cryoshim doctor || true
 
 carried queues 21 /tmp/l/out /tmp/l/go
-carried corks 15 /tmp/l/out /tmp/l/go
+carried corks 17 /tmp/l/out /tmp/l/go
 carried detached 26 /tmp/d /tmp/l/out /tmp/l/go
 
 # More than a user may have without CAP_SYS_RESOURCE: 64 MiB in one queue.

@@ -163,12 +163,22 @@ static bool is_whole(struct arrival a, size_t size)
 	return a.size == (ssize_t)size && !memcmp(got, payload, size);
 }
 
+enum {
+	PLAIN, CONNECTED, MORE, SIX, MAPPED, TTL, TOS, HOPS, LITE, SOURCE, SEGMENTS, OPTIONS, SHARED, EMPTY, LONE, MORE_TTL, MORE_SIX, ALL
+};
+
+/* Begun with MSG_MORE, without UDP_CORK. */
+static bool is_more(int i)
+{
+	return i == MORE || i == MAPPED || i == MORE_TTL || i == MORE_SIX;
+}
+
 int main(int argc, char **argv)
 {
-	enum { PLAIN, CONNECTED, MORE, SIX, MAPPED, TTL, TOS, HOPS, LITE, SOURCE, SEGMENTS, OPTIONS, SHARED, EMPTY, LONE, ALL };
 	static const char *const names[ALL] = { "pieces", "connected, 60000 bytes", "MSG_MORE", "IPv6, 65000 bytes", "v4-mapped",
 		"TTL", "TOS", "hop limit and traffic class", "UDP-Lite", "source address", "segments", "IP options",
-		"shared by fork", "corked and empty", "the largest, one byte short" };
+		"shared by fork", "corked and empty", "the largest, one byte short",
+		"MSG_MORE with TTL and source address", "MSG_MORE with hop limit and traffic class" };
 	struct end to[ALL], *v4 = &to[PLAIN];
 	int fd[ALL], i, seven = 7, sixteen = 16, nine = 9, tclass = 32;
 	uint16_t segment = 1000;
@@ -187,13 +197,13 @@ int main(int argc, char **argv)
 	for (i = 0; i < (int)sizeof(payload); i++)
 		payload[i] = (uint8_t)(i * 131 + i / 251);
 	for (i = 0; i < ALL; i++) {
-		int family = i == SIX || i == HOPS ? AF_INET6 : AF_INET, proto = i == LITE ? IPPROTO_UDPLITE : 0;
+		int family = i == SIX || i == HOPS || i == MORE_SIX ? AF_INET6 : AF_INET, proto = i == LITE ? IPPROTO_UDPLITE : 0;
 
 		to[i] = receiver(family, proto);
 		on(to[i].fd, SOL_SOCKET, SO_RCVBUF, 1 << 20);
 		fd[i] = make(i == MAPPED ? AF_INET6 : family, proto);
 		on(fd[i], SOL_SOCKET, SO_SNDBUF, 1 << 18);
-		if (i != MORE && i != MAPPED)
+		if (!is_more(i))
 			on(fd[i], SOL_UDP, UDP_CORK, 1);
 	}
 	give(fd[PLAIN], v4, 0, 3, 0, NULL, 0);
@@ -219,6 +229,10 @@ int main(int argc, char **argv)
 	give(fd[OPTIONS], &to[OPTIONS], 0, 10, 0, &(struct extra){ IPPROTO_IP, IP_RETOPTS, alert, 4 }, 1);
 	give(fd[SHARED], &to[SHARED], 0, 10, 0, NULL, 0);
 	give(fd[LONE], &to[LONE], 0, LARGEST - 1, 0, NULL, 0);
+	give(fd[MORE_TTL], &to[MORE_TTL], 0, 10, MSG_MORE,
+	     (struct extra[]){ { IPPROTO_IP, IP_TTL, &seven, 4 }, { IPPROTO_IP, IP_PKTINFO, &source, sizeof(source) } }, 2);
+	give(fd[MORE_SIX], &to[MORE_SIX], 0, 10, MSG_MORE,
+	     (struct extra[]){ { IPPROTO_IPV6, IPV6_HOPLIMIT, &nine, 4 }, { IPPROTO_IPV6, IPV6_TCLASS, &tclass, 4 } }, 2);
 	child = fork();
 	if (child < 0)
 		die("fork");
@@ -231,21 +245,21 @@ int main(int argc, char **argv)
 		usleep(20000);
 
 	for (i = 0; i < ALL; i++) {
-		want_all(to[i].fd, i == SIX || i == HOPS);
+		want_all(to[i].fd, i == SIX || i == HOPS || i == MORE_SIX);
 		a = take(to[i].fd, 0, 0);
 		if (a.size >= 0)
 			check(names[i], false);
 	}
 	/* The last byte or bytes, and off with it. */
 	for (i = 0; i < ALL; i++) {
-		static const size_t have[ALL] = { 2003, 60000, 100, 65000, 50, 10, 10, 10, 3000, 10, 2000, 10, 10, 0, LARGEST - 1 };
+		static const size_t have[ALL] = { 2003, 60000, 100, 65000, 50, 10, 10, 10, 3000, 10, 2000, 10, 10, 0, LARGEST - 1, 10, 10 };
 		const struct end *again = i == CONNECTED ? NULL : &to[i];
 		size_t rest = i == LONE ? 1 : i == SEGMENTS ? 500 : 7;
 
 		give(fd[i], again, have[i], rest, 0, NULL, 0);
 		if (i == EMPTY)
 			give(fd[i], again, rest, 5, 0, NULL, 0);
-		if (i != MORE && i != MAPPED)
+		if (!is_more(i))
 			on(fd[i], SOL_UDP, UDP_CORK, 0);
 	}
 	usleep(100000);
@@ -272,6 +286,10 @@ int main(int argc, char **argv)
 	check(names[SHARED], is_whole(take(to[SHARED].fd, 0, 0), 17));
 	check(names[EMPTY], is_whole(take(to[EMPTY].fd, 0, 0), 12));
 	check(names[LONE], is_whole(take(to[LONE].fd, 0, 0), LARGEST));
+	a = take(to[MORE_TTL].fd, IPPROTO_IP, IP_TTL);
+	check(names[MORE_TTL], is_whole(a, 17) && a.value == 7 && a.source.sin_addr.s_addr == htonl(0x7f000009));
+	a = take(to[MORE_SIX].fd, IPPROTO_IPV6, IPV6_HOPLIMIT);
+	check(names[MORE_SIX], is_whole(a, 17) && a.value == 9);
 	for (i = 0; i < ALL; i++)
 		if (take(to[i].fd, 0, 0).size >= 0)
 			check("and nothing else", false);
