@@ -6,24 +6,25 @@ import { holds } from "../support/lab.js";
 
 /** A tree with one program of each kind (test/workloads/), each of which checks itself. */
 const TREE = `
-mkdir -p /etc/cryoshim q i l/queues l/corks l/pidfds; ip link set lo up; mount -t mqueue none q
+mkdir -p /etc/cryoshim q i l/queues l/corks l/pidfds l/rings; ip link set lo up; mount -t mqueue none q
 cp /cryoshim/test/fixtures/fault-carrier.mjs /etc/cryoshim/
 echo 'carriers.extra = ["/etc/cryoshim/fault-carrier.mjs"]' >/etc/cryoshim/config.toml
 cat >tree <<'END'
 #!/bin/sh
 cd /tmp/l
 for kind in queues corks pidfds; do /cryoshim/build/workloads/$kind $kind/out $kind/go & done
+/cryoshim/build/workloads/rings rings/out rings/go plain single shared buffers eventfd &
 wait
 END
 chmod 755 tree
 setsid ./tree </dev/null >/dev/null 2>&1 & pid=$!
-for kind in queues corks pidfds; do until_true grep -q ready l/$kind/out; done
+for kind in queues corks pidfds rings; do until_true grep -q ready l/$kind/out; done
 plan() { : >fault.log; echo '{"nth":'$1',"errno":"'$2'"}' >fault.json; }
 fresh() { rm -rf i; mkdir i; }
-dump() { timeout 20 criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
-restore() { timeout 20 criu restore -D /tmp/i -o r.log -v4 --shell-job -d; }
+dump() { timeout 60 criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
+restore() { timeout 60 criu restore -D /tmp/i -o r.log -v4 --shell-job -d; }
 checked() {
-	for kind in queues:21 corks:15 pidfds:17; do
+	for kind in queues:21 corks:17 pidfds:17 rings:23; do
 		name=\${kind%:*}; touch l/$name/go; until_true grep -q done l/$name/out
 		! grep BAD l/$name/out || no "$name: it is not as it was"
 		[ "$(grep -c ^ok l/$name/out)" = \${kind#*:} ] || no "$(cat l/$name/out)"
@@ -32,11 +33,11 @@ checked() {
 # Without the one that nobody has open: in a namespace that others use it is left alone.
 queues() { ls q | grep -vx closed || true; }
 forget() { for queue in $(queues); do rm q/$queue; done; }
-none_left() { ! pgrep -x "tree|queues|corks|pidfds" >/dev/null; }
+none_left() { ! pgrep -x "tree|queues|corks|pidfds|rings" >/dev/null; }
 # The first and the last step of each kind, or all of them.
 chosen() { [ -z "\${FAULT_ALL:-}" ] || { seq $(wc -l <fault.log); return; }
 	awk '!seen[$0]++ { print NR } { last[$0] = NR } END { for (name in last) print last[name] }' fault.log | sort -nu; }
-all_run() { for name in queues corks pidfds; do for p in $(pgrep -x $name); do until_true grep -q "^State:.S" /proc/$p/status; done; done; [ "$(pgrep -xc "queues|corks|pidfds")" -ge 6 ]; }
+all_run() { for name in queues corks pidfds rings; do for p in $(pgrep -x $name); do until_true grep -q "^State:.S" /proc/$p/status; done; done; [ "$(pgrep -xc "queues|corks|pidfds|rings")" -ge 8 ]; }
 `;
 
 describe("each step that fails", () => {
@@ -57,7 +58,7 @@ done
 plan 0 ${errno}; fresh; dump; restore; checked`);
       const steps = said.split("\n").filter((line) => /^\d+ /.test(line));
       expect(steps.length).toBeGreaterThan(10);
-      for (const name of ["external", "pidfdGetfd", "writeFileSync", "renameSync"])
+      for (const name of ["external", "pidfdGetfd", "swapMapping", "swapRing", "writeFileSync", "renameSync"])
         expect(
           steps.some((line) => line.endsWith(` ${name}`)),
           said,
@@ -68,8 +69,8 @@ plan 0 ${errno}; fresh; dump; restore; checked`);
   test("of a restore: nothing is left of it, and the next one restores everything", async () => {
     const said = await holds(`FAULT_ALL=${process.env.FAULT_ALL ?? ""}${TREE}
 plan 0 EIO; fresh; dump; forget
-restore; steps=$(chosen); all_run
-end() { pkill -9 -x "tree|queues|corks|pidfds" || true; until_true none_left; forget; }
+plan 0 EIO; restore; steps=$(chosen); all_run
+end() { pkill -9 -x "tree|queues|corks|pidfds|rings" || true; until_true none_left; forget; }
 end
 for n in $steps; do
 	plan $n EIO; rc=0; rm -f i/cryoshim.log; restore >/dev/null 2>&1 || rc=$?
@@ -82,7 +83,16 @@ for n in $steps; do
 done
 plan 0 EIO; restore; checked`);
     const steps = said.split("\n").filter((line) => /^\d+ /.test(line));
-    for (const name of ["mqueueCreate", "mqueueSend", "sendTo", "pidfdOpenAs", "swapFd", "writeMemory"])
+    for (const name of [
+      "mqueueCreate",
+      "mqueueSend",
+      "sendTo",
+      "pidfdOpenAs",
+      "swapFd",
+      "writeMemory",
+      "mapOwn",
+      "submit",
+    ])
       expect(
         steps.some((line) => line.endsWith(` ${name}`)),
         said,
