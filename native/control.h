@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define CONTROL_MAGIC 0x31534343u /* "CCS1" */
-#define CONTROL_VERSION 3
+#define CONTROL_VERSION 4
 #define CONTROL_MAX_DATA (64u << 10)
 
 /*
@@ -59,7 +59,7 @@ struct control_msg {
 };
 
 #define CONTROL_TYPES(X)                                                                           \
-	X(HELLO, 1)		/* a0: CONTROL_VERSION; answered by DONE, a0: bits of wanted hooks, a1: of those for the first task alone, \
+	X(HELLO, 1)		/* a0: CONTROL_VERSION; in a dump with a socket for the guard (plugin/guarded.h); answered by DONE, a0: bits of wanted hooks, a1: of those for the first task alone, \
 				   a2: 1 to keep threads of io_uring's from CRIU */             \
 	X(HOOK, 2)                                                                                 \
 	X(EXIT, 3)		/* ret: how the stage ended */                                     \
@@ -81,6 +81,7 @@ struct control_msg {
 	X(SWAP_ROOT, 22)                                                                           \
 	X(MAP, 23)		/* addr, len, a0 prot, a1 flags, a2 offset, a3 and a4 what to cut off; fd: the task's own */ \
 	X(INTERCEPT, 24)	/* a0: CONTROL_KNOWN_*; HOOK_KNOWN is asked for each file of it, a0 the kind, fd its id */ \
+	X(HOLD, 30)		/* before the first swap in a process. a0: 0 asks whether it may be held, 1 does so (surgeon/hold.h) */ \
 	X(SUBMIT, 25)		/* fd: a ring of the task's, len: of its memory, a0 entries each, a1 times; where in it a2 the */ \
 				/* submissions' tail, a3 the completions' head and a4 tail; a5: the process */ \
 	X(RESTART, 26)		/* a0: system call; ret: 1 where the stop had interrupted it, which is undone */

@@ -464,6 +464,16 @@ static void before_swap(const char *msg, size_t len, int *fds, int n_fds)
 	(void)!send(g.sk, &answer, 1, MSG_NOSIGNAL);
 }
 
+/* In a restore nothing is held: its tasks end with their engine. */
+static void before_hold(const char *text, size_t len)
+{
+	char pid[16], answer;
+
+	copy_text(pid, sizeof(pid), text, len);
+	answer = g.kind == GUARD_DUMP && undo_hold(atoi(pid)) ? GUARD_KNOWS : GUARD_REFUSES;
+	(void)!send(g.sk, &answer, 1, MSG_NOSIGNAL);
+}
+
 static void told(const char *msg, size_t len, int *fds, int n_fds)
 {
 	const char *text = msg + 1, *space;
@@ -526,6 +536,13 @@ static void told(const char *msg, size_t len, int *fds, int n_fds)
 		break;
 	case GUARD_SWAP:
 		before_swap(text, len, fds, n_fds);
+		break;
+	case GUARD_HOLD:
+		before_hold(text, len);
+		break;
+	case GUARD_RECORD:
+		if (n_fds > 0)
+			undo_listen(&fds[0]);
 		break;
 	case GUARD_SETTLED:
 		undo_forget();
@@ -598,13 +615,16 @@ _Noreturn void guard(int sk, int client, pid_t engine, pid_t caller)
 	allow_many_descriptors();
 	for (;;) {
 		bool watching = g.kind == GUARD_RESTORE;
-		struct pollfd p[2] = { { .fd = sk, .events = POLLIN },
-				       { .fd = undo_knows_any() ? g.engine_fd : -1, .events = POLLIN } };
+		struct pollfd p[3] = { { .fd = sk, .events = POLLIN },
+				       { .fd = undo_knows_any() ? g.engine_fd : -1, .events = POLLIN },
+				       { .fd = undo_channel(), .events = POLLIN } };
 
 		if (watching)
 			look();
-		if (poll(p, 2, watching ? LOOK_MS : -1) <= 0)
+		if (poll(p, 3, watching ? LOOK_MS : -1) <= 0)
 			continue;
+		if (p[2].revents)
+			undo_hear();
 		/* All that the shim has said comes first: it may have said that nothing is left. */
 		if (p[0].revents) {
 			if (!listen_to_shim())

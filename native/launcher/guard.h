@@ -22,11 +22,17 @@
 #define GUARD_ANSWER 'A'	/* disarmed, and the bytes are sent to the client: both or neither */
 #define GUARD_FAIL 'F'		/* the engine died: act now as for GUARD_RESTORE */
 #define GUARD_SWAP 'B'		/* before a swap in a task of a dump: its struct control_msg, with its descriptors */
-#define GUARD_SETTLED 'N'	/* no swap is left to be undone */
+#define GUARD_HOLD 'H'		/* before a process of a dump is stopped for its swaps (surgeon/hold.h): its pid in decimal */
+/*
+ * With a socket of the engine's, on which come, each with a descriptor: "r", its struct surgeon_record (surgeon/surgeon.h), and "p", the
+ * engine's end of a parasite's socket, to be kept open until nothing is swapped; only the last is in use.
+ */
+#define GUARD_RECORD 'J'
+#define GUARD_SETTLED 'N'	/* no swap is left to be undone, and nothing held */
 
-/* Its answer to GUARD_SWAP, one byte each; it says nothing else. */
+/* Its answer to GUARD_SWAP and GUARD_HOLD, one byte each; it says nothing else. */
 #define GUARD_KNOWS 'b'
-#define GUARD_REFUSES 'e'	/* it must not be made */
+#define GUARD_REFUSES 'e'	/* it must not be done */
 
 #define GUARD_MAX (64 << 10)
 

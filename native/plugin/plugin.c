@@ -26,7 +26,10 @@
 
 #include "../control.h"
 #include "../surgeon/surgeon.h"
+#include "../surgeon/hold.h"
 #include "../surgeon/swap.h"
+#include "exitkill.h"
+#include "guarded.h"
 #include "intercept.h"
 #include "lock.h"
 #include "threads.h"
@@ -67,6 +70,8 @@ static struct {
 	bool resumes;		/* without the shim no restored task may run */
 	struct swap *undo;
 	size_t n_undo, cap_undo;
+	pid_t *held;		/* processes that are stopped while something is swapped in them */
+	size_t n_held;
 	void (*print)(unsigned int level, const char *format, ...);
 } shim = { .fd = -1, .stored = -1 };
 
@@ -173,8 +178,40 @@ static int remember(const struct swap *swap)
 	return 0;
 }
 
+static int hold(pid_t pid, struct surgeon_error *err)
+{
+	pid_t *more = realloc(shim.held, (shim.n_held + 1) * sizeof(*more));
+	struct surgeon_error unused;
+
+	if (!more) {
+		*err = (struct surgeon_error){ "keep a record", ENOMEM };
+		return -1;
+	}
+	shim.held = more;
+	if (surgeon_hold(pid, err)) {
+		/* It may be half done. */
+		(void)surgeon_unhold(pid, &unused);
+		return -1;
+	}
+	shim.held[shim.n_held++] = pid;
+	return 0;
+}
+
+static void unhold_all(void)
+{
+	struct surgeon_error err;
+
+	while (shim.n_held > 0) {
+		pid_t pid = shim.held[--shim.n_held];
+
+		if (surgeon_unhold(pid, &err))
+			say(LOG_ERROR, "cannot let task %d go on: %s: %s; SIGCONT does", pid, err.step, strerror(err.err));
+	}
+}
+
 static void forget(void)
 {
+	unhold_all();
 	while (shim.n_undo > 0)
 		swap_close(&shim.undo[--shim.n_undo]);
 }
@@ -194,6 +231,7 @@ static int roll_back(void)
 		}
 		swap_close(s);
 	}
+	unhold_all();
 	return failed;
 }
 
@@ -343,6 +381,12 @@ static int obey(int sk, struct command *c)
 	case CONTROL_SWAP_CWD:
 	case CONTROL_SWAP_ROOT:
 		failed = swap(c, &err);
+		break;
+	case CONTROL_HOLD:
+		if (c->m.a0)
+			failed = hold(c->m.pid, &err);
+		else
+			ret = surgeon_may_hold(c->m.pid);
 		break;
 	case CONTROL_MAP:
 		failed = surgeon_swap_mapping(c->m.pid, c->m.addr, c->m.len, (int)c->m.a0, (int)c->m.a1, -1, c->m.fd, c->m.a2,
@@ -519,8 +563,11 @@ static int checkpoint_devices(int pid)
  */
 static int resume_devices_late(int pid)
 {
-	int ret = shim.gone && shim.resumes ? -1 : on_task(HOOK_RESUME_DEVICES_LATE, pid);
+	int ret = shim.gone ? -ENOTSUP : on_task(HOOK_RESUME_DEVICES_LATE, pid);
 
+	/* Also when it has died over this one: then the task is half done. */
+	if (shim.gone && shim.resumes)
+		ret = -1;
 	if (ret < 0 && ret != -ENOTSUP) {
 		say(LOG_ERROR, "task %d cannot be restored: it is killed", pid);
 		if (kill(pid, SIGKILL))
@@ -590,6 +637,7 @@ static int plugin_init(int stage)
 	const char *number = getenv("CRYOSHIM_CONTROL_FD");
 	int (*add)(int), type;
 	socklen_t len = sizeof(type);
+	int guards = -1;
 	struct stat st;
 	int64_t ret;
 
@@ -611,7 +659,14 @@ static int plugin_init(int stage)
 	add = (int (*)(int))(uintptr_t)dlsym(RTLD_DEFAULT, "fdstore_add");
 	if (stage == STAGE_RESTORE && add)
 		shim.stored = add(shim.fd);
-	ret = transact(&m, NULL, -1, NULL);
+	if (stage == STAGE_DUMP)
+		guards = guarded_open();
+	ret = transact(&m, NULL, guards, NULL);
+	if (guards >= 0)
+		close(guards);
+	/* What is half restored must not run one instruction without us. */
+	if (stage == STAGE_RESTORE && !end_with_engine())
+		say(LOG_WARN, "this CRIU is built otherwise: its sudden death does not end what it restores at once");
 	if (shim.hides_threads && !hide_kernel_threads())
 		say(LOG_WARN, "this CRIU is built otherwise: threads of io_uring's cannot be kept from it");
 	/* A dump goes on as if there had been no shim; what a restore needs of it cannot be known here. */
@@ -627,7 +682,7 @@ static void plugin_exit(int stage, int ret)
 	if (shim.fd >= 0)
 		(void)transact(&m, NULL, -1, NULL);
 	/* A dump whose tasks go on, or that failed, undoes; what the shim wanted to stay it has said (FORGET). */
-	if (shim.n_undo > 0)
+	if (shim.n_undo > 0 || shim.n_held > 0)
 		(void)roll_back();
 	/*
 	 * CRIU takes its work for done: it would end the tasks of a dump, and what the shim had to write is not there; or say that a
@@ -642,7 +697,9 @@ static void plugin_exit(int stage, int ret)
 		raise(SIGKILL);
 	}
 	free(shim.undo);
+	free(shim.held);
 	shim.undo = NULL;
+	shim.held = NULL;
 	shim.cap_undo = 0;
 	if (shim.fd >= 0)
 		close(shim.fd);

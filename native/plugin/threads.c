@@ -13,18 +13,18 @@
 
 #include <ctype.h>
 #include <dirent.h>
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <link.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/types.h>
 #include <unistd.h>
+
+#include "imports.h"
 
 #define PF_IO_WORKER 0x10
 
@@ -103,94 +103,11 @@ static long ptrace_without(long request, pid_t pid, void *addr, void *data)
 	return ptrace((enum __ptrace_request)request, pid, addr, data);
 }
 
-/* What CRIU calls, and what it gets instead. */
-static const struct {
-	const char *name;
-	void *ours;
-} calls[] = {
-	{ "readdir", (void *)(uintptr_t)readdir_without },
-	{ "readdir64", (void *)(uintptr_t)readdir_without },
-	{ "ptrace", (void *)(uintptr_t)ptrace_without },
-};
-
-/* The program's own dynamic section, by its type. */
-static ElfW(Addr) dynamic_entry(const ElfW(Dyn) *dynamic, ElfW(Sxword) tag)
-{
-	for (; dynamic->d_tag != DT_NULL; dynamic++)
-		if (dynamic->d_tag == tag)
-			return dynamic->d_un.d_ptr;
-	return 0;
-}
-
-/* What the loader has made read-only when it was done. */
-struct relro {
-	uintptr_t from, to;
-};
-
-static bool put(uintptr_t slot, void *value, const struct relro *relro)
-{
-	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	void *from = (void *)(slot & ~(page - 1));
-	bool closed = relro->from <= slot && slot < relro->to;
-
-	if (closed && mprotect(from, page, PROT_READ | PROT_WRITE))
-		return false;
-	*(void **)slot = value;
-	return !closed || mprotect(from, page, PROT_READ) == 0;
-}
-
-/* Tells which of the calls it has redirected, a bit each. */
-static unsigned int redirect(uintptr_t base, const struct relro *relro, const ElfW(Rela) *rela, size_t size, const ElfW(Sym) *symbols, const char *names)
-{
-	unsigned int done = 0;
-
-	for (size_t i = 0; i < size / sizeof(*rela); i++) {
-		const char *name = names + symbols[ELF64_R_SYM(rela[i].r_info)].st_name;
-		uint64_t type = ELF64_R_TYPE(rela[i].r_info);
-
-		if (type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT)
-			continue;
-		for (unsigned int j = 0; j < sizeof(calls) / sizeof(calls[0]); j++)
-			if (!strcmp(name, calls[j].name) && put(base + rela[i].r_offset, calls[j].ours, relro))
-				done |= 1u << j;
-	}
-	return done;
-}
-
-static int in_program(struct dl_phdr_info *info, size_t size, void *done)
-{
-	const ElfW(Dyn) *dynamic = NULL;
-	struct relro relro = { 0, 0 };
-	const ElfW(Sym) *symbols;
-	const char *names;
-
-	(void)size;
-	for (int i = 0; i < info->dlpi_phnum; i++) {
-		const ElfW(Phdr) *p = &info->dlpi_phdr[i];
-
-		if (p->p_type == PT_DYNAMIC)
-			dynamic = (const ElfW(Dyn) *)(info->dlpi_addr + p->p_vaddr);
-		else if (p->p_type == PT_GNU_RELRO)
-			relro = (struct relro){ info->dlpi_addr + p->p_vaddr, info->dlpi_addr + p->p_vaddr + p->p_memsz };
-	}
-	if (dynamic) {
-		symbols = (const ElfW(Sym) *)dynamic_entry(dynamic, DT_SYMTAB);
-		names = (const char *)dynamic_entry(dynamic, DT_STRTAB);
-		if (symbols && names) {
-			*(unsigned int *)done |= redirect(info->dlpi_addr, &relro, (const ElfW(Rela) *)dynamic_entry(dynamic, DT_RELA),
-						  dynamic_entry(dynamic, DT_RELASZ), symbols, names);
-			*(unsigned int *)done |= redirect(info->dlpi_addr, &relro, (const ElfW(Rela) *)dynamic_entry(dynamic, DT_JMPREL),
-						  dynamic_entry(dynamic, DT_PLTRELSZ), symbols, names);
-		}
-	}
-	/* The first is the program itself. */
-	return 1;
-}
-
 bool hide_kernel_threads(void)
 {
-	unsigned int done = 0;
+	/* Each on its own: what is there is redirected also where the other is not. */
+	bool listed = redirect_import((const char *const[]){ "readdir", "readdir64", NULL }, (void *)(uintptr_t)readdir_without);
+	bool traced = redirect_import((const char *const[]){ "ptrace", NULL }, (void *)(uintptr_t)ptrace_without);
 
-	(void)dl_iterate_phdr(in_program, &done);
-	return (done & 3) && (done & 4);
+	return listed && traced;
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* The surgeon under AddressSanitizer and UndefinedBehaviorSanitizer, on a child of this program. */
 #define _GNU_SOURCE
+#include "hold.h"
 #include "swap.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,6 +114,122 @@ static void ring_is_put_back(void)
 	waitpid(pid, NULL, 0);
 }
 
+/* What a child with two threads has done, in memory that all see. */
+struct work {
+	volatile unsigned long turns[2];
+	volatile int conts, tid;
+	unsigned long seen[2];	/* by the tracer, at its end */
+	struct surgeon_record record;
+};
+static struct work *work;
+
+static void on_cont(int sig)
+{
+	(void)sig;
+	work->conts++;
+}
+
+static void *turn(void *arg)
+{
+	if (arg)
+		work->tid = (int)syscall(SYS_gettid);
+	for (;;)
+		work->turns[arg != NULL]++;
+	return NULL;
+}
+
+static pid_t start_busy_child(void)
+{
+	pid_t pid;
+
+	work = mmap(NULL, sizeof(*work), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (work == MAP_FAILED || (pid = fork()) < 0) {
+		perror("start_busy_child");
+		exit(1);
+	}
+	if (pid == 0) {
+		pthread_t thread;
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		signal(SIGCONT, on_cont);
+		if (pthread_create(&thread, NULL, turn, work))
+			_exit(1);
+		turn(NULL);
+	}
+	while (!work->tid || !work->turns[0] || !work->turns[1])
+		usleep(1000);
+	return pid;
+}
+
+static void remember_turns(void)
+{
+	work->seen[0] = work->turns[0];
+	work->seen[1] = work->turns[1];
+}
+
+static int went_on(void)
+{
+	return work->turns[0] != work->seen[0] || work->turns[1] != work->seen[1];
+}
+
+enum die { FREE, HELD, HELD_IN_A_CALL };
+
+/* A tracer that ends all of a sudden; returns whether it did what it was to do before. */
+static int trace_and_die(pid_t pid, enum die how)
+{
+	pid_t tracer = fork();
+	int status = 0;
+
+	if (tracer == 0) {
+		const uint64_t call[7] = { SYS_getpid };
+		struct surgeon_error err = { "", 0 };
+		struct surgeon s;
+		int64_t ret = 0;
+
+		if (surgeon_seize(pid, &err) || surgeon_seize(work->tid, &err) || (how != FREE && (!surgeon_may_hold(pid) || surgeon_hold(pid, &err))))
+			_exit(1);
+		surgeon_keep(&work->record);
+		/* Who is held still does what it is told to. */
+		if (surgeon_begin(&s, work->tid, &err) || surgeon_syscall(&s, call, &ret, &err) || ret != pid ||
+		    (how != HELD_IN_A_CALL && surgeon_end(&s, &err)))
+			_exit(1);
+		remember_turns();
+		_exit(0);
+	}
+	return waitpid(tracer, &status, 0) == tracer && status == 0;
+}
+
+static void held_process_outlives_its_tracer(void)
+{
+	struct surgeon_error err = { "", 0 };
+	pid_t pid = start_busy_child();
+	int ok = trace_and_die(pid, FREE);
+
+	usleep(100000);
+	check(ok && went_on(), "the tasks of a dead tracer run on");
+	ok = trace_and_die(pid, HELD);
+	usleep(100000);
+	check(ok && !went_on(), "held ones do not run one instruction");
+	ok = !surgeon_seize(pid, &err) && !surgeon_seize(work->tid, &err) && surgeon_is_held(pid) && !surgeon_may_hold(pid);
+	check(ok && !went_on(), "the next tracer finds them held");
+	ok = !surgeon_unhold(pid, &err) && !surgeon_is_held(pid) && !went_on() && !surgeon_release(work->tid, &err) && !surgeon_release(pid, &err);
+	usleep(100000);
+	check(ok && went_on() && work->conts == 0, "let go on, they do, and see no signal");
+	ok = trace_and_die(pid, HELD_IN_A_CALL) && !surgeon_seize(pid, &err) && !surgeon_seize(work->tid, &err) &&
+	     !surgeon_close(&work->record, pid, &err) && surgeon_close(&work->record, work->tid, &err) && !err.err && !went_on() &&
+	     !surgeon_unhold(pid, &err) && !surgeon_release(work->tid, &err) && !surgeon_release(pid, &err);
+	usleep(100000);
+	check(ok && work->turns[1] != work->seen[1] && work->conts == 0,
+	      "one whose tracer has died in an injected call goes on where it was");
+	if (err.err)
+		printf("# %s: %s\n", err.step, strerror(err.err));
+	kill(pid, SIGSTOP);
+	usleep(50000);
+	check(!surgeon_seize(pid, &err) && !surgeon_may_hold(pid), "who is stopped already is not held");
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
 int main(void)
 {
 	int real = open_temp("real"), fake = open_temp("fake"), old = -1;
@@ -146,6 +264,7 @@ int main(void)
 	      "so does one of the working directory");
 	check(swaps_and_undoes(pid, CONTROL_SWAP_ROOT, 0, open("/proc", O_PATH), open("/", O_PATH)), "and of the root");
 	ring_is_put_back();
+	held_process_outlives_its_tracer();
 	check(surgeon_swap_mapping(pid, (uintptr_t)map, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fake, -1, 0, (struct surgeon_cut){ 0 }, &err) == 0,
 	      "a mapping is swapped");
 	check(surgeon_read(pid, (uintptr_t)map, buf, 4, &err) == 0 && !memcmp(buf, "fake", 4), "the new one is read there");

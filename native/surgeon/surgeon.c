@@ -67,6 +67,42 @@ static int fail(struct surgeon_error *err, const char *step, int e)
 	return -1;
 }
 
+static struct surgeon_record *record;
+
+void surgeon_keep(struct surgeon_record *kept)
+{
+	record = kept;
+}
+
+/* Before the first thing is done to a task: in this order for who reads it when we are dead. */
+static void write_down(const struct surgeon *s)
+{
+	if (!record)
+		return;
+	record->patient = *s;
+	for (size_t i = 0; i < sizeof(record->fds) / sizeof(record->fds[0]); i++)
+		record->fds[i] = -1;
+	__atomic_store_n(&record->open, 1, __ATOMIC_RELEASE);
+}
+
+static void strike_out(void)
+{
+	if (record)
+		__atomic_store_n(&record->open, 0, __ATOMIC_RELEASE);
+}
+
+/* A descriptor that is the task's for the moment, in place of -1, or -1 in its place. */
+static void write_down_fd(int from, int to)
+{
+	if (!record)
+		return;
+	for (size_t i = 0; i < sizeof(record->fds) / sizeof(record->fds[0]); i++)
+		if (record->fds[i] == from) {
+			record->fds[i] = to;
+			return;
+		}
+}
+
 static int wait_stop(pid_t tid, int *status, struct surgeon_error *err)
 {
 	pid_t got;
@@ -295,14 +331,49 @@ int surgeon_begin(struct surgeon *s, pid_t tid, struct surgeon_error *err)
 		s->rseq_cs_at = rseq.rseq_abi_pointer + RSEQ_CS_OFFSET;
 		if (surgeon_read(tid, s->rseq_cs_at, &s->rseq_cs, sizeof(s->rseq_cs), err))
 			return -1;
-		if (s->rseq_cs && surgeon_write(tid, s->rseq_cs_at, &none, sizeof(none), err))
-			return -1;
 	}
 	if (ptrace(PTRACE_GETSIGMASK, tid, sizeof(s->sigmask), &s->sigmask))
 		return fail(err, "PTRACE_GETSIGMASK", errno);
-	if (ptrace(PTRACE_SETSIGMASK, tid, sizeof(blocked), &blocked))
+	write_down(s);
+	if (s->rseq_cs && surgeon_write(tid, s->rseq_cs_at, &none, sizeof(none), err))
+		goto unchanged;
+	if (!ptrace(PTRACE_SETSIGMASK, tid, sizeof(blocked), &blocked))
+		return 0;
+	fail(err, "PTRACE_SETSIGMASK", errno);
+unchanged:
+	strike_out();
+	return -1;
+}
+
+static int put_back(struct surgeon *s, struct surgeon_error *err)
+{
+	if (surgeon_set_regs(s->tid, &s->regs, err))
+		return -1;
+	if (ptrace(PTRACE_SETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask))
 		return fail(err, "PTRACE_SETSIGMASK", errno);
-	return 0;
+	return s->rseq_cs ? surgeon_write(s->tid, s->rseq_cs_at, &s->rseq_cs, sizeof(s->rseq_cs), err) : 0;
+}
+
+bool surgeon_close(const struct surgeon_record *left, pid_t tid, struct surgeon_error *err)
+{
+	struct surgeon s = left->patient;
+	int64_t ignored;
+
+	*err = (struct surgeon_error){ "", 0 };
+	if (!left->open || s.tid != tid)
+		return false;
+	/* What it has for the moment goes with the page. */
+	if (put_back(&s, err) || surgeon_begin(&s, tid, err))
+		return true;
+	for (size_t i = 0; i < sizeof(left->fds) / sizeof(left->fds[0]); i++) {
+		const uint64_t call[7] = { SYS_close, (uint64_t)left->fds[i] };
+
+		if (left->fds[i] >= 0)
+			(void)surgeon_syscall(&s, call, &ignored, err);
+	}
+	s.scratch = left->patient.scratch;
+	(void)surgeon_end(&s, err);
+	return true;
 }
 
 int surgeon_end(struct surgeon *s, struct surgeon_error *err)
@@ -317,11 +388,7 @@ int surgeon_end(struct surgeon *s, struct surgeon_error *err)
 		ret = surgeon_syscall(s, call, &r, err);
 	}
 	/* Whatever failed before: registers and mask go back, or the task would run somewhere else. */
-	if (surgeon_set_regs(s->tid, &s->regs, err))
-		return -1;
-	if (ptrace(PTRACE_SETSIGMASK, s->tid, sizeof(s->sigmask), &s->sigmask))
-		return fail(err, "PTRACE_SETSIGMASK", errno);
-	if (s->rseq_cs && surgeon_write(s->tid, s->rseq_cs_at, &s->rseq_cs, sizeof(s->rseq_cs), err))
+	if (put_back(s, err))
 		return -1;
 	/*
 	 * The task is in a system call's exit stop now. From there an interrupted call (rax = -ERESTART*) would return
@@ -330,6 +397,7 @@ int surgeon_end(struct surgeon *s, struct surgeon_error *err)
 	 */
 	if (surgeon_interrupt(s->tid, true, err))
 		return -1;
+	strike_out();
 	return ret;
 }
 
@@ -461,6 +529,8 @@ static int send_to_task(struct surgeon *s, int fd, int *theirs, struct surgeon_e
 			MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0))
 			return -1;
 		s->scratch = (uint64_t)r;
+		if (record)
+			record->patient.scratch = s->scratch;
 	}
 	page = s->scratch;
 	at = page + offsetof(struct parcel, pair);
@@ -468,6 +538,8 @@ static int send_to_task(struct surgeon *s, int fd, int *theirs, struct surgeon_e
 		return -1;
 	if (surgeon_read(s->tid, at, pair, sizeof(pair), err))
 		return -1;
+	write_down_fd(-1, pair[0]);
+	write_down_fd(-1, pair[1]);
 	if (surgeon_take_fd(s->tid, pair[1], &ours, err) || send_fd(ours, fd, err))
 		goto close_pair;
 	p.iov = (struct iovec){ (void *)(uintptr_t)(page + offsetof(struct parcel, byte)), 1 };
@@ -485,6 +557,7 @@ static int send_to_task(struct surgeon *s, int fd, int *theirs, struct surgeon_e
 		goto close_pair;
 	}
 	memcpy(theirs, CMSG_DATA(c), sizeof(int));
+	write_down_fd(-1, *theirs);
 	ret = 0;
 close_pair:
 	for (int i = 0; i < 2; i++) {
@@ -492,6 +565,7 @@ close_pair:
 		struct surgeon_error unused;
 
 		(void)surgeon_syscall(s, call, &ignored, ret ? &unused : err);
+		write_down_fd(pair[i], -1);
 	}
 	if (ours >= 0)
 		close(ours);
@@ -598,7 +672,10 @@ static int let_take(struct surgeon *s, int fd, int *theirs, struct surgeon_error
 		goto out;
 	ret = run(s, "pidfd_getfd in the task", &r, err, SYS_pidfd_getfd, (uint64_t)seen, (uint64_t)fd, 0, 0, 0, 0);
 	*theirs = (int)r;
+	if (!ret)
+		write_down_fd(-1, *theirs);
 	(void)run(s, "close in the task", &r, &unused, SYS_close, (uint64_t)seen, 0, 0, 0, 0, 0);
+	write_down_fd(seen, -1);
 out:
 	if (pidfd >= 0)
 		close(pidfd);
@@ -622,7 +699,10 @@ static int drop_fd(struct surgeon *s, int theirs, int ret, struct surgeon_error 
 	struct surgeon_error unused;
 	int64_t r;
 
-	return run(s, "close in the task", &r, ret ? &unused : err, SYS_close, (uint64_t)theirs, 0, 0, 0, 0, 0) ? -1 : ret;
+	if (run(s, "close in the task", &r, ret ? &unused : err, SYS_close, (uint64_t)theirs, 0, 0, 0, 0, 0))
+		ret = -1;
+	write_down_fd(theirs, -1);
+	return ret;
 }
 
 /* Ends an operation whose result so far is ret; the first failure is the one that is told. */

@@ -29,6 +29,19 @@ struct surgeon {
 	uint64_t scratch;	/* a page of the task's while a descriptor is swapped */
 };
 
+/*
+ * For who comes after a surgeon that dies in the middle: what an open patient was before, in memory that both see. Declared to the surgeon once, or
+ * not at all. A descriptor that an injected call has just made, and that is not written down yet, stays in the task.
+ */
+struct surgeon_record {
+	uint32_t open;
+	int32_t fds[4];		/* the task's for the moment; -1: none */
+	struct surgeon patient;
+};
+void surgeon_keep(struct surgeon_record *record);
+/* Whether the record is of this thread: then its registers, mask and memory become what they were. The caller traces it, and it stands. */
+bool surgeon_close(const struct surgeon_record *record, pid_t tid, struct surgeon_error *err);
+
 /* Seizes and stops one thread; its seccomp filters do not see what is injected. Not for iou-* kernel threads. */
 int surgeon_seize(pid_t tid, struct surgeon_error *err);
 /*

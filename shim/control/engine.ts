@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { closeSync, constants, openSync } from "node:fs";
 import { closeFd, pidfdGetfd, pidfdOpen } from "../../native/index.js";
+import { reason } from "../error.js";
 import type { ControlMessage, Known } from "./wire.js";
 import { ANONYMOUS, encodeControl, KNOWN, MAX_DATA, OWN_FD, TAKE, TYPE } from "./wire.js";
 
@@ -36,6 +37,8 @@ export interface Cut {
 export interface Undoer {
   /** Resolves when it knows what is about to be swapped. */
   swap(order: Buffer, fds: number[]): Promise<void>;
+  /** Whether a process may be stopped while something is swapped in it: then the undoer lets it go on. */
+  hold(pid: number): Promise<boolean>;
   /** Nothing is left to be undone. */
   settled(): void;
 }
@@ -112,14 +115,35 @@ const lent = async (fd: number, use: (fd: number) => Promise<void>): Promise<voi
 
 export const engineBy = (command: Command, undoer: Undoer): Engine => {
   let swapped = false;
+  /** Processes in which something is swapped, when they are held. */
+  const holds = new Map<number, Promise<void>>();
+  /** With its tracer dead a process would run on at once, with placeholders: it is stopped until they are gone. */
+  const hold = async (pid: number): Promise<void> => {
+    const may = (await command({ type: TYPE.HOLD, pid })).ret === 1;
+    if (!may || !(await undoer.hold(pid))) return;
+    try {
+      await command({ type: TYPE.HOLD, pid, args: [1n] });
+    } catch (error) {
+      // A swap is what the dump needs; this is for the case of a sudden death alone.
+      const text = `task ${pid} is not held while something is swapped in it: ${reason(error)}`;
+      await command({ type: TYPE.LOG, flags: 2, data: Buffer.from(text) });
+    }
+  };
+  const held = (pid: number): Promise<void> => {
+    const known = holds.get(pid) ?? hold(pid);
+    holds.set(pid, known);
+    return known;
+  };
   /** What the guard can undo, the plugin may do. */
-  const swap = async (order: ControlMessage, fds: number[]): Promise<void> => {
+  const swap = async (order: ControlMessage & { pid: number }, fds: number[]): Promise<void> => {
+    await held(order.pid);
     await undoer.swap(encodeControl(order), fds);
     swapped = true;
     await command(order, fds);
   };
   const settled = (): void => {
     swapped = false;
+    holds.clear();
     undoer.settled();
   };
   const swapDir = (type: number, pid: number, name: "cwd" | "root", dir: number): Promise<void> =>

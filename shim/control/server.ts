@@ -47,7 +47,7 @@ export interface ControlOptions {
   /** Asked each time that the engine begins: a connection may bring several requests. */
   asked: () => Asked;
   log: Log;
-  undoer: Undoer & { mounting(path: string): void };
+  undoer: Undoer & { mounting(path: string): void; record(fd: number): void };
   /** The engine begins: nothing is stopped yet. */
   onBegin?: (stage: Stage) => void;
   /** All tasks of a dump are stopped; `pid` is one of them. Throwing fails the dump. */
@@ -275,6 +275,7 @@ export const serveControl = (
     try {
       if (q.type === TYPE.HELLO) {
         state = "working";
+        for (const record of fds) undoer.record(record);
         await begin();
         if (STAGE[q.hook] === "dump") removeImages(context.imagesDir);
         if (STAGE[q.hook] === "dump" && root !== undefined) await admit(root);

@@ -39,6 +39,13 @@ export interface Guard {
    * is its message to the engine plugin, the descriptors are lent. Throws when there is no guard.
    */
   swap(order: Buffer, fds: number[]): Promise<void>;
+  /**
+   * A process of a dump is about to be stopped while something is swapped in it: resolves to whether it may be, which is when the guard
+   * will let it go on. In a restore it may not.
+   */
+  hold(pid: number): Promise<boolean>;
+  /** A socket over which the engine tells what it is doing in a task of a dump; lent. */
+  record(fd: number): void;
   /** A restore makes a mount, in a directory of its own: if it fails both are to go. Before it is made. */
   mounting(path: string): void;
   /** All swaps have been undone, or are to stay. */
@@ -93,6 +100,14 @@ export const openGuard = (fd: number): Guard => {
     closeFd(fd);
   };
   const session = newId();
+  /** What it answers; undefined: there is none. */
+  const ask = async (letter: string, data: Buffer | string, fds: number[] = []): Promise<string | undefined> =>
+    tell(letter, data, fds)
+      ? new Promise((resolve) => {
+          waiting.push(resolve);
+          watch();
+        })
+      : undefined;
   tell("S", `${SESSION}=${session}`);
   return {
     session,
@@ -116,15 +131,13 @@ export const openGuard = (fd: number): Guard => {
       tell("K", id);
     },
     async swap(order, fds) {
-      const told = tell("B", order, fds);
-      const answer = told
-        ? await new Promise<string | undefined>((resolve) => {
-            waiting.push(resolve);
-            watch();
-          })
-        : undefined;
-      if (answer !== KNOWS) throw new Error("there is no guard that could undo a swap: nothing is swapped");
+      if ((await ask("B", order, fds)) !== KNOWS)
+        throw new Error("there is no guard that could undo a swap: nothing is swapped");
     },
+    record(fd) {
+      tell("J", "", [fd]);
+    },
+    hold: async (pid) => (await ask("H", String(pid))) === KNOWS,
     settled() {
       tell("N");
     },

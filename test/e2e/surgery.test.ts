@@ -78,6 +78,23 @@ cat /tmp/surgery.log; left_behind`);
   expect(stdout).not.toContain("LEFT");
 });
 
+test.each([
+  ["goes on", "[]", "cwd", 0],
+  ["fails", '["dump"]', "cwd", 1],
+  ["is one whose engine dies", '["engine"]', "dumped", 137],
+])("a dump that %s is seen by no process as a signal or a stop, of a child's either", async (_, die, at, code) => {
+  const { stdout } = await inLab(`${SETUP}
+echo '{"swap":true,"die":${die},"at":"${at}"}' > /tmp/surgery.json
+patient /cryoshim/build/workloads/patient /tmp/out family; P=$!
+criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job -R; echo "dump $?"
+for i in $(seq 100); do pgrep -x cryoshim-guard >/dev/null || break; sleep 0.05; done
+for p in $(pgrep -x patient); do grep -E "^(Sig|Shd)Pnd:.*[1-9a-f]|State:.*stopped" /proc/$p/status && echo LEFT; grep -c placeholder /proc/$p/maps; done
+grep -c "not held" /tmp/i/d.log; sleep 0.5; grows; health; grep BAD /tmp/out | head -3; left_behind`);
+  expect(stdout).toContain(`dump ${code}\n0\n0\n0\nalive\n`);
+  expect(stdout).toContain("bad lines: 0");
+  expect(stdout).not.toContain("LEFT");
+});
+
 /** What the task has when nothing is left of a swap. */
 const REAL = "head -c4 /proc/$P/fd/50; echo; grep -c placeholder /proc/$P/maps; readlink /proc/$P/cwd";
 
@@ -87,12 +104,13 @@ test.each(["dump", "shim", "engine", "engine, shim"].flatMap((who) => STEPS.map(
   "a dump in which %s dies after the step %s leaves every object of the task as it was",
   async (who, step) => {
     const die = JSON.stringify(who.split(", "));
+    // Nothing wrong has been seen at any moment, however the engine has died.
     const { stdout } = await inLab(`${SETUP}
 echo '{"swap":true,"die":${die},"at":"${step}"}' > /tmp/surgery.json
 cd /tmp/i; patient /cryoshim/build/workloads/patient /tmp/out files; P=$!; cd /
 criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job; echo "dump $?"
 for i in $(seq 100); do pgrep -x cryoshim-guard >/dev/null || break; sleep 0.05; done
-: > /tmp/out; grows; health
+grows; health
 ${REAL}; cat /tmp/i/cryoshim.log; left_behind`);
     // CRIU believes a dump done whose exit hook runs: only its end keeps it from ending the task.
     expect(stdout).toContain(`dump ${who.includes("engine") || step === "dumped" ? 137 : 1}\nalive\n`);

@@ -1,17 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// kill.mjs OPERATION VICTIM ROUNDS SEED, inside the lab: SIGKILL at random moments of a dump or a restore of runc.
+// kill.mjs OPERATION VICTIM[,VICTIM...] ROUNDS SEED [busy], inside the lab: SIGKILL at random moments of a dump or a restore of runc.
 //
 // Each round makes a counting container, starts the operation, kills the victim, waits for the operation to end, and
 // judges what is left. Prints one JSON object: how often each outcome came, and what each round left that it should not.
 // Acceptable: the container runs unharmed, or is gone as runc reports it. The victims: shim (node), engine (criu), both,
-// runtime (runc). A victim that never came up, or ended before its moment, counts as "too late".
+// runtime (runc); of several the rounds take one after the other. A victim that never came up, or ended before its moment, counts as
+// "too late". busy: the container holds what carriers swap and take along (test/workloads/busy.c), and half of the moments are those
+// in which its tasks are stopped.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
-const [operation, victim, roundsWord, seedWord] = process.argv.slice(2);
+const [operation, victimWords, roundsWord, seedWord, workload] = process.argv.slice(2);
 const rounds = Number(roundsWord);
+const victims = victimWords.split(",");
+const busy = workload === "busy";
 let state = Number(seedWord) >>> 0;
 
 /** Mulberry32: the same seed gives the same moments. */
@@ -24,6 +37,7 @@ function random() {
 }
 
 const place = "/tmp/kill";
+const PROGRAM = ["/lab/busy", "/data"];
 const counter = "echo start >>/lab/starts; exec 3>/lab/log; i=0; while :; do i=$((i+1)); echo $i >&3; sleep 0.02; done";
 
 const read = (path) => {
@@ -59,6 +73,9 @@ function processes() {
       };
     });
 }
+
+/** The container's own. */
+const tasksOf = (all = processes()) => all.filter(({ command }) => /\/lab\/(log|busy)/.test(command));
 
 const isShim = ({ command }) => command.includes("dist/shim.cjs");
 const isGuard = ({ name }) => name === "cryoshim-guard";
@@ -120,10 +137,10 @@ async function clearAway(id) {
     .filter(Boolean))
     spawnSync("sh", ["-c", `echo THAWED >${path}`]);
   runcQuiet("kill", id, "KILL");
-  for (const { pid, command } of processes()) if (command.includes("/lab/log")) spawnSync("kill", ["-KILL", `${pid}`]);
-  for (let tries = 0; tries < 100 && processes().some(({ command }) => command.includes("/lab/log")); tries++)
-    await sleep(10);
-  runcQuiet("delete", "-f", id);
+  for (const { pid } of tasksOf()) spawnSync("kill", ["-KILL", `${pid}`]);
+  for (let tries = 0; tries < 100 && tasksOf().length > 0; tries++) await sleep(10);
+  // Not while a worker of io_uring's still ends in the cgroup of its process.
+  for (let tries = 0; tries < 20 && runcQuiet("delete", "-f", id) !== 0; tries++) await sleep(50);
   if (process.env.LAB === "cryoshim")
     spawnSync("node", ["dist/cli.js", "lock", "clear", "--all"], { cwd: "/cryoshim" });
 }
@@ -150,9 +167,15 @@ async function begin(id) {
   unmountAll();
   rmSync(place, { recursive: true, force: true });
   for (const name of ["i", "w", "l"]) mkdirSync(`${place}/${name}`, { recursive: true });
-  execFileSync("lab-runc-bundle", [`${place}/b`, "sh", "-c", counter], {
+  execFileSync("lab-runc-bundle", [`${place}/b`, ...(busy ? PROGRAM : ["sh", "-c", counter])], {
     env: { ...process.env, LAB_BIND: `${place}/l`, LAB_NETNS: "/run/netns/kill" },
   });
+  if (busy) {
+    copyFileSync("/cryoshim/build/workloads/busy", `${place}/l/busy`);
+    const config = readFileSync(`${place}/b/config.json`, "utf8");
+    const more = config.replaceAll('"CAP_KILL"', '"CAP_KILL", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT"');
+    writeFileSync(`${place}/b/config.json`, more);
+  }
   if (runcQuiet("run", "-d", "-b", `${place}/b`, id) !== 0) throw new Error("runc run failed");
   while (!existsSync(`${place}/l/log`) || lines() < 2) await sleep(5);
 }
@@ -162,8 +185,29 @@ const words = {
   restore: (id) => ["restore", "-d", "-b", `${place}/b`, "--image-path", `${place}/i`, "--work-path", `${place}/w`, id],
 };
 
-/** Runs the operation; kills the victim at the moment (ms after the start), or as soon as it is there. */
-async function operate(id, moment) {
+/** The descriptors of the container's tasks, by what they are, without numbers that a restore changes; and their rings' mappings. */
+function holdings() {
+  const found = [];
+  for (const { pid } of tasksOf()) {
+    try {
+      for (const fd of readdirSync(`/proc/${pid}/fd`))
+        found.push(`${fd} ${readlinkSync(`/proc/${pid}/fd/${fd}`).replace(/:\[\d+\]/, "")}`);
+    } catch {
+      found.push("a task that ends");
+    }
+    const maps = read(`/proc/${pid}/maps`).split("\n");
+    found.push(`${maps.filter((line) => line.endsWith("anon_inode:[io_uring]")).length} mappings of rings`);
+  }
+  return found.sort().join("\n");
+}
+
+/** Resolves when the container's tasks are stopped for a dump, or the operation has ended. */
+async function seized(hasEnded) {
+  while (!hasEnded() && !tasksOf().some(({ tracer }) => tracer !== "0" && tracer !== "")) await sleep(1);
+}
+
+/** Runs the operation; kills the victim at the moment (ms after the start, or after the stop), or as soon as it is there. */
+async function operate(id, victim, { from, moment }) {
   const child = spawn("runc", words[operation](id), { stdio: "ignore" });
   const start = performance.now();
   let ended = false;
@@ -174,6 +218,7 @@ async function operate(id, moment) {
     }),
   );
   let hit = false;
+  if (from === "stop") await seized(() => ended);
   await sleep(moment);
   while (!ended && !hit) {
     const all = processes();
@@ -204,8 +249,11 @@ async function operate(id, moment) {
   return { code, hit, time: performance.now() - start };
 }
 
+/** Whether a dump had come so far that the engine ends the container's tasks. */
+const isDumped = () => /Unfreezing tasks into/.test(read(`${place}/w/dump.log`));
+
 /** What is left once all has come to rest: an outcome that may be, or the harm. */
-async function judge(id) {
+async function judge(id, held) {
   // The shim, and an engine whose runtime is gone, may still be tidying up.
   let helpers = [];
   for (let tries = 0; tries < 200; tries++) {
@@ -216,7 +264,7 @@ async function judge(id) {
   }
   const harm = helpers.map(({ name, command }) => `stray ${name} (${command.slice(0, 60)})`);
   await sleep(50);
-  const tasks = processes().filter(({ command }) => command.includes("/lab/log"));
+  const tasks = tasksOf();
   for (const { state: letter, tracer } of tasks) {
     if ("tT".includes(letter)) harm.push(`a task is stopped (${letter})`);
     if (tracer !== "0" && tracer !== "") harm.push("a task is traced");
@@ -225,35 +273,86 @@ async function judge(id) {
   // Only a container that does not run has a lock that waits for its restore: ours, or that of a CRIU that ran alone.
   if (process.env.LAB === "cryoshim" && (tasks.length > 0 || waiting() === 0) && !passes())
     harm.push("the network stays locked");
+  for (const line of read(`${place}/l/wrong`).split("\n").filter(Boolean)) harm.push(`the program saw: ${line}`);
   let outcome;
   if (tasks.length > 0 && runcSays === "running" && (await counts()) && whole()) outcome = "runs unharmed";
-  else if (tasks.length === 0 && (runcSays === "none" || runcSays === "stopped")) outcome = "gone";
+  else if (tasks.length === 0 && (runcSays === "none" || runcSays === "stopped"))
+    outcome = operation === "restore" || isDumped() ? "gone" : "harmed: it has ended without having been dumped";
   else
     outcome = `harmed: runc says ${runcSays}, ${tasks.length} task(s) left${whole() ? "" : ", count or offset lost"}`;
+  if (operation === "dump" && outcome === "runs unharmed" && holdings() !== held)
+    harm.push(`it holds other things than before: ${holdings()}; before: ${held}`);
+  if (busy && outcome === "runs unharmed") harm.push(...(await looked(id)));
   return { outcome, harm };
+}
+
+/** What has only waited in the busy container: looked at by itself. And what its mounts and descriptors are. */
+async function looked(id) {
+  const wrong = [];
+  writeFileSync(`${place}/l/check`, "");
+  for (let tries = 0; tries < 500 && !read(`${place}/l/checked`).endsWith("done\n"); tries++) await sleep(20);
+  const said = read(`${place}/l/checked`).split("\n").filter(Boolean);
+  if (said.at(-1) !== "done" || said.filter((line) => line.startsWith("ok")).length !== 9)
+    wrong.push(`it says of itself: ${said.filter((line) => !line.startsWith("ok")).join(", ")}`);
+  for (const { pid } of tasksOf())
+    for (const line of read(`/proc/${pid}/mountinfo`).split("\n"))
+      if (/ \/proc\/driver |cryoshim/.test(line)) wrong.push(`left in ${id}: the mount ${line}`);
+  return wrong;
+}
+
+/** A moment of an operation that takes `typical` ms in all, and stops tasks for its last `stop` ms. */
+function anyMoment({ typical, stop }) {
+  const [phase, share] = [random(), random()];
+  if (!busy || phase < 0.4) return { from: "start", moment: share * typical * 0.95 };
+  if (operation === "dump") return { from: "stop", moment: share * stop };
+  return { from: "start", moment: typical * (0.5 + share * 0.5) };
+}
+
+/** How long an operation takes: in all, and from when tasks are stopped. */
+async function timed(words) {
+  const start = performance.now();
+  const child = spawn("runc", words, { stdio: "ignore" });
+  let ended = false;
+  const end = new Promise((resolve) => child.on("exit", resolve)).then(() => {
+    ended = true;
+  });
+  await seized(() => ended);
+  const stopped = performance.now();
+  await end;
+  return { typical: performance.now() - start, stop: performance.now() - stopped };
 }
 
 async function main() {
   const outcomes = {};
   const harms = [];
-  let typical = 200;
   await begin("warm-up"); // what is made once, such as /run/cryoshim and runc's cgroups, is not left behind
-  spawnSync("runc", words.dump("warm-up"), { stdio: "ignore" });
-  const warm = performance.now();
-  if (operation === "restore") {
-    spawnSync("runc", words.restore("warm-up"), { stdio: "ignore" });
-    typical = performance.now() - warm;
-  }
+  let times = await timed(words.dump("warm-up"));
+  if (operation === "restore") times = await timed(words.restore("warm-up"));
+  else if (!busy) times.typical = 200;
   await clearAway("warm-up");
   const before = new Set(surroundings());
-  for (let round = 0; round < rounds; round++) {
+  let left = rounds;
+  // In a busy container's round that came too late nothing was tried.
+  for (let round = 0; left > 0 && round < rounds * 3; round++) {
     const id = `kill-${round}`;
     await begin(id);
     if (operation === "restore" && runcQuiet(...words.dump(id)) !== 0) throw new Error("the dump failed");
-    const moment = random() * typical * 0.95;
-    const { code, hit } = await operate(id, moment);
-    const { outcome, harm } = await judge(id);
+    const victim = victims[round % victims.length];
+    const moment = anyMoment(times);
+    const held = holdings();
+    const { code, hit } = await operate(id, victim, moment);
+    // The first of all took longer than the others do.
+    if (hit || !busy) left--;
+    if (busy && !hit) times = { typical: times.typical * 0.85, stop: times.stop * 0.85 };
+    const { outcome, harm } = await judge(id, held);
     if (code === "hangs") harm.push(`runc ${operation} hangs`);
+    const log = ["cryoshim.log", `${operation}.log`]
+      .flatMap((name) =>
+        read(`${place}/w/${name}`)
+          .split("\n")
+          .filter((line) => /guard|cryoshim|Error/.test(line)),
+      )
+      .slice(-20);
     await clearAway(id);
     for (const left of surroundings()) {
       if (before.has(left)) continue;
@@ -266,15 +365,24 @@ async function main() {
       if (victim === "runtime" && operation === "restore" && new RegExp(`/${id}(/criu-root)?$`).test(left)) continue;
       harm.push(`left ${left.replace(id, "ID")}`);
     }
-    const key = hit ? outcome : `too late, ${outcome}`;
+    const key = `${victims.length > 1 ? `${victim}: ` : ""}${hit ? outcome : `too late, ${outcome}`}`;
     outcomes[key] = (outcomes[key] ?? 0) + 1;
     if (outcome.startsWith("harmed")) harm.push(outcome);
-    if (harm.length > 0) harms.push({ round, moment: Math.round(moment), code, harm });
+    if (harm.length > 0)
+      harms.push({ round, victim, outcome, from: moment.from, moment: Math.round(moment.moment), code, harm, log });
   }
   unmountAll();
   rmSync(place, { recursive: true, force: true });
   console.log(
-    JSON.stringify({ kind: process.env.LAB, operation, victim, rounds, seed: Number(seedWord), outcomes, harms }),
+    JSON.stringify({
+      kind: process.env.LAB,
+      operation,
+      victim: victimWords,
+      rounds,
+      seed: Number(seedWord),
+      outcomes,
+      harms,
+    }),
   );
 }
 

@@ -3,7 +3,7 @@
  * A task on which the surgeon operates: it checks itself all the time and writes what it sees to a file, one line a
  * time: "ok N" after each round, "BAD what" when anything was other than it must be.
  *
- *	patient OUT threads|seccomp|restart|files
+ *	patient OUT threads|seccomp|restart|files|family
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,6 +14,7 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -151,8 +152,31 @@ static void files(const char *path)
 				say("BAD mapping", 0);
 		}
 		say("ok", round);
-		usleep(10000);
+		usleep(500);
 	}
+}
+
+static void on_signal(int sig)
+{
+	say("BAD signal that nobody has sent", sig);
+}
+
+/* Parent and child, each with its `files`; both would be told if the child were stopped and went on. */
+static void family(const char *path)
+{
+	struct sigaction act = { .sa_handler = on_signal };
+	char name[256];
+	pid_t child;
+
+	if (sigaction(SIGCHLD, &act, NULL) || sigaction(SIGCONT, &act, NULL))
+		abort();
+	child = fork();
+	if (child < 0)
+		abort();
+	snprintf(name, sizeof(name), "%s.child", path);
+	if (child == 0)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	files(child == 0 ? name : path);
 }
 
 int main(int argc, char **argv)
@@ -180,6 +204,8 @@ int main(int argc, char **argv)
 		}
 	} else if (!strcmp(argv[2], "files")) {
 		files(argv[1]);
+	} else if (!strcmp(argv[2], "family")) {
+		family(argv[1]);
 	}
 	return 2;
 }
