@@ -23,7 +23,7 @@ limit=${PROOF_SECONDS:-30}
 command() {
 	local program=/scratch/$1 to=/tmp/work/copied
 	case $1 in
-	examples/io_uring-cp | examples/link-cp | examples/ucontext-cp) echo "rm -f $to; $program /tmp/work/file $to && cmp /tmp/work/file $to" ;;
+	examples/io_uring-cp | examples/link-cp | examples/ucontext-cp) echo "sh -c 'rm -f $to; $program /tmp/work/file $to && cmp /tmp/work/file $to'" ;;
 	examples/io_uring-test | examples/io_uring-close-test) echo "$program /tmp/work/file" ;;
 	examples/*) echo "$program" ;;
 	*) echo "/scratch/test/$1" ;;
@@ -35,7 +35,7 @@ begin() {
 	rm -rf status /tmp/images && mkdir /tmp/images
 	root= thread=
 	read -r root thread < <(timeout "$limit" /scratch/pause-at "$1" count registers sh -c \
-		"{ $(command "$2"); } </dev/null >output 2>&1; echo \$? >status" 2>/dev/null)
+		"$(command "$2") </dev/null >output 2>&1; echo \$? >status" 2>/dev/null)
 	[ -n "$thread" ]
 }
 
