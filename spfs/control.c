@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "holder.h"
+#include "keeper.h"
 #include "mount.h"
 #include "stub.h"
 #include "switch.h"
@@ -22,6 +23,7 @@
 #define MAX_CLIENTS 32
 #define PROBE_MS 2000
 #define WATCH_MS 1000
+#define FIRST_CLIENT 5	/* after what else is polled */
 
 static struct client {
 	int fd;
@@ -60,7 +62,7 @@ static void *command(void *arg)
 	if (c->command.type == SPFS_STUB)
 		m.err = switch_stub();
 	else
-		m.err = switch_proxy(c->lent, c->command.flags & 1, c->command.flags & 2, differs, c, &m.a0);
+		m.err = switch_proxy(c->lent, c->command.flags, differs, c, &m.a0);
 	answer(c->fd, &m, SPFS_RESULT, m.err ? strerror(m.err) : NULL);
 	c->busy = false;
 	wake_control();
@@ -85,6 +87,16 @@ static void hang_up(struct client *c)
 	c->fd = -1;
 }
 
+static int own(const struct client *c)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len))
+		return errno;
+	return owner_watch(peer.pid, c->command.flags);
+}
+
 static void obey(struct client *c, int lent)
 {
 	struct spfs_msg m = { .seq = c->command.seq };
@@ -106,6 +118,19 @@ static void obey(struct client *c, int lent)
 	case SPFS_STUB:
 		c->busy = true;
 		start_thread(command, c);
+		break;
+	case SPFS_OWN:
+		m.err = own(c);
+		answer(c->fd, &m, SPFS_RESULT, m.err ? strerror(m.err) : NULL);
+		break;
+	case SPFS_KEEP:
+		owner_release();
+		keeper_want();
+		answer(c->fd, &m, SPFS_RESULT, NULL);
+		break;
+	case SPFS_KEPT:
+		keeper_done();
+		answer(c->fd, &m, SPFS_RESULT, NULL);
 		break;
 	case SPFS_STOP:
 		say("stop");
@@ -176,7 +201,7 @@ static void greet(void)
 static void close_unknown(void)
 {
 	uint8_t *known = calloc(1, 1 << 20);
-	const int32_t ours[] = { 0, 1, 2, S->fuse, S->listen, S->log, S->backend, S->memory, S->dir };
+	const int32_t ours[] = { 0, 1, 2, S->fuse, S->listen, S->log, S->backend, S->memory, S->dir, S->keeper, S->owner };
 	DIR *dir = opendir("/proc/self/fd");
 	struct dirent *d;
 
@@ -245,9 +270,15 @@ static int watch(void)
 	return WATCH_MS;
 }
 
+/* The sooner of two waits; -1: none. */
+static int sooner(int a, int b)
+{
+	return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 int worker_run(void)
 {
-	struct pollfd polled[MAX_CLIENTS + 3];
+	struct pollfd polled[MAX_CLIENTS + FIRST_CLIENT];
 	int holder = -1;
 
 	S->worker = (int32_t)getpid();
@@ -271,13 +302,13 @@ int worker_run(void)
 		polled[0] = (struct pollfd){ .fd = S->listen, .events = POLLIN };
 		polled[1] = (struct pollfd){ .fd = wake_fd, .events = POLLIN };
 		polled[2] = (struct pollfd){ .fd = holder, .events = POLLIN };
+		ms = keeper_tick();
+		polled[3] = (struct pollfd){ .fd = S->keeper, .events = POLLIN };
+		polled[4] = (struct pollfd){ .fd = S->owner, .events = POLLIN };
 		for (int i = 0; i < MAX_CLIENTS; i++)
-			polled[3 + i] = (struct pollfd){ .fd = clients[i].busy ? -1 : clients[i].fd, .events = POLLIN };
-		wait = stub_tick();
-		ms = watch();
-		if (ms >= 0 && (wait < 0 || ms < wait))
-			wait = ms;
-		if (poll(polled, MAX_CLIENTS + 3, wait) <= 0)
+			polled[FIRST_CLIENT + i] = (struct pollfd){ .fd = clients[i].busy ? -1 : clients[i].fd, .events = POLLIN };
+		wait = sooner(sooner(stub_tick(), watch()), ms);
+		if (poll(polled, MAX_CLIENTS + FIRST_CLIENT, wait) <= 0)
 			continue;
 		if (polled[1].revents && read(wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			say("wake: %s", strerror(errno));
@@ -289,9 +320,13 @@ int worker_run(void)
 			holder = -1;
 			holder_replace();
 		}
+		if (polled[3].revents)
+			keeper_ended();
 		for (int i = 0; i < MAX_CLIENTS; i++)
-			if (polled[3 + i].revents && clients[i].fd >= 0 && polled[3 + i].fd == clients[i].fd)
+			if (polled[FIRST_CLIENT + i].revents && clients[i].fd >= 0 && polled[FIRST_CLIENT + i].fd == clients[i].fd)
 				hear(&clients[i]);
+		if (polled[4].revents && S->owner == polled[4].fd)
+			owner_died();
 	}
 	return 0;
 }

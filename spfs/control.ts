@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Starts stub-proxy file systems and tells them what to be: to CRIU the record, to tasks a mount that waits, then the backend.
 import { execFile } from "node:child_process";
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { getSystemErrorName } from "node:util";
 import {
@@ -21,7 +21,9 @@ import {
   encodeCommand,
   encodeRecord,
   type Message,
+  OWN,
   PHASE,
+  PROXY,
   type RecordedNode,
   TYPE,
 } from "./wire.js";
@@ -36,14 +38,19 @@ export interface SpfsOptions {
   readOnly?: boolean;
   /** Milliseconds after which what waits in STUB gets EIO; 0: waits for ever. */
   timeoutMs: number;
-  /** FUSE_PASSTHROUGH for opens in PROXY where the kernel has it (6.9). */
+  /** FUSE_PASSTHROUGH for opens in PROXY where the kernel has it (6.9), and proxy() does not say otherwise. */
   passthrough: "auto" | "off";
   /** When the backend is lost in PROXY: back to STUB (tasks wait), or errors are handed on. */
   onLoss: "stub" | "error";
   /** For how long a request may be at the backend before that is asked whether it lives, in milliseconds; 10,000 unless told. */
   lossAfterMs?: number;
-  /** Program (an absolute path) and arguments, started when the file system goes back to STUB by itself; SPFS_ID is in its environment. */
-  onStub?: readonly string[];
+  /**
+   * Program (an absolute path) and arguments that bring the backend back; SPFS_ID is in its environment, and what it says on stderr
+   * goes to the log. Started by keep(), and when the backend is lost; and again whenever it ends before kept().
+   */
+  keeper?: readonly string[];
+  /** This process restores: see own(). From the first moment on. */
+  own?: Owning;
 }
 
 export interface SpfsStatus {
@@ -72,6 +79,14 @@ export interface ProxyReport {
   differs: { path: Uint8Array; what: (typeof DIFFERS)[number] }[];
 }
 
+/** What is to become of it when the process that restores dies, or is done, after RESTORE. */
+export interface Owning {
+  /** Nobody is to see it where it was mounted, nor the directory. */
+  unsee: "nothing" | "mount" | "mount and directory";
+  /** It was there before the restore, and stays if that dies in RESTORE. */
+  prepared?: boolean;
+}
+
 /** A running file system. Every command may be given again: when the worker dies over one, that is what happens. */
 export interface Spfs {
   readonly id: string;
@@ -82,7 +97,19 @@ export interface Spfs {
    * To PROXY. `backend`: O_PATH|O_DIRECTORY of its root; it stays the caller's. `sameInodes`: the backend's numbers of inodes are
    * those of the record, if its root's is. Rejects with ERR_SPFS: then it is STUB.
    */
-  proxy(backend: number, policy: { gone: "error" | "stub"; sameInodes?: boolean }): Promise<ProxyReport>;
+  proxy(
+    backend: number,
+    policy: { gone: "error" | "stub"; sameInodes?: boolean; passthrough?: boolean },
+  ): Promise<ProxyReport>;
+  /**
+   * This process restores, until keep(). If it dies in RESTORE the file system ends; if it dies later, when tasks may run, it goes
+   * on as if keep() had been said.
+   */
+  own(owning: Owning): Promise<void>;
+  /** The restore is done: the keeper is started, and watched. */
+  keep(): Promise<void>;
+  /** By the keeper: all is done, it is needed no more. Does nothing when the backend has been lost meanwhile. */
+  kept(): Promise<void>;
   status(): Promise<SpfsStatus>;
   /** Ends holder and worker, unmounts (MNT_DETACH) and removes the state directory. */
   stop(): Promise<void>;
@@ -103,6 +130,9 @@ const failure = (id: string, what: string, why: string): CryoshimError =>
     why,
     fix: `its log is ${directoryOf(id)}/log`,
   });
+
+const ownFlags = ({ unsee, prepared = false }: Owning): number =>
+  (unsee === "nothing" ? 0 : unsee === "mount" ? OWN.MOUNT : OWN.MOUNT | OWN.DIRECTORY) | (prepared ? OWN.PREPARED : 0);
 
 /** One command on a connection of its own; undefined: the worker died over it. */
 const ask = (
@@ -194,10 +224,22 @@ const connect = (id: string, mountpoint: string): Spfs => {
     async stub() {
       await tell("stub", TYPE.STUB);
     },
-    async proxy(backend, { gone, sameInodes }) {
+    async own(owning) {
+      await tell("own", TYPE.OWN, { flags: ownFlags(owning) });
+    },
+    async keep() {
+      await tell("keep", TYPE.KEEP);
+    },
+    async kept() {
+      await tell("tell", TYPE.KEPT);
+    },
+    async proxy(backend, { gone, sameInodes = false, passthrough = true }) {
       let differs: ProxyReport["differs"] = [];
       const result = await tell("proxy", TYPE.PROXY, {
-        flags: (gone === "stub" ? 1 : 0) | (sameInodes ? 2 : 0),
+        flags:
+          (gone === "stub" ? PROXY.GONE_WAITS : 0) |
+          (sameInodes ? PROXY.SAME_INODES : 0) |
+          (passthrough ? 0 : PROXY.NO_PASSTHROUGH),
         fds: [backend],
         onStart: () => {
           differs = [];
@@ -239,40 +281,34 @@ const optionWords = (options: SpfsOptions, directory: string): string[] => [
   `passthrough=${options.passthrough === "auto" ? 1 : 0}`,
   `stub-on-loss=${options.onLoss === "stub" ? 1 : 0}`,
   `loss-after=${options.lossAfterMs ?? 10_000}`,
-  ...(options.onStub ?? []).map((word) => `on-stub=${word}`),
+  ...(options.own === undefined ? [] : [`owner=${process.pid}`, `own=${ownFlags(options.own)}`]),
+  ...(options.keeper ?? []).map((word) => `command=${word}`),
 ];
 
-const start = (words: string[]): Promise<string | undefined> =>
+const start = (words: string[], record: Buffer): Promise<string | undefined> =>
   new Promise((resolve) => {
-    execFile(program(), words, { cwd: "/", env: {}, timeout: 30_000 }, (error, _, stderr) => {
+    const child = execFile(program(), words, { cwd: "/", env: {}, timeout: 30_000 }, (error, _, stderr) => {
       if (error === null) return resolve(undefined);
       const [, number, what] = /^(\d+)\t(.*)/.exec(stderr) ?? [];
       resolve(number === undefined ? reason(error) : `${what}: ${getSystemErrorName(-Number(number))}`);
     });
+    child.stdin!.on("error", () => {});
+    child.stdin!.end(record);
   });
 
 /** Mounts a file system in RESTORE, with what the checkpoint recorded. Throws ERR_SPFS; then nothing of it is left. */
 export const startSpfs = async (options: SpfsOptions, nodes: Iterable<RecordedNode>): Promise<Spfs> => {
   const { id } = options;
   if (!ID.test(id)) throw failure(id, "cannot start", "that is no name for one");
-  const directory = directoryOf(id);
-  try {
-    mkdirSync(root(), { recursive: true, mode: 0o700 });
-    mkdirSync(directory, { mode: 0o700 });
-  } catch (error) {
-    throw failure(id, "cannot start", reason(error));
-  }
   let why: string | undefined;
   try {
-    writeFileSync(join(directory, "record"), encodeRecord(nodes), { mode: 0o600, flag: "wx" });
-    // Read when it is opened again (openSpfs), by people too.
-    writeFileSync(join(directory, "mountpoint"), options.mountpoint, { mode: 0o600, flag: "wx" });
-    why = await start(optionWords(options, directory));
+    mkdirSync(root(), { recursive: true, mode: 0o700 });
+    // It makes its directory itself: whoever is killed, there is none without a process that takes it away.
+    why = await start(optionWords(options, directoryOf(id)), encodeRecord(nodes));
   } catch (error) {
     why = reason(error);
   }
   if (why === undefined) return connect(id, options.mountpoint);
-  rmSync(directory, { recursive: true, force: true });
   throw failure(id, "cannot start", why);
 };
 

@@ -23,11 +23,13 @@
 #include <unistd.h>
 
 #include "holder.h"
+#include "keeper.h"
 #include "mount.h"
 #include "nodes.h"
 #include "record.h"
 
 static char why[512];
+static uint32_t owner;	/* 0: nobody */
 
 static int failed(const char *step)
 {
@@ -48,7 +50,7 @@ static bool number(const char *value, uint32_t *out)
 	return *value >= '0' && *value <= '9' && !*end && n <= 0x7fffffff;
 }
 
-/* KEY=VALUE; on-stub once for each word of the command. */
+/* KEY=VALUE; command once for each word of the keeper's. */
 static bool option(char *arg)
 {
 	struct {
@@ -65,19 +67,21 @@ static bool option(char *arg)
 		{ "passthrough", NULL, 0, &S->want_passthrough },
 		{ "stub-on-loss", NULL, 0, &S->on_loss_stub },
 		{ "loss-after", NULL, 0, &S->loss_ms },
+		{ "owner", NULL, 0, &owner },
+		{ "own", NULL, 0, &S->owner_flags },
 	};
 	char *value = strchr(arg, '=');
 
 	if (!value)
 		return false;
 	*value++ = 0;
-	if (!strcmp(arg, "on-stub")) {
+	if (!strcmp(arg, "command")) {
 		size_t len = strlen(value) + 1;
 
-		if (S->on_stub_len + len > sizeof(S->on_stub))
+		if (S->keeper_len + len > sizeof(S->keeper_command))
 			return false;
-		memcpy(S->on_stub + S->on_stub_len, value, len);
-		S->on_stub_len += (uint32_t)len;
+		memcpy(S->keeper_command + S->keeper_len, value, len);
+		S->keeper_len += (uint32_t)len;
 		return true;
 	}
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
@@ -116,6 +120,41 @@ static int listen_at(void)
 	return fd;
 }
 
+/* The record, from whoever starts it: it is here before the state directory is, and a starter that is killed leaves no half of it. */
+static int take_record(void)
+{
+	static char bytes[1 << 16];
+	int fd = own_file("record", O_RDWR | O_CREAT | O_EXCL), ret;
+	ssize_t n;
+
+	if (fd < 0)
+		return failed("record");
+	while ((n = read(0, bytes, sizeof(bytes))) != 0) {
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 || write(fd, bytes, (size_t)n) != n) {
+			close(fd);
+			return failed("record");
+		}
+	}
+	ret = record_load(fd, why, sizeof(why));
+	close(fd);
+	return ret ? failed("record") : 0;
+}
+
+/* For whoever opens it again, and for people. */
+static int tell_mountpoint(void)
+{
+	size_t len = strlen(S->mountpoint);
+	int fd = own_file("mountpoint", O_WRONLY | O_CREAT | O_EXCL), ret;
+
+	if (fd < 0)
+		return failed("mountpoint");
+	ret = write(fd, S->mountpoint, len) == (ssize_t)len ? 0 : failed("mountpoint");
+	close(fd);
+	return ret;
+}
+
 static void detach(void)
 {
 	struct rlimit limit;
@@ -150,8 +189,10 @@ static void detach(void)
 /* All that can fail, in the process that becomes the holder. */
 static int prepare(void)
 {
-	int record, ret;
-
+	if (mkdir(S->directory, 0700)) {
+		S->cleared = 1; /* another's */
+		return failed("state directory");
+	}
 	S->dir = open(S->directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
 	if (S->dir < 0)
 		return failed("state directory");
@@ -160,13 +201,8 @@ static int prepare(void)
 		return failed("log");
 	if (nodes_index())
 		return failed("memory");
-	record = own_file("record", O_RDONLY);
-	if (record < 0)
-		return failed("record");
-	ret = record_load(record, why, sizeof(why));
-	close(record);
-	if (ret)
-		return failed("record");
+	if (take_record() || tell_mountpoint())
+		return -1;
 	detach();
 	S->fuse = open("/dev/fuse", O_RDWR);
 	if (S->fuse < 0)
@@ -174,6 +210,9 @@ static int prepare(void)
 	S->listen = listen_at();
 	if (S->listen < 0)
 		return failed("control socket");
+	errno = owner ? owner_watch((pid_t)owner, S->owner_flags) : 0;
+	if (errno)
+		return failed("owner");
 	S->zeroes = 1;
 	if (mount_at(S->fuse, S->id, S->mountpoint, S->read_only))
 		return failed("mount");

@@ -114,6 +114,14 @@ static bool mounted(void)
 	return ours;
 }
 
+void unsee(bool directory)
+{
+	if (mounted() && syscall(SYS_umount2, S->mountpoint, 2 /* MNT_DETACH */))
+		say("stays mounted at %s: %s", S->mountpoint, strerror(errno));
+	if (directory)
+		(void)rmdir(S->mountpoint);
+}
+
 void clear_away(void)
 {
 	static const char *const files[] = { "session", "control", "record", "mountpoint", "log" };
@@ -123,6 +131,8 @@ void clear_away(void)
 		return;
 	if (mounted())
 		(void)syscall(SYS_umount2, S->mountpoint, 1 /* MNT_FORCE */ | 2 /* MNT_DETACH */);
+	if (S->owner_flags & SPFS_OWN_DIRECTORY)
+		(void)rmdir(S->mountpoint);
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
 		snprintf(path, sizeof(path), "%s/%s", S->directory, files[i]);
 		(void)unlink(path);

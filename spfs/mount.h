@@ -6,6 +6,8 @@
 
 /* Mounts the connection on a directory. Returns 0, or -1 with errno. */
 int mount_at(int fuse, const char *id, const char *mountpoint, bool read_only);
+/* Unmounts it where it was mounted: whoever uses it, or has it mounted elsewhere, does so still. `directory`: that goes, too. */
+void unsee(bool directory);
 /*
  * Unmounts it, if it is what is mounted there, and takes the state directory away. Whoever waits in it gets an error: not even a
  * backend that hangs keeps them.

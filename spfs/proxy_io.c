@@ -43,7 +43,7 @@ static uint32_t handle_fit(struct request *r, uint32_t n, uint32_t flags, int fd
 	out->open_flags = 0;
 	if (S_ISDIR(nodes[n].a.mode)) {
 		kind = HANDLE_DIR;
-	} else if (S->passthrough && S_ISREG(nodes[n].a.mode) && !node_cached(n) &&
+	} else if (S->passthrough && (!S->no_passthrough || node_passed_through(n)) && S_ISREG(nodes[n].a.mode) && !node_cached(n) &&
 		   (id = backing(n, fd, node_passed_through(n)))) {
 		kind = HANDLE_PASSTHROUGH;
 		out->open_flags = OPEN_PASSTHROUGH;

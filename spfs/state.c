@@ -56,7 +56,7 @@ int state_map(int fd)
 	}
 	if (fresh) {
 		S->version = SPFS_VERSION;
-		S->fuse = S->listen = S->log = S->backend = S->dir = -1;
+		S->fuse = S->listen = S->log = S->backend = S->dir = S->keeper = S->owner = -1;
 		S->memory = fd;
 	}
 	return fd;

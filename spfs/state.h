@@ -139,14 +139,20 @@ struct state {
 	uint32_t passthrough;
 	uint64_t init_flags;
 	int32_t fuse, listen, log, backend, memory, dir;
+	int32_t keeper, owner;	/* pidfds; -1 none */
+	_Atomic uint32_t keep;	/* a keeper is wanted */
+	uint32_t keeper_wait;	/* ms; before the next is started */
+	uint64_t keeper_born, keeper_next;
+	uint32_t owner_flags;
 	_Atomic int32_t holder, worker;
 	_Atomic uint32_t node_high, name_high, handle_high, small_high, large_high;
 	_Atomic uint64_t text_high;
 	_Atomic uint32_t zeroes;	/* RESTORE's zero pages may be in the page cache */
 	uint32_t compared;	/* the record has been held against a backend */
-	char id[72], mountpoint[4096], directory[96], on_stub[8192];
-	uint32_t on_stub_len;
+	char id[72], mountpoint[4096], directory[96], keeper_command[8192];
+	uint32_t keeper_len;
 	uint32_t gone_waits;
+	uint32_t no_passthrough;	/* not to this backend */
 };
 
 extern struct state *S;

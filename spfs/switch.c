@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "backend.h"
+#include "keeper.h"
 #include "stub.h"
 #include "switch.h"
 
@@ -111,26 +112,6 @@ int switch_stub(void)
 	return 0;
 }
 
-/* Starts the command that brings the backend back; it knows which file system by the environment. */
-static void tell_stub(void)
-{
-	char id[96] = "SPFS_ID=", *argv[256], *envp[] = { id, (char *)"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
-	size_t n = 0;
-
-	for (uint32_t at = 0; at < S->on_stub_len && n < 255; at += (uint32_t)strlen(S->on_stub + at) + 1)
-		argv[n++] = S->on_stub + at;
-	argv[n] = NULL;
-	if (!n)
-		return;
-	strcat(id, S->id);
-	if (fork())
-		return;
-	setsid();
-	syscall(SYS_close_range, 3, ~0u, 0);
-	execve(argv[0], argv, envp);
-	_exit(127);
-}
-
 void switch_lost(uint32_t session)
 {
 	bool now;
@@ -146,7 +127,7 @@ void switch_lost(uint32_t session)
 		return;
 	say("the backend is lost: stub");
 	close_now();
-	tell_stub();
+	keeper_want();
 }
 
 /* One pass over the nodes by several threads: opening is waiting where the backend is far. */
@@ -307,7 +288,7 @@ static void tell_differences(const struct pass *pass, differs_fn *differs, void 
 	}
 }
 
-int switch_proxy(int backend, bool gone_waits, bool stable, differs_fn *differs, void *arg, uint64_t *reopened)
+int switch_proxy(int backend, uint32_t flags, differs_fn *differs, void *arg, uint64_t *reopened)
 {
 	struct pass pass = { .end = S->node_high };
 	struct stat st;
@@ -326,7 +307,7 @@ int switch_proxy(int backend, bool gone_waits, bool stable, differs_fn *differs,
 		close(backend);
 		return ENOMEM;
 	}
-	pass.stable = stable && st.st_ino == nodes[ROOT].a.ino;
+	pass.stable = flags & SPFS_PROXY_SAME_INODES && st.st_ino == nodes[ROOT].a.ino;
 	drop_backend(); /* what a worker that died over this has opened */
 	close_now();
 	pthread_mutex_lock(&tree);
@@ -334,7 +315,8 @@ int switch_proxy(int backend, bool gone_waits, bool stable, differs_fn *differs,
 	nodes[ROOT].fd = backend;
 	node_learn(ROOT, &st);
 	pthread_mutex_unlock(&tree);
-	S->gone_waits = gone_waits;
+	S->gone_waits = !!(flags & SPFS_PROXY_GONE_WAITS);
+	S->no_passthrough = !!(flags & SPFS_PROXY_NO_PASSTHROUGH);
 	error = open_all(&pass);
 	if (!error) {
 		carry_over(differs, arg);

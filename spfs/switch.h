@@ -11,11 +11,8 @@ typedef void differs_fn(void *arg, uint64_t what, const char *path);
 
 /* RESTORE or PROXY to STUB; when it returns no page of RESTORE's is left in the page cache. */
 int switch_stub(void);
-/*
- * To PROXY; the descriptor (O_PATH) is taken over. `stable`: a file of another inode number than the recorded one is another
- * file, if the root is the same. Returns an errno: then it is STUB.
- */
-int switch_proxy(int backend, bool gone_waits, bool stable, differs_fn *differs, void *arg, uint64_t *reopened);
+/* To PROXY; the descriptor (O_PATH) is taken over; flags: enum spfs_proxy. Returns an errno: then it is STUB. */
+int switch_proxy(int backend, uint32_t flags, differs_fn *differs, void *arg, uint64_t *reopened);
 /* Back to STUB, because the backend of this session is lost. */
 void switch_lost(uint32_t session);
 

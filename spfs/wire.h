@@ -42,9 +42,12 @@ struct spfs_msg {
 
 #define SPFS_TYPES(X)                                                                              \
 	X(STUB, 1)                                                                                 \
-	X(PROXY, 2)		/* with the backend's root; flags: 1 what is gone waits as in stub, 2 inodes are files for ever */ \
+	X(PROXY, 2)		/* with the backend's root; flags: enum spfs_proxy */              \
 	X(STATUS, 3)		/* RESULT: phase, blocked, open, nodes, passthrough, worker, restarts, holder */ \
 	X(STOP, 4)                                                                                 \
+	X(OWN, 5)		/* the sender restores, from now on; flags: enum spfs_own */       \
+	X(KEEP, 6)		/* the restore is done: the keeper is started, and kept running */ \
+	X(KEPT, 7)		/* by the keeper: all is done */                                   \
 	X(RESULT, 10)		/* of PROXY: a0 handles opened again */                            \
 	X(DIFFERS, 11)		/* a0: what; data: the path */
 
@@ -54,6 +57,16 @@ enum spfs_type {
 #undef X
 };
 
+enum spfs_proxy {
+	SPFS_PROXY_GONE_WAITS = 1,	/* for what is gone, as in stub */
+	SPFS_PROXY_SAME_INODES = 2,	/* a file of another number than the recorded one is another, if the root is the same */
+	SPFS_PROXY_NO_PASSTHROUGH = 4,	/* not with this backend */
+};
+enum spfs_own {
+	SPFS_OWN_MOUNT = 1,	/* when the restore is done nobody is to see it where it was mounted */
+	SPFS_OWN_DIRECTORY = 2,	/* and that directory goes, too */
+	SPFS_OWN_PREPARED = 4,	/* it stays in RESTORE when the owner dies */
+};
 enum spfs_phase { SPFS_PHASE_RESTORE, SPFS_PHASE_STUB, SPFS_PHASE_PROXY };
 enum spfs_differs { SPFS_GONE, SPFS_OTHER_TYPE, SPFS_OTHER_SIZE, SPFS_GROWN, SPFS_OTHER_MTIME, SPFS_NOT_MADE, SPFS_REPLACED };
 

@@ -9,7 +9,17 @@ export const SIZE = 88;
 export const NODE_SIZE = 64;
 export const RECORD_SIZE = 16;
 
-export const TYPE = { STUB: 1, PROXY: 2, STATUS: 3, STOP: 4, RESULT: 10, DIFFERS: 11 } as const;
+export const TYPE = {
+  STUB: 1,
+  PROXY: 2,
+  STATUS: 3,
+  STOP: 4,
+  OWN: 5,
+  KEEP: 6,
+  KEPT: 7,
+  RESULT: 10,
+  DIFFERS: 11,
+} as const;
 
 export const OFFSET = {
   magic: 0,
@@ -43,6 +53,10 @@ export const NODE_OFFSET = {
   path_len: 60,
   target_len: 62,
 } as const;
+
+/** enum spfs_proxy, enum spfs_own */
+export const PROXY = { GONE_WAITS: 1, SAME_INODES: 2, NO_PASSTHROUGH: 4 } as const;
+export const OWN = { MOUNT: 1, DIRECTORY: 2, PREPARED: 4 } as const;
 
 /** enum spfs_phase, enum spfs_differs */
 export const PHASE = ["restore", "stub", "proxy"] as const;

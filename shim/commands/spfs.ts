@@ -130,11 +130,14 @@ export const proxyOne = async (id: string, backend: string | undefined): Promise
   }
   const fd = openDirectory(backend);
   try {
+    const { mayPass, mountOfFd } = await import("../remote/backend.js");
     const remembered = recall(id);
-    const { gone } = remembered?.treatment ?? { gone: "fail" };
+    const { gone, onLoss } = remembered?.treatment ?? { gone: "fail", onLoss: "block" };
+    const mount = mountOfFd(fd);
     const { reopened, differs } = await spfs.proxy(fd, {
       gone: gone === "stub" ? "stub" : "error",
       sameInodes: remembered !== undefined && keepsInodes(remembered.fs.type),
+      passthrough: mount !== undefined && mayPass({ onLoss }, mount),
     });
     const told = differs.map(({ path, what }) => ({ path: Buffer.from(path).toString("latin1"), what }));
     if (remembered !== undefined)

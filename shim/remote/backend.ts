@@ -11,7 +11,7 @@ import { joined, placesOf } from "../carriers/remote-restore.js";
 import type { RemoteMapping, RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
 import { stateDir } from "../session/plugin-dir.js";
-import { type Remembered, spfsOf } from "./state.js";
+import { type Remembered, spfsOf, type Treatment } from "./state.js";
 
 const O_PATH = 0o10000000;
 
@@ -21,9 +21,16 @@ export interface Backend {
   fd: number;
   /** For people. */
   from: string;
+  mount: MountLine;
   /** Where it was mounted for this, and is to be seen no more. */
   seen?: string;
 }
+
+/** The mount of this namespace that a descriptor is of; undefined: it is none any more. */
+export const mountOfFd = (fd: number): MountLine | undefined => {
+  const id = Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
+  return mountsOf("self").find((line) => line.id === id);
+};
 
 /** What is wrong with an opened directory as the file system that is looked for; undefined: nothing. */
 type Unlike = (mount: MountLine, fd: number) => string | undefined;
@@ -32,17 +39,17 @@ type Unlike = (mount: MountLine, fd: number) => string | undefined;
  * A directory whose server answers now. It is opened only then: an open would wait without end. What has been opened is then held
  * against what was looked for: a mount can go at any moment, and the directory below it is another, most often an empty one.
  */
-const openAnswering = async (path: string, ms: number, unlike: Unlike): Promise<number> => {
+const openAnswering = async (path: string, ms: number, unlike: Unlike): Promise<Pick<Backend, "fd" | "mount">> => {
   const { top } = await look({ base: "/", top: path.slice(1), files: [] }, ms);
   if (typeof top === "string") throw new Error(`\`${path}\` cannot be looked at (${top})`);
   if ((top.mode & 0o170000) !== 0o040000) throw new Error(`\`${path}\` is no directory`);
   const fd = openSync(Buffer.from(path, "latin1"), O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW);
   try {
-    const id = Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
-    const mount = mountsOf("self").find((line) => line.id === id);
-    const why = mount === undefined ? "has just been unmounted" : unlike(mount, fd);
+    const mount = mountOfFd(fd);
+    if (mount === undefined) throw new Error(`\`${path}\` has just been unmounted`);
+    const why = unlike(mount, fd);
     if (why !== undefined) throw new Error(`\`${path}\` ${why}`);
-    return fd;
+    return { fd, mount };
   } catch (error) {
     closeSync(fd);
     throw error;
@@ -125,7 +132,7 @@ const mountUnseen = async (
       throw new Error(timedOut ? "mount(8) takes too long" : stderr.trim().split("\n").at(-1) || "mount(8) failed");
     const place = joined(dir, within("/", fs.base) ?? "");
     const unlike: Unlike = ({ point }) => (point === dir ? undefined : "has just been unmounted");
-    return { fd: await openAnswering(place, ms, unlike), from, seen: dir };
+    return { ...(await openAnswering(place, ms, unlike)), from, seen: dir };
   } catch (error) {
     unsee(dir, true);
     throw error;
@@ -163,7 +170,7 @@ export const findBackend = async (remembered: Remembered, settings: RemoteSettin
     }
   };
   const directory = (path: string, unlike: Unlike) => async (): Promise<Backend> => ({
-    fd: await openAnswering(path, ms, unlike),
+    ...(await openAnswering(path, ms, unlike)),
     from: path,
   });
   const another: Unlike = ({ type, source }) =>
@@ -186,8 +193,16 @@ export const findBackend = async (remembered: Remembered, settings: RemoteSettin
   throw new Error(wrong.length === 0 ? "it is not mounted on this host" : wrong.join("; "));
 };
 
+/**
+ * Whether files of this mount may be read and written past SPFS. Who does gets the errors of the mount itself: ENOTCONN for ever from
+ * FUSE whose server has died, EIO from a soft mount. Where a loss is to be waited for only what waits by itself will do: a hard
+ * mount, or what is on this host and has no server.
+ */
+export const mayPass = ({ onLoss }: Pick<Treatment, "onLoss">, { type, options }: MountLine): boolean =>
+  onLoss === "eio" || !isRemote(type) || (!type.startsWith("fuse") && options.split(",").includes("hard"));
+
 /** Gives it back: what SPFS, or the container, has of it stays. */
-export const closeBackend = ({ fd, seen }: Backend): void => {
+export const closeBackend = ({ fd, seen }: Pick<Backend, "fd" | "seen">): void => {
   closeSync(fd);
   if (seen !== undefined) unsee(seen, true);
 };

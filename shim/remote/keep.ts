@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The keeper of a file system that SPFS stands for: waits until its server is there again, lets SPFS pass everything on to it,
 // and where that is wanted puts the real mount in SPFS's place. It ends when that is done, or when SPFS has ended.
-import { closeSync, readFileSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { addon } from "../../native/index.js";
 import { listSpfs, openSpfs, type Spfs } from "../../spfs/control.js";
@@ -10,7 +10,7 @@ import { keepsInodes, mountsOf } from "../carriers/remote-mounts.js";
 import { partOf } from "../carriers/remote-restore.js";
 import type { RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
-import { closeBackend, findBackend } from "./backend.js";
+import { type Backend, closeBackend, findBackend, mayPass } from "./backend.js";
 import { type Remembered, recall, remember, spfsOf } from "./state.js";
 
 const O_PATH = 0o10000000;
@@ -54,14 +54,27 @@ export const retireFor = async (remembered: Remembered, fd: number): Promise<Non
 };
 
 /**
- * One try. Throws why the server cannot be had yet. That the real mount cannot take SPFS's place is only remembered: SPFS goes on.
+ * Retires, and remembers first who does: if that is killed the next keeper ends what it has begun. That the real mount cannot take
+ * SPFS's place is only remembered: SPFS goes on.
  */
+const retireNow = async (remembered: Remembered, { fd }: Backend): Promise<void> => {
+  remember({ ...remembered, retiring: process.pid });
+  try {
+    remember({ ...remembered, retired: await retireFor(remembered, fd) });
+  } catch (error) {
+    remember({ ...remembered, stays: reason(error) });
+  }
+};
+
+/** One try. Throws why the server cannot be had yet. */
 export const bringBack = async (spfs: Spfs, remembered: Remembered, settings: RemoteSettings): Promise<void> => {
   const backend = await findBackend(remembered, settings);
   try {
     const { gone, retire: when } = remembered.treatment;
+    const passthrough = mayPass(remembered.treatment, backend.mount);
     const { reopened, differs } = await spfs.proxy(backend.fd, {
       gone: gone === "stub" ? "stub" : "error",
+      passthrough,
       sameInodes: keepsInodes(remembered.fs.type),
     });
     const { waits: _, ...rest } = remembered;
@@ -73,12 +86,8 @@ export const bringBack = async (spfs: Spfs, remembered: Remembered, settings: Re
       },
     };
     remember(now);
-    if (when === "never" || (when === "auto" && (await spfs.status()).passthrough)) return;
-    try {
-      remember({ ...now, retired: await retireFor(now, backend.fd) });
-    } catch (error) {
-      remember({ ...now, stays: reason(error) });
-    }
+    if (when === "never" || (when === "auto" && (!passthrough || (await spfs.status()).passthrough))) return;
+    await retireNow(now, backend);
   } finally {
     closeBackend(backend);
   }
@@ -99,6 +108,9 @@ export const leaveCgroups = (): void => {
   }
 };
 
+/** A process that had begun to retire it, and is no more. */
+const wasRetiring = ({ retiring }: Remembered): boolean => retiring !== undefined && !existsSync(`/proc/${retiring}`);
+
 /** Keeps on trying. Resolves when the file system is back, or needed no more. */
 export const keep = async (id: string, settings: () => RemoteSettings): Promise<void> => {
   for (let wait = FIRST; ; wait = Math.min(wait * 2, LONGEST)) {
@@ -106,11 +118,21 @@ export const keep = async (id: string, settings: () => RemoteSettings): Promise<
     if (remembered === undefined || !listSpfs().includes(id)) return;
     try {
       const spfs = await openSpfs(id);
-      if ((await spfs.status()).phase === "proxy") return;
-      await bringBack(spfs, remembered, settings());
+      if ((await spfs.status()).phase !== "proxy") await bringBack(spfs, remembered, settings());
+      else if (wasRetiring(remembered)) {
+        const { retiring: _, ...rest } = remembered;
+        const backend = await findBackend(remembered, settings());
+        try {
+          await retireNow(rest, backend);
+        } finally {
+          closeBackend(backend);
+        }
+      }
+      // Retired altogether it has ended.
+      await spfs.kept().catch(() => {});
       return;
     } catch (error) {
-      remember({ ...remembered, waits: reason(error) });
+      remember({ ...(recall(id) ?? remembered), waits: reason(error) });
     }
     await pause(wait);
   }

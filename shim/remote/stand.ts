@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPFS of one restore: raised before CRIU asks for the first file, in stub before the first task runs, and from then on
 // the keeper's; dropped if the restore fails.
-import { mkdirSync, readlinkSync, rmdirSync } from "node:fs";
+import { existsSync, mkdirSync, readlinkSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import { addon, packageRoot } from "../../native/index.js";
-import { openSpfs, type Spfs, startSpfs } from "../../spfs/control.js";
+import { type Owning, openSpfs, type Spfs, startSpfs } from "../../spfs/control.js";
 import type { CarrierContext } from "../carriers/carrier.js";
 import type { RemoteFs } from "../carriers/remote-image.js";
 import { mountsOf } from "../carriers/remote-mounts.js";
@@ -29,14 +29,6 @@ export const keeper = (id: string): [string, ...string[]] => {
   ] as [string, ...string[]];
 };
 
-/** Starts the keeper of a file system; it ends by itself. */
-export const startKeeper = (id: string): void => {
-  const { spawn } = process.getBuiltinModule("node:child_process");
-  const [program, ...args] = keeper(id);
-  const env = { PATH: process.env.PATH ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" };
-  spawn(program, args, { detached: true, stdio: "ignore", cwd: "/", env }).unref();
-};
-
 /** A directory of root's alone for the mounts of SPFS while a restore lasts. */
 const mountpointFor = (id: string): string => {
   const parent = join(stateDir(), "mounts");
@@ -50,7 +42,7 @@ const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "la
 export const raiseAt = async (
   fs: RemoteFs,
   treatment: Treatment,
-  { id, mountpoint, paths }: { id: string; mountpoint: string; paths: string[] },
+  { id, mountpoint, paths, own: owning }: { id: string; mountpoint: string; paths: string[]; own?: Owning },
 ): Promise<Spfs> => {
   const { nodes, ...rest } = fs;
   const spfs = await startSpfs(
@@ -61,7 +53,8 @@ export const raiseAt = async (
       timeoutMs: treatment.timeoutMs,
       passthrough: treatment.passthrough,
       onLoss: treatment.onLoss === "eio" ? "error" : "stub",
-      onStub: keeper(id),
+      keeper: keeper(id),
+      ...(owning !== undefined && { own: owning }),
     },
     nodes.map(({ target, path, ...node }) => ({
       ...node,
@@ -82,7 +75,10 @@ export const tryStand = async (): Promise<{ passthrough: boolean }> => {
   const numbers = { ino: 1n, mode: 0o40755, nlink: 2, uid: 0, gid: 0, rdev: 0, size: 0n };
   const root = { path: bytes(""), ...numbers, ...{ atime: 0n, mtime: 0n, ctime: 0n } };
   try {
-    const spfs = await startSpfs({ id, mountpoint, timeoutMs: 0, passthrough: "auto", onLoss: "error" }, [root]);
+    const spfs = await startSpfs(
+      { id, mountpoint, timeoutMs: 0, passthrough: "auto", onLoss: "error", own: { unsee: "mount and directory" } },
+      [root],
+    );
     try {
       const { passthrough } = await spfs.status();
       return { passthrough };
@@ -90,7 +86,7 @@ export const tryStand = async (): Promise<{ passthrough: boolean }> => {
       await spfs.stop();
     }
   } finally {
-    rmdirSync(mountpoint);
+    if (existsSync(mountpoint)) rmdirSync(mountpoint);
   }
 };
 
@@ -133,7 +129,9 @@ export class Stands {
       const id = await standsAt(path, this.#answerWithin).catch(() => undefined);
       if (id === undefined) continue;
       // Somebody has prepared it, for a runtime that looks at the path before it starts CRIU.
-      this.#stands.push({ spfs: await openSpfs(id), seen: [path], ours: false, prepared: true });
+      const spfs = await openSpfs(id);
+      await spfs.own({ unsee: "mount", prepared: true });
+      this.#stands.push({ spfs, seen: [path], ours: false, prepared: true });
       return [];
     }
     const id = newId();
@@ -143,9 +141,10 @@ export class Stands {
       mounting(mountpoint);
       mkdirSync(mountpoint, { mode: 0o700 });
     }
-    const spfs = await raiseAt(fs, treatment, { id, mountpoint, paths });
     // Tasks without mounts of their own have it on the host, for good.
     const ours = host === undefined;
+    const own: Owning = { unsee: ours ? "mount and directory" : "nothing" };
+    const spfs = await raiseAt(fs, treatment, { id, mountpoint, paths, own });
     this.#stands.push({ spfs, seen: ours ? [mountpoint] : [], ours, prepared: false });
     // The engine may have died meanwhile.
     if (this.#over) throw new Error("the restore is over");
@@ -166,7 +165,12 @@ export class Stands {
   async keep(): Promise<void> {
     for (const stand of this.#stands.splice(0)) {
       this.#unsee(stand);
-      startKeeper(stand.spfs.id);
+      try {
+        await stand.spfs.keep();
+      } catch (error) {
+        // With a container that has ended already it has ended, too.
+        this.#context.log("Info ", reason(error));
+      }
     }
   }
 
@@ -174,7 +178,7 @@ export class Stands {
     for (const path of seen) {
       try {
         if (mountsOf("self").some(({ point, type }) => point === path && type === "fuse.spfs")) addon.unmount(path);
-        if (ours) rmdirSync(path);
+        if (ours && existsSync(path)) rmdirSync(path);
       } catch (error) {
         this.#context.log("Warn ", `SPFS stays mounted at ${path}: ${reason(error)}`);
       }

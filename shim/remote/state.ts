@@ -37,6 +37,8 @@ export interface Remembered {
   /** When, and what it came back with. */
   since: string;
   proxied?: { at: string; from: string; reopened: number; differs: { path: string; what: string }[] };
+  /** The process that is about to put the real mount in SPFS's place. */
+  retiring?: number;
   retired?: { at: string; swapped: number; left: string[] };
   /** Why the real mount could not take its place. */
   stays?: string;

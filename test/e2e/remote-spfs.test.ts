@@ -112,9 +112,13 @@ describe("a restore that fails leaves nothing behind", () => {
   test("by itself", () =>
     holds(`${bundle("runc")}away; f=$(ls i/core-*.img | tail -1); : >"$f"; fails "" restore; nothing_left`));
 
-  test.each(["engine", "shim", "shim and engine"])("killed: %s", async (victim) => {
-    const kill =
-      victim === "engine" ? "$PPID" : victim === "shim" ? "$(pgrep -f [s]him.cjs)" : "$(pgrep -f [s]him.cjs) $PPID";
+  const pids = {
+    engine: "$PPID",
+    shim: "$(pgrep -f [s]him.cjs)",
+    "shim and engine": "$(pgrep -f [s]him.cjs) $PPID",
+    "shim, engine and guard": '$(pgrep -f "[c]riu swrk")',
+  };
+  test.each(Object.entries(pids))("killed: %s", async (_, kill) => {
     await holds(`${bundle("runc")}away
 printf '#!/bin/sh\\n[ "$CRTOOLS_SCRIPT_ACTION" != post-restore ] || { pidof spfs >/tmp/was; kill -9 ${kill}; sleep 1; }\\n' >script; chmod 755 script
 mkdir -p /etc/criu; echo "action-script /tmp/script" >/etc/criu/runc.conf
@@ -197,7 +201,7 @@ ${bundle("runc")}away; restore; touch l/go; until_true grep -q "BAD read (I/O er
 
 test("cryoshim spfs: each step by hand, and what there is not", async () => {
   const said = await holds(`${bundle("runc")}away; restore; id=$(ls /run/cryoshim/spfs)
-pkill -f "[s]pfs keep"; mkdir elsewhere; mount --bind served elsewhere
+mkdir elsewhere; mount --bind served elsewhere
 cryoshim spfs proxy $id --backend elsewhere >/dev/null; cryoshim spfs list | grep -q "^$id  proxy"
 cryoshim spfs stub $id; cryoshim spfs list | grep -q "^$id  stub"
 fails "ERR_SPFS" cryoshim spfs retire $id
@@ -214,7 +218,8 @@ test.each(["auto", "off"])(
     await run(
       `. /cryoshim/test/support/remote.sh
 configure '[remote]
-passthrough = "${passthrough}"'
+passthrough = "${passthrough}"
+on_loss = "eio"'
 mkdir -p l i m served; cp /cryoshim/build/workloads/exercise l
 serve() { bindfs -f /tmp/served /tmp/m -o allow_other & until_true mountpoint -q m; }
 serve

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # remote.sh VICTIM ROUNDS SEED, in the lab: a container with files on a server is restored without it, and SIGKILL comes at a
 # random moment. Prints "outcome: ..." for each round, and ends at the first that harms. Victims of the restore: shim, engine,
-# both; it then runs on or is gone. Of what comes after it: worker and holder of SPFS, keeper, server; it must run on.
+# both, all (the guard as well); it then runs on or is gone. Of what comes after it: worker and holder of SPFS, keeper, server; it
+# must run on.
 . /cryoshim/test/support/scenario.sh
 . /cryoshim/test/support/remote.sh
 victim=$1 rounds=$2
@@ -23,11 +24,24 @@ spfs_pid() { cryoshim spfs list --json | sed -n "s/^ *\"$1\": \([0-9]*\),\?$/\1/
 # The guard and the shim have the engine's words in their command lines, and are not it.
 engine_pid() {
 	local pid
-	for pid in $(pgrep -f '[c]riu swrk'); do
+	for pid in $(pgrep -f '[c]riu swrk' || true); do
 		[ "$(readlink /proc/$pid/exe)" != /usr/sbin/criu ] || echo $pid
 	done
 }
+guard_pid() {
+	local pid
+	for pid in $(pgrep -f '[c]riu swrk' || true); do
+		[ "$(readlink /proc/$pid/exe)" != /cryoshim/build/Release/criu ] || echo $pid
+	done
+}
 shim_pid() { pgrep -f 'dist/[s]him.cjs' || true; }
+on_spfs() { grep -l fuse.spfs /proc/[0-9]*/mountinfo 2>/dev/null | sed -n "s|/proc/\([0-9]*\)/.*|\1|p" | others || true; }
+# others: of pids those with mounts of their own.
+others() {
+	local pid
+	while read -r pid; do [ "$(readlink /proc/$pid/ns/mnt)" = "$(readlink /proc/self/ns/mnt)" ] || echo "$pid"; done
+}
+keeper_pid() { pgrep -f "[s]pfs keep" || true; }
 running() { [ "$(runc state c1 2>/dev/null | sed -n 's/.*"status": "\(.*\)".*/\1/p')" = running ]; }
 # grows: the container counts, at the server. whole: it was started once and left out no number.
 grows() {
@@ -53,13 +67,14 @@ for ((round = 0; round < rounds; round++)); do
 	down b/rootfs/mnt
 	outcome="runs on"
 	case $victim in
-	shim | engine | both)
+	shim | engine | both | all)
 		restore & restoring=$!
 		moment 0.7
 		case $victim in
 		shim) strike $(shim_pid) ;;
 		engine) strike $(engine_pid) ;;
 		both) strike $(shim_pid) $(engine_pid) ;;
+		all) strike $(guard_pid) $(shim_pid) $(engine_pid) ;;
 		esac
 		wait $restoring || outcome="gone"
 		;;
@@ -69,18 +84,21 @@ for ((round = 0; round < rounds; round++)); do
 		case $victim in
 		worker) strike $(spfs_pid pid) ;;
 		holder) strike $(spfs_pid holder) ;;
-		keeper) strike $(pgrep -f "[s]pfs keep") ;;
+		keeper) strike $(keeper_pid) ;;
 		esac
 		;;
 	esac
 	if [ "$outcome" = gone ]; then
-		! running || no "the restore failed, and it runs"
+		# Nobody is left to end tasks that the engine had made, and runc knows nothing of them: with them SPFS ends.
+		if [ $victim = all ]; then strike $(on_spfs); else
+			! running || no "the restore failed, and it runs"
+		fi
 		nothing_left
 	else
 		up back
-		if [ "$victim" = keeper ]; then cryoshim spfs keep "$(ls /run/cryoshim/spfs)"; fi
 		grows
 		case $victim in
+		keeper) moment 0.5; strike $(keeper_pid) ;;
 		worker) moment 0.5; strike $(spfs_pid pid) ;;
 		holder) moment 0.5; strike $(spfs_pid holder) ;;
 		server)

@@ -75,10 +75,12 @@ afterEach(async () => {
   remote.remove();
 });
 
-test("a backend that dies is lost: tasks wait, someone is told once, and all goes on when it has come back", async () => {
+test("a backend that dies is lost: tasks wait, its keeper is started, and all goes on when it has come back", async () => {
   const told = join(local.backend, "..", "told");
   const server = await startRemote();
-  await startLocal({ onStub: ["/bin/sh", "-c", `echo "$SPFS_ID $1" >>${told}`, "sh", "a word; and more"] });
+  await startLocal({
+    keeper: ["/bin/sh", "-c", `echo "$SPFS_ID $1" >>${told}; exec sleep 60`, "sh", "a word; and more"],
+  });
   await spfs.stub();
   await proxy();
   const [reader, writer, lister] = [startTask(), startTask(), startTask()];
@@ -101,6 +103,29 @@ test("a backend that dies is lost: tasks wait, someone is told once, and all goe
   expect(await results[2]).toEqual([8, expect.stringMatching(/^(written|of the)/)]);
   expect(readFileSync(behind("other"), "utf8")).toBe("writtenother");
   expect(readFileSync(told, "utf8")).toBe(`${spfs.id} a word; and more\n`);
+});
+
+test("what is passed through fails with its backend; kept from that, it waits, with the same kernel", async () => {
+  for (const passthrough of [true, false]) {
+    const server = await startRemote();
+    await startLocal({ passthrough: "auto" });
+    await spfs.stub();
+    await local.lend((fd) => spfs.proxy(fd, { gone: "error", passthrough }));
+    // Without passthrough (before Linux 6.9) there is nothing to be kept from.
+    const passes = passthrough && (await spfs.status()).passthrough;
+    const task = startTask();
+    await task.run(`fd = os.open("${at("file")}", os.O_RDWR)`);
+    await signalRemote(server, "SIGKILL");
+    const read = task.run("r = os.pread(fd, 99, 0).decode()");
+    if (passes) await expect(read).rejects.toThrow("ENOTCONN");
+    else expect(await isPending(read)).toBe(true);
+    await startRemote();
+    await proxy();
+    if (!passes) expect(await read).toBe("contents");
+    task.kill();
+    await task.ended;
+    for (const each of servers.splice(0).reverse()) await each.stop();
+  }
 });
 
 test("told to hand errors on, it does, and the next proxy heals open files", async () => {
