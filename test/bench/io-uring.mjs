@@ -15,15 +15,18 @@ const pairs = Number(option("--pairs", "7"));
 const only = option("--case", "");
 const json = process.argv.includes("--json");
 const place = "/tmp/bench";
-/** What it is called, the kinds of test/workloads/rings.c, how often at most. */
+const rings = (kind) => ["rings", kind];
+/** What it is called, a program of test/workloads with its arguments after OUT and GO, how often it is measured, and tried before. */
 const CASES = [
-  ["1 idle ring", ["idle=1"], pairs],
-  ["10 idle rings", ["idle=10"], pairs],
-  ["100 idle rings", ["idle=100"], pairs],
-  ["100000 operations done", ["plain=100000"], pairs],
-  ["10000000 operations done", ["plain=10000000"], 3],
-  ["2147483648 operations done", ["plain=2147483648"], 1],
-  ["1000 registered buffers of 4 KiB", ["many-buffers=1000"], pairs],
+  ["1 idle ring", rings("idle=1"), pairs, 1],
+  ["10 idle rings", rings("idle=10"), pairs, 1],
+  ["100 idle rings", rings("idle=100"), pairs, 1],
+  ["100000 operations done", rings("plain=100000"), pairs, 1],
+  ["10000000 operations done", rings("plain=10000000"), 3, 1],
+  ["1000 registered buffers of 4 KiB", rings("many-buffers=1000"), pairs, 1],
+  ["1000 polls in flight", ["inflight", "0", "1000"], pairs, 1],
+  // Two minutes until it is ready, and two for each restore.
+  ["2147483648 operations done", rings("plain=2147483648"), 1, 0],
 ];
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
@@ -41,15 +44,15 @@ const gap = (at, reset = false) => {
 const has = (path, word) => existsSync(path) && readFileSync(path, "utf8").includes(word);
 
 /** A tree of two, in a network namespace of its own: who has rings, and who measures. */
-async function start(at, kinds) {
+async function start(at, [workload, ...words]) {
   rmSync(at, { recursive: true, force: true });
   mkdirSync(at, { recursive: true });
   cpSync("/cryoshim/build/workloads/stamps", `${at}/stamps.run`);
-  cpSync("/cryoshim/build/workloads/rings", `${at}/rings.run`);
-  const script = `ip link set lo up; ${at}/stamps.run ${at}/stamps & exec ${at}/rings.run ${at}/out ${at}/go ${kinds.join(" ")}`;
+  cpSync(`/cryoshim/build/workloads/${workload}`, `${at}/rings.run`);
+  const script = `ip link set lo up; ${at}/stamps.run ${at}/stamps & exec ${at}/rings.run ${at}/out ${at}/go ${words.join(" ")}`;
   const tree = spawn("setsid", ["unshare", "--net", "sh", "-c", script], { stdio: ["ignore", "ignore", "inherit"] });
   for (let tries = 0; !has(`${at}/out`, "ready") || !existsSync(`${at}/stamps`); tries++) {
-    if (tries > 60_000) throw new Error(`${kinds}: the rings are not ready`);
+    if (tries > 60_000) throw new Error(`${words}: the rings are not ready`);
     await sleep(20);
   }
   return { at, pid: tree.pid };
@@ -86,13 +89,16 @@ async function restore({ at, pid }) {
   return Number(process.hrtime.bigint() - from) / 1e6;
 }
 
-for (const [name, kinds, runs] of CASES) {
+for (const [name, program, runs, before] of CASES) {
   if (!name.includes(only)) continue;
   rmSync(place, { recursive: true, force: true });
   const seen = { rings: { freeze: [], restore: [] }, none: { freeze: [], restore: [] } };
   try {
-    const trees = { rings: await start(`${place}/rings`, kinds), none: await start(`${place}/none`, ["idle=0"]) };
-    for (let turn = -1; turn < runs; turn++)
+    const trees = {
+      rings: await start(`${place}/rings`, program),
+      none: await start(`${place}/none`, rings("idle=0")),
+    };
+    for (let turn = -before; turn < runs; turn++)
       for (const which of turn % 2 === 0 ? ["rings", "none"] : ["none", "rings"]) {
         const [frozen, restored] = [await freeze(trees[which]), await restore(trees[which])];
         if (turn < 0) continue;
