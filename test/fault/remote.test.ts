@@ -7,8 +7,10 @@ import { inLab } from "../support/lab.js";
 const rounds = Number(process.env.REMOTE_ROUNDS ?? 10);
 const seed = Number(process.env.REMOTE_SEED ?? Date.now() % 32_768);
 
+// As the end-to-end tests: in CI tried again, and named by vitest.
 test.each(["shim", "engine", "both", "all", "worker", "holder", "keeper", "server"])(
   "killed: %s; the container runs on or is gone, and nothing is left",
+  { retry: process.env.CI ? 2 : 0 },
   async (victim) => {
     const words = ["bash", "test/fault/remote.sh", victim, `${rounds}`, `${seed}`];
     const { code, output } = await inLab(words, "cryoshim", { LAB_PACKAGES: "sshfs openssh-sftp-server" });
