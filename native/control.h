@@ -29,6 +29,8 @@
 
 /* DONE: without the shim the images of this dump are not complete. */
 #define CONTROL_NEEDED 1u
+/* DONE, of EXIT: the images are complete when END is answered, and the engine says no sooner that it has succeeded. */
+#define CONTROL_LATER 2u
 
 /* name, type */
 #define CONTROL_FIELDS(X)                                                                          \
@@ -63,7 +65,8 @@ struct control_msg {
 				   a2: 1 to keep threads of io_uring's from CRIU */             \
 	X(HOOK, 2)                                                                                 \
 	X(EXIT, 3)		/* ret: how the stage ended */                                     \
-	X(DONE, 4)		/* flags: CONTROL_NEEDED */                                        \
+	X(DONE, 4)		/* flags: CONTROL_NEEDED, CONTROL_LATER */                         \
+	X(END, 6)		/* after an EXIT whose DONE said CONTROL_LATER: the tasks run, the engine is about to end */ \
 	X(RESULT, 5)		/* with data: of READ, or the name of the step that failed */      \
 	X(INJECT, 10)		/* a0: system call, a1..a6: its arguments */                       \
 	X(READ, 11)		/* addr, len */                                                    \

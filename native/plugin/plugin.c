@@ -66,6 +66,8 @@ static struct {
 	bool hides_threads;	/* io_uring's, from CRIU */
 	uint64_t once;		/* hooks that are wanted for the first task alone */
 	bool needed;		/* without the shim the dump is not complete */
+	bool later;		/* it is complete when END is answered */
+	pid_t ends;		/* the process that asks for that at its end */
 	bool gone;		/* it has died */
 	bool resumes;		/* without the shim no restored task may run */
 	struct swap *undo;
@@ -506,6 +508,7 @@ static int64_t transact(struct control_msg *m, const void *data, int send_fd, in
 		if (c.m.type == CONTROL_DONE) {
 			ret = c.m.ret;
 			shim.needed = c.m.flags & CONTROL_NEEDED;
+			shim.later = c.m.flags & CONTROL_LATER;
 			if (m->type == CONTROL_HELLO)
 				shim.hooks = c.m.a0, shim.once = c.m.a1, shim.hides_threads = c.m.a2 & 1;
 			if (m->type == CONTROL_HELLO && m->hook == STAGE_RESTORE)
@@ -641,6 +644,10 @@ static int plugin_init(int stage)
 	struct stat st;
 	int64_t ret;
 
+	/* What an earlier request of this process has left. */
+	shim.hooks = shim.once = 0;
+	shim.needed = shim.later = shim.gone = shim.resumes = shim.hides_threads = false;
+	shim.stored = -1;
 	shim.print = (void (*)(unsigned int, const char *, ...))(uintptr_t)dlsym(RTLD_DEFAULT, "print_on_level");
 	shim.fd = number ? atoi(number) : -1;
 	/* CRIU hands its environment to scripts and to what they start: the number alone proves nothing. */
@@ -675,6 +682,47 @@ static int plugin_init(int stage)
 	return ret < 0 && ret != -ENOTSUP ? -1 : 0;
 }
 
+static void close_shim(void)
+{
+	if (shim.fd >= 0 && is_ours())
+		close(shim.fd);
+	shim.fd = -1;
+}
+
+/*
+ * The tasks of a dump run again, and CRIU is about to tell its caller that it has succeeded: what of the images needed no task to stand
+ * still is written now. This function stays in memory when CRIU unloads the plugin (-z nodelete).
+ */
+static void at_end(int status, void *unused)
+{
+	struct control_msg m = { .type = CONTROL_END };
+	int64_t ret;
+
+	(void)unused;
+	if (shim.ends != getpid() || !shim.later)
+		return;
+	m.ret = status;
+	ret = transact(&m, NULL, -1, NULL);
+	close_shim();
+	if (status || (ret >= 0 && !shim.gone))
+		return;
+	say(LOG_ERROR, shim.gone ? "the shim died before the images were complete" : "the images are not complete");
+	_exit(1);
+}
+
+/* Once for each process: one client may ask CRIU for several dumps. */
+static void ask_at_end(void)
+{
+	if (shim.ends == getpid())
+		return;
+	/* The caller would take images for complete that are not. */
+	if (on_exit(at_end, NULL)) {
+		say(LOG_ERROR, "on_exit: out of memory, the engine is stopped");
+		raise(SIGKILL);
+	}
+	shim.ends = getpid();
+}
+
 static void plugin_exit(int stage, int ret)
 {
 	struct control_msg m = { .type = CONTROL_EXIT, .hook = (uint16_t)stage, .ret = ret };
@@ -701,9 +749,10 @@ static void plugin_exit(int stage, int ret)
 	shim.undo = NULL;
 	shim.held = NULL;
 	shim.cap_undo = 0;
-	if (shim.fd >= 0)
-		close(shim.fd);
-	shim.fd = -1;
+	if (ret == 0 && shim.fd >= 0 && shim.later)
+		ask_at_end();
+	else
+		close_shim();
 }
 
 __attribute__((visibility("default"))) struct plugin_desc CR_PLUGIN_DESC = {

@@ -29,6 +29,12 @@ export interface Seized {
 }
 
 /**
+ * What of a dump is left when no task need stand still for it: it changes or writes images, and looks at no task. Throwing makes
+ * the dump fail.
+ */
+export type Rest = () => void;
+
+/**
  * One kind of kernel object that CRIU refuses or does badly. A carrier has only the steps that it needs: each that it
  * has makes the engine stop and ask, so a carrier that finds nothing before the freeze should not be in the session.
  * A step that throws makes CRIU's operation fail, and everything is undone.
@@ -48,9 +54,9 @@ export interface Carrier {
   checkpoint?(pid: number, context: CarrierContext): Promise<void>;
   /**
    * The dump has ended and all images are written; tasks still stand still. Swaps are undone afterwards whatever this
-   * does. Throwing makes a dump fail that CRIU believes to be done.
+   * does. Throwing makes a dump fail that CRIU believes to be done. What can wait until the tasks go on is returned.
    */
-  dumped?(ok: boolean, context: CarrierContext): Promise<void>;
+  dumped?(ok: boolean, context: CarrierContext): Promise<Rest | undefined>;
   /** Whether a restore of these images will need this carrier. */
   needed?(): boolean;
   /** How a restore has ended. */

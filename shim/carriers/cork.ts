@@ -215,8 +215,9 @@ export const corkCarrier = (): Carrier => {
     },
     needed: () => saved.length > 0,
     async dumped(ok, { imagesDir }) {
-      if (ok && saved.length > 0) writeCorks(imagesDir, saved);
+      // They say again what they are before the tasks run.
       finish();
+      return ok && saved.length > 0 ? () => writeCorks(imagesDir, saved) : undefined;
     },
     async restoring({ imagesDir }) {
       restore = readCorks(imagesDir);

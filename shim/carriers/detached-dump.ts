@@ -10,7 +10,7 @@ import { treeOf } from "../netlock/netlock.js";
 import { replaceFile } from "../session/replace-file.js";
 import { type Found, statDev } from "../xray/find.js";
 import type { Use } from "../xray/uses.js";
-import { claimFiles, fileKey, NOBODY, OtherUse } from "./claim.js";
+import { claimFiles, fileKey, NOBODY, OtherUse, type Uses } from "./claim.js";
 import { join, linkOf, namesOf, type Place, type Places, unescaped } from "./detached-find.js";
 import { BASES, type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
 import { refuse } from "./detached-refuse.js";
@@ -359,25 +359,46 @@ export class DetachedFiles {
     return new Set(this.saved.map(({ key }) => key));
   }
 
-  /** Writes the image; the files' ids are known now. Throws ERR_DETACHED for what has become mapped meanwhile. */
-  write(imagesDir: string): void {
+  /**
+   * Writes the image; the files' ids are known now. Contents must be read while the tasks stand still: then it is done at once. Else
+   * what is left to do is returned; undefined: nothing. Throws ERR_DETACHED for what has become mapped meanwhile.
+   */
+  writer(imagesDir: string): (() => void) | undefined {
+    if (this.saved.length + this.#bound.size === 0) return undefined;
+    const write = this.saved.length > 0 ? this.#writer(imagesDir) : undefined;
+    const all = (): void => {
+      this.#hideNames(imagesDir);
+      write?.();
+    };
+    const now = this.#trees.size > 0 || this.saved.some(({ contents }) => contents !== undefined);
+    if (now) all();
+    return now ? undefined : all;
+  }
+
+  /** What is read of tasks is read here, what is left is returned. */
+  #writer(imagesDir: string): () => void {
     const depth = depthOf(this.#root);
-    const mounts = new Map<string, MountEntry>();
-    const entries = new Map(this.saved.map((saved) => [saved.key, this.#entry(saved, mounts)]));
-    const attached = [...mounts.values()].filter(({ base }) => base !== undefined);
     const number = (pid: number): number => Number(taskName(pid, depth).split(":")[0]);
-    const claimed = this.#claim(imagesDir, {
-      tasks: new Set(this.saved.flatMap(({ users }) => [...users].map(number))),
-      roots: new Map(
-        this.saved.flatMap(({ key, mode, rooted }) => [...rooted].map((pid) => [number(pid), { key, mode }] as const)),
-      ),
-      place: (key) => {
+    const tasks = new Set(this.saved.flatMap(({ users }) => [...users].map(number)));
+    const roots = new Map(
+      this.saved.flatMap(({ key, mode, rooted }) => [...rooted].map((pid) => [number(pid), { key, mode }] as const)),
+    );
+    return () => {
+      const mounts = new Map<string, MountEntry>();
+      const entries = new Map(this.saved.map((saved) => [saved.key, this.#entry(saved, mounts)]));
+      const attached = [...mounts.values()].filter(({ base }) => base !== undefined);
+      const place = (key: string): ReturnType<Uses["place"]> => {
         const { mount, path, gone, handle } = entries.get(key)!;
         if (mount.base === undefined) return undefined;
         const within = (gone ?? handle) === undefined ? `${attached.indexOf(mount)}/${path}` : path;
         return { name: `${mount.base}/${within}`, mntId: this.#cover!.mntId };
-      },
-    });
+      };
+      this.#write(imagesDir, entries, { tasks, roots, place });
+    };
+  }
+
+  #write(imagesDir: string, entries: ReadonlyMap<string, FileEntry>, uses: Uses): void {
+    const claimed = this.#claim(imagesDir, uses);
     const contents = new Map<FileEntry | Node, () => number>();
     this.#fill();
     for (const [dev, { tree, lone }] of this.#trees) {
@@ -401,7 +422,7 @@ export class DetachedFiles {
     writeDetached(imagesDir, [...entries.values()], contents);
   }
 
-  #claim(imagesDir: string, uses: Parameters<typeof claimFiles>[2]): ReturnType<typeof claimFiles> {
+  #claim(imagesDir: string, uses: Uses): ReturnType<typeof claimFiles> {
     try {
       return claimFiles(imagesDir, this.keys, uses);
     } catch (error) {
@@ -438,7 +459,7 @@ export class DetachedFiles {
    * CRIU would bind sockets to their names on another mount, or finds none: they get their names back as those of files
    * that have been deleted (criu/sk-unix.c:bind_on_deleted).
    */
-  hideNames(imagesDir: string): void {
+  #hideNames(imagesDir: string): void {
     if (this.#bound.size === 0) return;
     const path = `${imagesDir}/files.img`;
     const image = decodeImage(readFileSync(path), "files.img");

@@ -80,9 +80,8 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
     },
     needed: () => files !== undefined && files.saved.length > 0,
     async dumped(ok, { imagesDir }) {
-      if (!ok || files === undefined) return;
-      files.hideNames(imagesDir);
-      if (files.saved.length > 0) files.write(imagesDir);
+      const made = files;
+      return !ok || made === undefined ? undefined : made.writer(imagesDir);
     },
     async restoring({ imagesDir, engine }) {
       const opening = new Reopen(imagesDir);

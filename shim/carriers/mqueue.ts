@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // POSIX message queues. CRIU is told that they are external; we read them by X-ray, make them anew in the restored ipc
 // namespace and hand tasks their descriptors. No task is touched at a dump, so there is nothing to undo.
-import { closeSync, fstatSync, openSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync, readlinkSync, type Stats, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
@@ -27,8 +27,9 @@ interface Saved {
   found: Found[];
   /** Files that are in no task's hands. */
   sent: Pick<Found, "mntId" | "ino">[];
-  /** A descriptor of ours. */
+  /** A descriptor of ours, and what fstat(2) said of it. */
   fd: number;
+  st: Pick<Stats, "mode" | "uid" | "gid">;
 }
 
 /** Keys by which CRIU knows its files. */
@@ -91,7 +92,7 @@ class Dump {
       const named = nlink > 0n;
       // One with a name is known, unless others use the namespace.
       const name = named ? Buffer.from(basename(readlinkSync(path)), "utf8") : undefined;
-      saved = { name, shared: named, found: [], sent: [], fd: openSync(path, O_RDONLY | O_NONBLOCK) };
+      saved = { name, shared: named, found: [], sent: [], ...opened(openSync(path, O_RDONLY | O_NONBLOCK)) };
       this.#saved.push(saved);
       this.#contents = reader().read();
       this.#register(saved, depthOf(root));
@@ -124,13 +125,13 @@ class Dump {
         );
       const byIno = groupByIno(found);
       for (const name of ns.names()) {
-        const fd = openSync(ns.path(name), O_RDONLY | O_NONBLOCK);
-        const ino = BigInt(fstatSync(fd).ino);
+        const { fd, st } = opened(openSync(ns.path(name), O_RDONLY | O_NONBLOCK));
+        const ino = BigInt(st.ino);
         const files = byIno.get(ino) ?? [];
         byIno.delete(ino);
         // What nobody of ours has open in a namespace of others is theirs.
         if (files.length === 0 && isShared()) closeSync(fd);
-        else this.#saved.push({ name, shared: isShared(), found: files, sent: [], fd });
+        else this.#saved.push({ name, shared: isShared(), found: files, sent: [], fd, st });
       }
       for (const files of byIno.values()) {
         const holder = pidfdOpen(files[0]!.pid);
@@ -140,7 +141,7 @@ class Dump {
             shared: false,
             found: files,
             sent: [],
-            fd: pidfdGetfd(holder, files[0]!.fd),
+            ...opened(pidfdGetfd(holder, files[0]!.fd)),
           });
         } finally {
           closeSync(holder);
@@ -184,7 +185,7 @@ class Dump {
     this.#encode(new Map());
   }
 
-  /** Writes the image; `imagesDir` has all of CRIU's. */
+  /** Writes the image; `imagesDir` has all of CRIU's. Looks at no task and no queue any more. */
   write(imagesDir: string): void {
     writeFileSync(join(imagesDir, MQUEUE_IMAGE), this.#encode(claimFiles(imagesDir, this.keys)), {
       mode: 0o600,
@@ -196,7 +197,7 @@ class Dump {
     const entries: Message[] = [];
     for (const saved of this.#saved) {
       const { name, shared, fd } = saved;
-      const { mode, uid, gid } = fstatSync(fd);
+      const { mode, uid, gid } = saved.st;
       const { maxmsg, msgsize, messages } = this.#contents.get(fd)!;
       const keys = new Set(keysOf(saved));
       const queue: Message = { mode: mode & ~S_IFMT, uid, gid, maxmsg, msgsize, shared };
@@ -215,6 +216,8 @@ class Dump {
     for (const { fd } of this.#saved.splice(0)) closeSync(fd);
   }
 }
+
+const opened = (fd: number): { fd: number; st: Stats } => ({ fd, st: fstatSync(fd) });
 
 /** A question that is asked when its answer is needed, and then no more: this one walks all processes. */
 const once = (ask: () => boolean): (() => boolean) => {
@@ -301,7 +304,8 @@ export const mqueueCarrier = (): Carrier => {
     },
     needed: () => dump !== undefined && !dump.empty,
     async dumped(ok, { imagesDir }) {
-      if (ok && dump !== undefined && !dump.empty) dump.write(imagesDir);
+      const made = dump;
+      return !ok || made === undefined || made.empty ? undefined : () => made.write(imagesDir);
     },
     async restoring({ imagesDir }) {
       restore = new QueueRestore(imagesDir);

@@ -234,11 +234,13 @@ export const pidfdCarrier = (): Carrier => {
     },
     needed: () => saved.length > 0,
     async dumped(ok, { imagesDir }) {
-      if (!ok || saved.length === 0) return;
+      if (!ok || saved.length === 0) return undefined;
       const late = new Set(saved.filter(isLate));
-      // Open, and on its way as well.
-      if (settlePidfds(imagesDir, saved, late).size > 0) throw refuse(...ON_ITS_WAY);
-      writePidfds(imagesDir, saved);
+      return () => {
+        // Open, and on its way as well.
+        if (settlePidfds(imagesDir, saved, late).size > 0) throw refuse(...ON_ITS_WAY);
+        writePidfds(imagesDir, saved);
+      };
     },
     async restoring({ imagesDir }) {
       restore = new Restore(imagesDir);

@@ -8,7 +8,7 @@ import {
   sendMessage,
   watchReadable,
 } from "../../native/index.js";
-import type { Carrier, CarrierContext } from "../carriers/carrier.js";
+import type { Carrier, CarrierContext, Rest } from "../carriers/carrier.js";
 import { type Carriers, removeImages, writeNeeds } from "../carriers/registry.js";
 import { reason } from "../error.js";
 import type { Annotations } from "../session/annotations.js";
@@ -23,6 +23,7 @@ import {
   HOOK,
   KNOWN,
   type Known,
+  LATER,
   NEEDED,
   STAGE,
   TYPE,
@@ -39,6 +40,8 @@ export interface Asked {
   imagesDir: string;
   /** The root of the tree that is dumped. */
   root?: number | undefined;
+  /** After a dump the tasks live on. */
+  lives: boolean;
   /** The mounts that CRIU was told of: see CarrierContext. */
   given: ReadonlyMap<string, string>;
 }
@@ -58,6 +61,8 @@ export interface ControlOptions {
   onUnfit?: () => void;
   /** The engine tells how its work ended; the tasks are still stopped. */
   onFinished?: (stage: Stage, ok: boolean) => void;
+  /** The engine is about to end after a dump of which something is left (`complete`): the tasks run. */
+  onEnd?: () => void;
 }
 
 export interface Control {
@@ -66,6 +71,11 @@ export interface Control {
   /** As Carrier's steps of these names; they throw what a carrier does. */
   namespaces(pid: number): void;
   opened(pid: number): void;
+  /**
+   * Does what is left of a dump when its tasks need not wait for it, before the caller is told of its success. Throws what carriers
+   * do: then it has failed.
+   */
+  complete(): void;
   /** After the engine's end. */
   close(): Promise<void>;
 }
@@ -150,13 +160,18 @@ const answerHook = async (
 /** Serves the control socket until the engine is gone. The descriptor becomes the server's. */
 export const serveControl = (
   fd: number,
-  { asked, log, undoer, onBegin, onSeized, onRestored, onFinished, onUnfit }: ControlOptions,
+  { asked, log, undoer, onBegin, onSeized, onRestored, onFinished, onEnd, onUnfit }: ControlOptions,
 ): Control => {
   const results = new Map<number, { resolve(m: Question & { fds: number[] }): void; reject(error: Error): void }>();
   let state: Control["state"] = "idle";
   let ended = false;
   let carriers: Carrier[] = [];
   let root: number | undefined;
+  let lives = false;
+  /** What is left of a dump. */
+  let rest: Rest[] = [];
+  /** Why it could not be done. */
+  let incomplete: unknown;
   let seized = false;
   let seq = 0;
 
@@ -191,6 +206,9 @@ export const serveControl = (
     context.annotations = request.annotations;
     context.given = request.given;
     root = request.root;
+    lives = request.lives;
+    rest = [];
+    incomplete = undefined;
     seized = false;
   };
 
@@ -208,10 +226,11 @@ export const serveControl = (
 
   const done = (q: Question, answer: Answer, args: bigint[] = []): void => {
     if (ended) return;
+    const flags = (isNeeded() ? NEEDED : 0) | (rest.length > 0 ? LATER : 0);
     try {
       sendMessage(
         fd,
-        encodeControl({ type: TYPE.DONE, seq: q.seq, ret: answer.ret, flags: isNeeded() ? NEEDED : 0, args }),
+        encodeControl({ type: TYPE.DONE, seq: q.seq, ret: answer.ret, flags, args }),
         answer.fd === undefined ? [] : [answer.fd],
       );
     } catch (error) {
@@ -233,6 +252,28 @@ export const serveControl = (
     if (failed > 0) log("Error", `${failed} swaps could not be undone: see CRIU's log`);
   };
 
+  /** An engine of several requests answers, and then ends: whoever is told first does it, and both are told of a failure. */
+  const complete = (): void => {
+    try {
+      for (const each of rest.splice(0)) each();
+    } catch (error) {
+      incomplete = error;
+    }
+    if (incomplete !== undefined) throw incomplete;
+  };
+
+  /** The same, for an engine that has run to its end with this exit code. */
+  const end = (status: number): Answer => {
+    onEnd?.();
+    try {
+      if (status === 0) complete();
+      return { ret: 0 };
+    } catch (error) {
+      log("Error", `the dump is not complete: ${reason(error)}`);
+      return { ret: -1 };
+    }
+  };
+
   /** Returns false when the engine must not go on. */
   const exit = async (q: Question): Promise<boolean> => {
     const ok = q.ret === 0;
@@ -243,9 +284,15 @@ export const serveControl = (
         if (ok && context.engine.swapped) await context.engine.keep();
         return true;
       }
-      for (const carrier of carriers) await carrier.dumped?.(ok, context);
-      if (ok && stage === "dump") writeNeeds(context.imagesDir, carriers);
+      for (const carrier of carriers) {
+        const left = await carrier.dumped?.(ok, context);
+        if (left !== undefined) rest.push(left);
+      }
+      if (carriers.some((carrier) => carrier.needed?.())) rest.push(() => writeNeeds(context.imagesDir, carriers));
+      if (!ok || stage !== "dump") rest = [];
+      if (!lives) complete();
     } catch (error) {
+      rest = [];
       // The engine's end lets the tasks run.
       await rollBack().catch((again) => log("Error", `after a ${stage}: ${reason(again)}`));
       if (ok && stage === "dump") return unfit(error);
@@ -288,7 +335,8 @@ export const serveControl = (
         if (STAGE[q.hook] === "restore") searchable(context.imagesDir, log);
         if (fits && STAGE[q.hook] === "restore") for (const carrier of carriers) await carrier.restoring?.(context);
         done(q, { ret: 0 }, fits ? [wantedHooks(carriers), once, hidesThreads(carriers)] : [0n, 0n]);
-      } else if (q.type === TYPE.EXIT) {
+      } else if (q.type === TYPE.END) done(q, end(q.ret));
+      else if (q.type === TYPE.EXIT) {
         if (!(await exit(q))) return;
         state = "finished";
         onFinished?.(STAGE[q.hook]!, q.ret === 0);
@@ -349,6 +397,7 @@ export const serveControl = (
     opened(pid) {
       for (const carrier of carriers) carrier.opened?.(pid);
     },
+    complete,
     async close() {
       stop();
       ended = true;

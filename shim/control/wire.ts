@@ -13,6 +13,7 @@ export const TYPE = {
   EXIT: 3,
   DONE: 4,
   RESULT: 5,
+  END: 6,
   INJECT: 10,
   READ: 11,
   WRITE: 12,
@@ -45,6 +46,8 @@ export const TAKE = 8;
 
 /** DONE: without the shim the images of this dump are not complete. */
 export const NEEDED = 1;
+/** DONE, of EXIT: they are complete when END is answered. */
+export const LATER = 2;
 
 /** Where each field lies in the struct. */
 export const OFFSET = {

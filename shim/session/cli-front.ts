@@ -119,7 +119,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
     guard.arm(line.verb === "restore" ? "restore" : "dump", workDir, freezer === undefined ? [] : [freezer]);
   };
   const control: Control = serveControl(link.control, {
-    asked: () => ({ carriers, annotations, imagesDir, root: work.pid, given }),
+    asked: () => ({ carriers, annotations, imagesDir, root: work.pid, lives: work.lives === true, given }),
     log,
     undoer: guard,
     onBegin: () => {
@@ -134,6 +134,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
       bracket.imagesAreWritten();
       guard.answer(Buffer.alloc(0));
     },
+    onEnd: () => bracket.answered(),
     onUnfit: () => process.kill(link.pid, "SIGKILL"),
   });
   const more = notifications === undefined ? [] : ["--action-script", notifications.script];

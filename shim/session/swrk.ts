@@ -53,6 +53,9 @@ const decodeRequest = (data: Buffer): Request => decode(criuReq, data) as unknow
 const encodeRequest = (request: Request): Buffer =>
   Buffer.from(encode(criuReq, request as unknown as Parameters<typeof encode>[1]));
 
+const encodeResponse = (response: Response): Buffer =>
+  Buffer.from(encode(criuResp, response as unknown as Parameters<typeof encode>[1]));
+
 /** The first request, left in the socket; undefined when the engine's own answer to it is the right one. */
 const firstRequest = (client: number): Request | undefined => {
   try {
@@ -120,10 +123,11 @@ const askedBy = (
   images: number | undefined,
 ): Asked => {
   const [kind, imagesDir] = [kindOf(request), pathOf(images)];
-  const { pid, external = [], ext_mnt = [] } = request.opts ?? {};
+  const { pid, external = [], ext_mnt = [], leave_running, leave_stopped } = request.opts ?? {};
   const root = kind === "restore" ? undefined : pid;
   const given = givenMounts(external, ext_mnt);
-  return { carriers: carriers(kind, imagesDir), annotations, imagesDir, root, given };
+  const lives = leave_running === true || leave_stopped === true;
+  return { carriers: carriers(kind, imagesDir), annotations, imagesDir, root, lives, given };
 };
 
 /** Opens the bracket for a request, and tells the engine what is left to it. */
@@ -205,6 +209,17 @@ const acknowledge = (session: Session, { notify_success }: Request): void => {
   session.notified = undefined;
 };
 
+/** Does what is left of a dump that has succeeded. Returns false where it has not, after all. */
+const completed = ({ control, log }: Session, { success }: Response): boolean => {
+  try {
+    if (success) control?.complete();
+    return true;
+  } catch (error) {
+    log("Error", `the dump is not complete: ${reason(error)}`);
+    return false;
+  }
+};
+
 /** Returns false where the restore is to fail. */
 const tellCarriers = ({ control, log, root }: Session, script: string | undefined): boolean => {
   if (root === undefined) return true;
@@ -232,7 +247,8 @@ const fromEngine =
     if (type !== REQ.notify) {
       session.working = undefined;
       session.bracket?.answered();
-      return fds.length === 0 && session.guard.answer(data) ? undefined : data;
+      const answer = completed(session, response) ? data : encodeResponse({ ...response, success: false });
+      return fds.length === 0 && session.guard.answer(answer) ? undefined : answer;
     }
     session.notified = notify?.script;
     if (notify?.script === "setup-namespaces" && notify.pid) session.bracket?.namespaces(notify.pid);

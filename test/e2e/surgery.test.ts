@@ -138,6 +138,41 @@ ${REAL}; left_behind; kill -9 $P`);
   expect(stdout).not.toContain("LEFT");
 });
 
+test.each(["dump", "shim"])(
+  "images that are not complete when the tasks run again, for %s fails then, are no success by command line or by swrk, and the tasks go on",
+  async (who) => {
+    const { stdout } = await inLab(`${SETUP}
+echo '{"swap":true,"die":["${who}"],"at":"rest"}' > /tmp/surgery.json
+patient /cryoshim/build/workloads/patient /tmp/out files; P=$!
+criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job -R; echo "command $?"; grows
+PYTHONPATH=/cryoshim/test/support python3 - $P <<'END'
+import sys
+from swrk import DUMP, images, nested, number
+import socket, subprocess
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+ours.settimeout(20)
+criu = subprocess.Popen(["criu", "swrk", str(theirs.fileno())], pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
+theirs.close()
+options = {1: images, 2: int(sys.argv[1]), 3: 1, 9: 4}
+ours.send(number(1, DUMP) + nested(2, b"".join(number(*each) for each in options.items())))
+try:
+    answer = ours.recv(1 << 20)
+except ConnectionResetError:
+    answer = b""
+print("swrk", {b"": "end", number(2, 0): "failure", number(2, 1): "success"}[answer[2:4]])
+ours.close()
+criu.wait(20)
+END
+grows; health; for i in $(seq 100); do pgrep -x cryoshim-guard >/dev/null || break; sleep 0.05; done
+${REAL}; grep -h Error /tmp/i/d.log /tmp/i/cryoshim.log; left_behind; kill -9 $P`);
+    expect(stdout).toContain(`command 1\nalive\nswrk ${who === "dump" ? "failure" : "end"}\nalive\n`);
+    expect(stdout).toContain("bad lines: 0\nreal\n0\n");
+    expect(stdout).not.toContain("LEFT");
+    if (who === "dump") expect(stdout).toMatch(/the dump is not complete: the test wants this dump to fail/);
+    if (who === "shim") expect(stdout).toContain("the shim died before the images were complete");
+  },
+);
+
 test("a carrier that others can write is not run, and CRIU runs alone and says why", async () => {
   const { stdout, stderr } = await inLab(`${SETUP}
 chmod 666 /etc/cryoshim/surgery-carrier.mjs
