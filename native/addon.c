@@ -395,7 +395,7 @@ NAPI_MODULE_INIT()
 	if (napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) != napi_ok ||
 	    !mqueue_register(env, exports) || !socket_register(env, exports) ||
 	    !mount_register(env, exports) || !spfs_register(env, exports) || !uring_register(env, exports) ||
-	    !pidfd_register(env, exports) || !patient_register(env, exports) || !retire_register(env, exports))
+	    !pidfd_register(env, exports) || !many_register(env, exports) || !patient_register(env, exports) || !retire_register(env, exports))
 		return NULL;
 	return surgeon_register(env, exports);
 }

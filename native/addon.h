@@ -42,6 +42,9 @@ bool spfs_register(napi_env env, napi_value exports);
 /* pidfds (addon_pidfd.c). */
 bool pidfd_register(napi_env env, napi_value exports);
 
+/* System calls for many descriptors at once (addon_many.c). */
+bool many_register(napi_env env, napi_value exports);
+
 /* Tasks that are operated on (addon_patient.c), and what takes a mount's place (addon_retire.c). */
 bool patient_register(napi_env env, napi_value exports);
 bool retire_register(napi_env env, napi_value exports);

@@ -139,9 +139,13 @@ export const corkCarrier = (): Carrier => {
   let saved: SavedCork[] = [];
   let restore: SavedCork[] | undefined;
   let depth: number | undefined;
-  const mine: number[] = [];
+  let mine = new Int32Array(0);
+  const giveBack = (): void => {
+    addon.closeFds(mine);
+    mine = new Int32Array(0);
+  };
   const finish = (): void => {
-    for (const fd of mine.splice(0)) closeSync(fd);
+    giveBack();
     reader?.close();
     reader = undefined;
   };
@@ -149,23 +153,27 @@ export const corkCarrier = (): Carrier => {
   const read = (sockets: readonly Found[], root: number): SavedCork[] => {
     reader ??= new CorkReader();
     const depthOfRoot = depthOf(root);
+    const byPid = new Map<number, number[]>();
+    for (const { pid, fd } of sockets) {
+      const fds = byPid.get(pid);
+      if (fds === undefined) byPid.set(pid, [fd]);
+      else fds.push(fd);
+    }
     const byFd = new Map<number, { task: string; fd: number }>();
-    for (const pid of new Set(sockets.map((each) => each.pid))) {
+    for (const [pid, fds] of byPid) {
       const task = taskName(pid, depthOfRoot);
       const pidfd = pidfdOpen(pid);
       try {
-        for (const { fd } of sockets.filter((each) => each.pid === pid)) {
-          const dup = pidfdGetfd(pidfd, fd);
-          mine.push(dup);
-          byFd.set(dup, { task, fd });
-        }
+        const dups = addon.pidfdGetfds(pidfd, Int32Array.from(fds));
+        mine = Int32Array.of(...mine, ...dups);
+        for (const [i, fd] of fds.entries()) byFd.set(dups[i]!, { task, fd });
       } finally {
         closeSync(pidfd);
       }
     }
     return [...reader.read()].flatMap(([fd, cork]) => {
       const place = byFd.get(fd);
-      return place === undefined ? [] : [{ ...cork, ...place }];
+      return place === undefined ? [] : [Object.assign(cork, place)];
     });
   };
   return {
@@ -175,8 +183,9 @@ export const corkCarrier = (): Carrier => {
       if (sockets.length === 0) return;
       try {
         read(sockets, root);
+        reader?.attach();
       } finally {
-        for (const fd of mine.splice(0)) closeSync(fd);
+        giveBack();
       }
     },
     async seized({ root, found }) {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import { closeSync, readdirSync, statSync } from "node:fs";
-import { addon } from "../../native/index.js";
+import { closeSync, openSync, readdirSync, statSync } from "node:fs";
+import { addon, pidfdOpen } from "../../native/index.js";
 import { CryoshimError } from "../error.js";
+
+const [O_RDONLY, O_NONBLOCK] = [0, 0o4000];
 
 /** Our image of queues. */
 export const MQUEUE_IMAGE = "cryoshim-mqueue.img";
@@ -18,16 +20,31 @@ export class Namespace {
     this.#mount = addon.mqueueMount(ns);
   }
 
+  static of(pid: number): Namespace {
+    const task = pidfdOpen(pid);
+    try {
+      return new Namespace(task);
+    } finally {
+      closeSync(task);
+    }
+  }
+
   get dev(): number {
     return statSync(`/proc/self/fd/${this.#mount}/.`).dev;
   }
 
-  names(): Buffer[] {
-    return readdirSync(`/proc/self/fd/${this.#mount}/.`, { encoding: "buffer" }) as unknown as Buffer[];
+  /** Latin1: each byte a character. */
+  names(): string[] {
+    return readdirSync(`/proc/self/fd/${this.#mount}/.`, { encoding: "latin1" });
   }
 
   path(name: Buffer): Buffer {
     return Buffer.concat([Buffer.from(`/proc/self/fd/${this.#mount}/`), name]);
+  }
+
+  /** Opens a queue to look at it. */
+  open(name: string): number {
+    return openSync(this.path(Buffer.from(name, "latin1")), O_RDONLY | O_NONBLOCK);
   }
 
   close(): void {

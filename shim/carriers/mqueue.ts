@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // POSIX message queues. CRIU is told that they are external; we read them by X-ray, make them anew in the restored ipc
 // namespace and hand tasks their descriptors. No task is touched at a dump, so there is nothing to undo.
-import { closeSync, fstatSync, openSync, readFileSync, readlinkSync, type Stats, writeFileSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
-import { pidfdGetfd, pidfdOpen } from "../../native/index.js";
+import { addon, type FdStat, pidfdGetfd, pidfdOpen, statFds } from "../../native/index.js";
 import { reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import { type Found, findSpecial, statDev } from "../xray/find.js";
-import { type Queue, QueueReader } from "../xray/queues.js";
+import { QueueReader, type Taken } from "../xray/queues.js";
 import type { Carrier, CarrierContext, Seized } from "./carrier.js";
 import { type ClaimedFile, claimFiles, fileKey } from "./claim.js";
 import { MQUEUE_IMAGE, Namespace, refuse } from "./mqueue-namespace.js";
@@ -29,7 +29,43 @@ interface Saved {
   sent: Pick<Found, "mntId" | "ino">[];
   /** A descriptor of ours, and what fstat(2) said of it. */
   fd: number;
-  st: Pick<Stats, "mode" | "uid" | "gid">;
+  st: FdStat;
+}
+
+/** What is opened before the freeze, and looked at again in it. */
+class Ahead {
+  /** The ipc namespace, by its inode. */
+  readonly ipc: number;
+  readonly namespace: Namespace;
+  /** Queues by their names. */
+  readonly fds = new Map<string, number>();
+  /** Whether others than the tree are in the namespace. */
+  shared: boolean | undefined;
+
+  constructor(root: number) {
+    this.ipc = namespaceOf(root, "ipc");
+    this.namespace = Namespace.of(root);
+  }
+
+  /** Queues cannot be renamed: one that still has a name has this one. */
+  open(name: string): number {
+    return this.fds.get(name) ?? this.reopen(name);
+  }
+
+  reopen(name: string): number {
+    const known = this.fds.get(name);
+    if (known !== undefined) closeSync(known);
+    this.fds.delete(name);
+    const fd = this.namespace.open(name);
+    this.fds.set(name, fd);
+    return fd;
+  }
+
+  close(): void {
+    for (const fd of this.fds.values()) closeSync(fd);
+    this.fds.clear();
+    this.namespace.close();
+  }
 }
 
 /** Keys by which CRIU knows its files. */
@@ -39,11 +75,18 @@ const keysOf = ({ found, sent }: Saved): string[] => [...found, ...sent].map(({ 
 class Dump {
   readonly waits: Wait[] = [];
   readonly #saved: Saved[] = [];
-  #contents = new Map<number, Queue>();
+  /** Descriptors that are the dump's alone. */
+  readonly #mine: number[] = [];
+  #contents: Taken = { queues: new Map(), fill: () => {} };
   #notify = new Map<number, Message>();
 
   /** Nothing is changed here. Throws ERR_MQUEUE where a queue cannot be carried. */
-  async find({ root, found }: Seized, reader: () => QueueReader, { engine, log }: CarrierContext): Promise<void> {
+  async find(
+    { root, found }: Seized,
+    ahead: () => Ahead,
+    reader: () => QueueReader,
+    { engine, log }: CarrierContext,
+  ): Promise<void> {
     const queues = found.filter(({ kind }) => kind === "mqueue");
     const pids = [root, ...new Set(queues.map(({ pid }) => pid))];
     const seen = new Map<number, number>();
@@ -58,9 +101,8 @@ class Dump {
           "checkpoint a container whose tasks share one",
         );
     }
-    const shared = once(() => isSharedNamespace("ipc", namespaceOf(root, "ipc"), new Set(treeOf(root))));
     try {
-      this.#collect(root, queues, shared);
+      this.#collect(root, queues, ahead());
     } catch (error) {
       if (queues.length > 0) throw error;
       // A kernel without queues, say: who has none open must not fail for them.
@@ -68,7 +110,7 @@ class Dump {
       this.close();
     }
     if (this.#saved.length === 0) return;
-    this.#contents = reader().read();
+    this.#contents = reader().take();
     const depth = depthOf(root);
     for (const saved of this.#saved) this.#register(saved, depth);
     for (const pid of new Set(queues.map((file) => file.pid)))
@@ -80,7 +122,7 @@ class Dump {
     const { dev, ino, nlink } = fstatSync(lent, { bigint: true });
     const info = readFileSync(`/proc/self/fdinfo/${lent}`, "latin1");
     const mntId = Number(/^mnt_id:\s+(\d+)$/m.exec(info)?.[1]);
-    let saved = this.#saved.find(({ fd }) => fstatSync(fd, { bigint: true }).ino === ino);
+    let saved = this.#saved.find(({ st }) => st.ino === ino);
     if (saved === undefined) {
       if (Number(dev) !== deviceOf(root))
         throw refuse(
@@ -93,8 +135,9 @@ class Dump {
       // One with a name is known, unless others use the namespace.
       const name = named ? Buffer.from(basename(readlinkSync(path)), "utf8") : undefined;
       saved = { name, shared: named, found: [], sent: [], ...opened(openSync(path, O_RDONLY | O_NONBLOCK)) };
+      this.#mine.push(saved.fd);
       this.#saved.push(saved);
-      this.#contents = reader().read();
+      this.#contents = reader().take();
       this.#register(saved, depthOf(root));
     }
     saved.sent.push({ mntId, ino });
@@ -110,51 +153,51 @@ class Dump {
     return new Set(this.#saved.flatMap(keysOf));
   }
 
-  #collect(root: number, found: readonly Found[], isShared: () => boolean): void {
-    const pidfd = pidfdOpen(root);
-    let ns: Namespace | undefined;
-    try {
-      ns = new Namespace(pidfd);
-      const dev = ns.dev;
-      const foreign = found.find((file) => statDev(file.dev) !== dev);
-      if (foreign !== undefined)
-        throw refuse(
-          `cannot carry descriptor ${foreign.fd} of process ${foreign.pid}`,
-          "it is a POSIX queue of another ipc namespace",
-          "close it before the checkpoint",
-        );
-      const byIno = groupByIno(found);
-      for (const name of ns.names()) {
-        const { fd, st } = opened(openSync(ns.path(name), O_RDONLY | O_NONBLOCK));
-        const ino = BigInt(st.ino);
-        const files = byIno.get(ino) ?? [];
-        byIno.delete(ino);
-        // What nobody of ours has open in a namespace of others is theirs.
-        if (files.length === 0 && isShared()) closeSync(fd);
-        else this.#saved.push({ name, shared: isShared(), found: files, sent: [], fd, st });
+  #collect(root: number, found: readonly Found[], ahead: Ahead): void {
+    const { namespace } = ahead;
+    const dev = namespace.dev;
+    const foreign = found.find((file) => statDev(file.dev) !== dev);
+    if (foreign !== undefined)
+      throw refuse(
+        `cannot carry descriptor ${foreign.fd} of process ${foreign.pid}`,
+        "it is a POSIX queue of another ipc namespace",
+        "close it before the checkpoint",
+      );
+    const byIno = groupByIno(found);
+    const names = namespace.names();
+    const fds = names.map((name) => ahead.open(name));
+    const stats = statFds(process.pid, fds);
+    for (const [i, name] of names.entries()) {
+      let [fd, st] = [fds[i]!, stats[i]!];
+      // Opened before, and its name is another queue's by now.
+      if (st.nlink === 0n) ({ fd, st } = opened(ahead.reopen(name)));
+      const files = byIno.get(st.ino) ?? [];
+      byIno.delete(st.ino);
+      const shared = this.#isShared(root, ahead);
+      // What nobody of ours has open in a namespace of others is theirs.
+      if (files.length > 0 || !shared)
+        this.#saved.push({ name: Buffer.from(name, "latin1"), shared, found: files, sent: [], fd, st });
+    }
+    for (const files of byIno.values()) {
+      const holder = pidfdOpen(files[0]!.pid);
+      try {
+        const fd = pidfdGetfd(holder, files[0]!.fd);
+        this.#mine.push(fd);
+        this.#saved.push({ name: undefined, shared: false, found: files, sent: [], ...opened(fd) });
+      } finally {
+        closeSync(holder);
       }
-      for (const files of byIno.values()) {
-        const holder = pidfdOpen(files[0]!.pid);
-        try {
-          this.#saved.push({
-            name: undefined,
-            shared: false,
-            found: files,
-            sent: [],
-            ...opened(pidfdGetfd(holder, files[0]!.fd)),
-          });
-        } finally {
-          closeSync(holder);
-        }
-      }
-    } finally {
-      ns?.close();
-      closeSync(pidfd);
     }
   }
 
+  /** Asked when the answer is needed, and then no more, also not in the freeze: it takes a walk over all processes. */
+  #isShared(root: number, ahead: Ahead): boolean {
+    ahead.shared ??= isSharedNamespace("ipc", ahead.ipc, new Set(treeOf(root)));
+    return ahead.shared;
+  }
+
   #register({ fd, found }: Saved, depth: number): void {
-    const notify = this.#contents.get(fd)?.notify;
+    const notify = this.#contents.queues.get(fd)?.notify;
     // Somebody outside waits for it: his affair.
     const file = found.find(({ pid }) => pid === notify?.pid);
     if (notify === undefined || file === undefined) return;
@@ -176,13 +219,14 @@ class Dump {
   }
 
   /**
-   * Does before the freeze what `find` and `write` do in it, and throws the result away: what runs for the first time
-   * takes ten times as long.
+   * Does before the freeze what `find` does in it, and throws the result away: what runs for the first time takes ten times as long.
+   * The queues stay open.
    */
-  rehearse(root: number, found: readonly Found[], reader: QueueReader): void {
-    this.#collect(root, found, () => false);
-    this.#contents = reader.read();
-    this.#encode(new Map());
+  rehearse(root: number, found: readonly Found[], ahead: Ahead, reader: QueueReader): void {
+    this.#collect(root, found, ahead);
+    const { queues } = reader.take();
+    this.#saved.flatMap(keysOf);
+    for (const { fd } of this.#saved) queues.get(fd);
   }
 
   /** Writes the image; `imagesDir` has all of CRIU's. Looks at no task and no queue any more. */
@@ -195,10 +239,11 @@ class Dump {
 
   #encode(files: ReadonlyMap<string, ClaimedFile[]>): Uint8Array {
     const entries: Message[] = [];
+    this.#contents.fill();
     for (const saved of this.#saved) {
       const { name, shared, fd } = saved;
-      const { mode, uid, gid } = saved.st;
-      const { maxmsg, msgsize, messages } = this.#contents.get(fd)!;
+      const [mode, uid, gid] = [saved.st.mode, saved.st.uid, saved.st.gid].map(Number) as [number, number, number];
+      const { maxmsg, msgsize, messages } = this.#contents.queues.get(fd)!;
       const keys = new Set(keysOf(saved));
       const queue: Message = { mode: mode & ~S_IFMT, uid, gid, maxmsg, msgsize, shared };
       queue.files = [...keys].flatMap((key) => files.get(key) ?? []).map(({ id, flags }) => ({ id, flags }));
@@ -213,17 +258,12 @@ class Dump {
   }
 
   close(): void {
-    for (const { fd } of this.#saved.splice(0)) closeSync(fd);
+    this.#saved.length = 0;
+    addon.closeFds(Int32Array.from(this.#mine.splice(0)));
   }
 }
 
-const opened = (fd: number): { fd: number; st: Stats } => ({ fd, st: fstatSync(fd) });
-
-/** A question that is asked when its answer is needed, and then no more: this one walks all processes. */
-const once = (ask: () => boolean): (() => boolean) => {
-  let answer: boolean | undefined;
-  return () => (answer ??= ask());
-};
+const opened = (fd: number): { fd: number; st: FdStat } => ({ fd, st: statFds(process.pid, [fd])[0]! });
 
 const groupByIno = (found: readonly Found[]): Map<bigint, Found[]> => {
   const groups = new Map<bigint, Found[]>();
@@ -233,29 +273,11 @@ const groupByIno = (found: readonly Found[]): Map<bigint, Found[]> => {
 
 /** The device of the queues of a task's ipc namespace. */
 const deviceOf = (root: number): number => {
-  const pidfd = pidfdOpen(root);
-  let ns: Namespace | undefined;
+  const namespace = Namespace.of(root);
   try {
-    ns = new Namespace(pidfd);
-    return ns.dev;
+    return namespace.dev;
   } finally {
-    ns?.close();
-    closeSync(pidfd);
-  }
-};
-
-/** Whether an ipc namespace has queues with names. */
-const hasNames = (root: number): boolean => {
-  const pidfd = pidfdOpen(root);
-  try {
-    const ns = new Namespace(pidfd);
-    try {
-      return ns.names().length > 0;
-    } finally {
-      ns.close();
-    }
-  } finally {
-    closeSync(pidfd);
+    namespace.close();
   }
 };
 
@@ -265,15 +287,25 @@ export const mqueueCarrier = (): Carrier => {
   let dump: Dump | undefined;
   let restore: QueueRestore | undefined;
   let root = 0;
+  let ahead: Ahead | undefined;
+  /** What was opened before, where the task is still in that namespace. */
+  const opened = (): Ahead => {
+    if (ahead?.ipc === namespaceOf(root, "ipc")) return ahead;
+    ahead?.close();
+    ahead = new Ahead(root);
+    return ahead;
+  };
   return {
     name: "mqueue",
-    prepare(root) {
+    prepare(pid) {
+      root = pid;
       const found = findSpecial(root).filter(({ kind }) => kind === "mqueue");
-      if (found.length === 0 && !hasNames(root)) return;
+      const all = opened();
+      if (found.length === 0 && all.namespace.names().length === 0) return;
       reader ??= new QueueReader();
       const rehearsal = new Dump();
       try {
-        rehearsal.rehearse(root, found, reader);
+        rehearsal.rehearse(root, found, all, reader);
       } catch {
         // The tasks still run: what it saw may have been half done.
       } finally {
@@ -296,7 +328,7 @@ export const mqueueCarrier = (): Carrier => {
     async seized(seized, context) {
       root = seized.root;
       dump = new Dump();
-      await dump.find(seized, () => (reader ??= new QueueReader()), context);
+      await dump.find(seized, opened, () => (reader ??= new QueueReader()), context);
       if (dump.empty) return;
       await context.engine.external(dump.keys);
       // A mount of the queues may stand in the container: its contents are ours.
@@ -321,6 +353,8 @@ export const mqueueCarrier = (): Carrier => {
     },
     close() {
       dump?.close();
+      ahead?.close();
+      ahead = undefined;
       restore?.close();
       reader?.close();
     },

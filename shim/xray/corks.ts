@@ -90,7 +90,7 @@ export class CorkReader {
         } else if (magic === PART && current !== undefined) {
           const len = bytes.readUInt32LE(at + 4);
           if (bytes.readUInt32LE(at + 8) >= current.have) {
-            current.parts.push(Buffer.from(bytes.subarray(at + PART_SIZE, at + PART_SIZE + len)));
+            current.parts.push(bytes.subarray(at + PART_SIZE, at + PART_SIZE + len));
             current.have += len;
           }
           at += PART_SIZE + len;
@@ -102,19 +102,21 @@ export class CorkReader {
     return new Map(
       [...corks].map(([fd, { cork, parts, have, want }]) => {
         if (have > want) throw new Error(`a corked socket has ${have} bytes, and says ${want}`);
-        if (cork.pending !== undefined) cork.pending.data = Buffer.concat(parts);
+        if (cork.pending !== undefined) cork.pending.data = parts.length === 1 ? parts[0]! : Buffer.concat(parts);
         return [fd, cork];
       }),
     );
   }
 
   /** From now on these sockets, descriptors of ours, say that they are not corked, until close(). */
-  hide(fds: Iterable<number>): void {
-    for (const fd of fds) {
-      const key = Buffer.alloc(4);
-      key.writeInt32LE(fd);
-      bpf(CMD.mapUpdate, { 0: this.#object.maps.hidden!, 8: key, 16: Buffer.alloc(4) });
-    }
+  hide(fds: Int32Array): void {
+    addon.bpfMark(this.#object.maps.hidden!, fds);
+    this.attach();
+  }
+
+  /** Before the freeze: what lets them say so is made ready, and is for no socket yet. */
+  attach(): void {
+    if (this.#link !== undefined) return;
     const mount = addon.cgroupRoot();
     // The kernel does not take a descriptor that only says where something is.
     let cgroup: number | undefined;
@@ -143,8 +145,8 @@ const corkAt = (bytes: Buffer, at: number): Cork => {
   const pending: Pending = {
     family,
     data: Buffer.alloc(0),
-    source: Buffer.from(bytes.subarray(at + 64, at + 64 + size)),
-    destination: Buffer.from(bytes.subarray(at + 80, at + 80 + size)),
+    source: bytes.subarray(at + 64, at + 64 + size),
+    destination: bytes.subarray(at + 80, at + 80 + size),
     port: bytes.readUInt16BE(at + 48),
     oif: bytes.readInt32LE(at + 44),
     segment: u32(20),
@@ -157,6 +159,6 @@ const corkAt = (bytes: Buffer, at: number): Cork => {
   if (u32(56) !== 0 || length > 40) throw new Error("it has a source route");
   if (tos >= 0) pending.tos = tos;
   if (ttl !== 0) pending.ttl = ttl;
-  if (length > 0) pending.options = Buffer.from(bytes.subarray(at + 96, at + 96 + length));
+  if (length > 0) pending.options = bytes.subarray(at + 96, at + 96 + length);
   return { corked, pending };
 };

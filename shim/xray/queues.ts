@@ -23,6 +23,20 @@ const [QUEUE_SIZE, PART_SIZE, CURSOR_SIZE] = [112, 16, 56];
 
 const damaged = (): Error => new Error("the X-ray's records are damaged");
 
+/** What one pass has written, and which queue it went on with. */
+interface Pass {
+  bytes: Buffer;
+  fd: number;
+}
+
+/** Queues as one moment had them. */
+export interface Taken {
+  /** All that was open, by descriptor; their messages are still to be read. */
+  queues: Map<number, Queue>;
+  /** Reads the messages, whenever. Throws where some are missing. */
+  fill(): void;
+}
+
 /** The reader of queues: loaded before the freeze, used in it. */
 export class QueueReader {
   readonly #object: LoadedObject;
@@ -34,19 +48,30 @@ export class QueueReader {
 
   /** All queues that this process has open, by descriptor. */
   read(): Map<number, Queue> {
-    const queues = new Map<number, Queue>();
-    const pending: Buffer[] = [];
-    this.#cursor(Buffer.alloc(CURSOR_SIZE));
-    this.#parse(this.#run(), queues, pending);
-    for (let cursor = pending.shift(); cursor !== undefined; cursor = pending.shift()) {
-      this.#cursor(cursor);
-      this.#parse(this.#run(), queues, pending, cursor.readUInt32LE(4));
-    }
-    for (const [fd, { messages, curmsgs }] of queues) {
-      if (BigInt(messages.length) !== curmsgs)
-        throw new Error(`queue at descriptor ${fd}: it says ${curmsgs} messages, ${messages.length} were found`);
-    }
+    const { queues, fill } = this.take();
+    fill();
     return queues;
+  }
+
+  /** The same, while tasks stand still: what can be done later is left to `fill`. */
+  take(): Taken {
+    const queues = new Map<number, Queue>();
+    const passes: Pass[] = [];
+    const pending: (Buffer | undefined)[] = [undefined];
+    for (const cursor of pending) {
+      this.#cursor(cursor ?? Buffer.alloc(CURSOR_SIZE));
+      const bytes = this.#run();
+      passes.push({ bytes, fd: cursor?.readUInt32LE(4) ?? -1 });
+      readHeads(bytes, queues, pending);
+    }
+    const fill = (): void => {
+      for (const pass of passes.splice(0)) readMessages(pass, queues);
+      for (const [fd, { messages, curmsgs }] of queues) {
+        if (BigInt(messages.length) !== curmsgs)
+          throw new Error(`queue at descriptor ${fd}: it says ${curmsgs} messages, ${messages.length} were found`);
+      }
+    };
+    return { queues, fill };
   }
 
   close(): void {
@@ -60,32 +85,39 @@ export class QueueReader {
   #cursor(value: Buffer): void {
     bpf(CMD.mapUpdate, { 0: this.#object.maps.cursor!, 8: Buffer.alloc(4), 16: value });
   }
-
-  /** `fd`: the queue that is gone on with. */
-  #parse(bytes: Buffer, queues: Map<number, Queue>, pending: Buffer[], fd = -1): void {
-    let current = queues.get(fd);
-    for (let at = 0; at < bytes.length; ) {
-      const magic = bytes.readUInt32LE(at);
-      if (magic === QUEUE) {
-        current = queueAt(bytes, at);
-        queues.set(bytes.readUInt32LE(at + 4), current);
-        at += QUEUE_SIZE;
-      } else if (magic === PART && current !== undefined) {
-        const len = bytes.readUInt32LE(at + 12);
-        addPart(
-          current,
-          bytes.readUInt32LE(at + 4),
-          bytes.readUInt32LE(at + 8),
-          bytes.subarray(at + 16, at + 16 + len),
-        );
-        at += PART_SIZE + len;
-      } else if (magic === CURSOR) {
-        pending.push(Buffer.from(bytes.subarray(at, at + CURSOR_SIZE)));
-        at += CURSOR_SIZE;
-      } else throw damaged();
-    }
-  }
 }
+
+/** Queues, and where the next passes go on. */
+const readHeads = (bytes: Buffer, queues: Map<number, Queue>, pending: (Buffer | undefined)[]): void => {
+  for (let at = 0; at < bytes.length; ) {
+    const magic = bytes.readUInt32LE(at);
+    if (magic === PART) at += PART_SIZE + bytes.readUInt32LE(at + 12);
+    else if (magic === QUEUE) {
+      queues.set(bytes.readUInt32LE(at + 4), queueAt(bytes, at));
+      at += QUEUE_SIZE;
+    } else if (magic === CURSOR) {
+      pending.push(bytes.subarray(at, at + CURSOR_SIZE));
+      at += CURSOR_SIZE;
+    } else throw damaged();
+  }
+};
+
+const readMessages = ({ bytes, fd }: Pass, queues: ReadonlyMap<number, Queue>): void => {
+  let current = queues.get(fd);
+  for (let at = 0; at < bytes.length; ) {
+    const magic = bytes.readUInt32LE(at);
+    if (magic === QUEUE) {
+      current = queues.get(bytes.readUInt32LE(at + 4));
+      at += QUEUE_SIZE;
+    } else if (magic === PART && current !== undefined) {
+      const len = bytes.readUInt32LE(at + 12);
+      const part = bytes.subarray(at + 16, at + 16 + len);
+      addPart(current, bytes.readUInt32LE(at + 4), bytes.readUInt32LE(at + 8), part);
+      at += PART_SIZE + len;
+    } else if (magic === CURSOR) at += CURSOR_SIZE;
+    else throw damaged();
+  }
+};
 
 const queueAt = (bytes: Buffer, at: number): Queue => {
   const pid = bytes.readInt32LE(at + 48);

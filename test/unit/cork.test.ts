@@ -105,7 +105,7 @@ test("a hidden socket says that it is not corked, others say that they are; afte
   const { mine } = await look("socks = [cork(), cork()]; [each.sendto(b'x', to) for each in socks]");
   const corked = (): number[] => mine.map((fd) => addon.getSocketOption(fd, SOL_UDP, UDP_CORK));
   expect(corked()).toEqual([1, 1]);
-  reader!.hide([mine[0]!]);
+  reader!.hide(Int32Array.of(mine[0]!));
   expect(corked()).toEqual([0, 1]);
   reader!.close();
   reader = undefined;

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+/* System calls for many descriptors at once: in a freeze a call from JavaScript costs more than what it asks for. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/bpf.h>
+#include <node_api.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "addon.h"
+
+/* The numbers of an Int32Array. */
+static bool get_fds(napi_env env, napi_value value, const int32_t **fds, size_t *n)
+{
+	napi_typedarray_type type;
+	void *data;
+
+	if (napi_get_typedarray_info(env, value, &type, n, &data, NULL, NULL) != napi_ok || type != napi_int32_array) {
+		napi_throw_type_error(env, "ERR_ARGS", "descriptors are given as an Int32Array");
+		return false;
+	}
+	*fds = data;
+	return true;
+}
+
+static napi_value make_array(napi_env env, napi_typedarray_type type, size_t n, size_t each, void **data)
+{
+	napi_value buffer, array;
+
+	if (napi_create_arraybuffer(env, n * each, data, &buffer) != napi_ok ||
+	    napi_create_typedarray(env, type, n, buffer, 0, &array) != napi_ok)
+		return NULL;
+	return array;
+}
+
+/* pidfdGetfds(pidfd, fds): Int32Array: duplicates of a process's descriptors, all or none (Linux 5.6) */
+static napi_value pidfd_getfds(napi_env env, napi_callback_info info)
+{
+	napi_value args[2], result;
+	const int32_t *fds;
+	int32_t pidfd, *out;
+	void *data;
+	size_t n;
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &pidfd) || !get_fds(env, args[1], &fds, &n))
+		return NULL;
+	result = make_array(env, napi_int32_array, n, sizeof(*out), &data);
+	if (!result)
+		return NULL;
+	out = data;
+	for (size_t i = 0; i < n; i++) {
+		int err;
+
+		out[i] = (int32_t)syscall(SYS_pidfd_getfd, pidfd, fds[i], 0);
+		if (out[i] >= 0)
+			continue;
+		err = errno;
+		while (i-- > 0)
+			close(out[i]);
+		return throw_errno(env, err, "pidfd_getfd");
+	}
+	return result;
+}
+
+/* closeFds(fds): what is closed already is passed over */
+static napi_value close_fds(napi_env env, napi_callback_info info)
+{
+	napi_value args[1];
+	const int32_t *fds;
+	size_t n;
+
+	if (!get_args(env, info, 1, args) || !get_fds(env, args[0], &fds, &n))
+		return NULL;
+	for (size_t i = 0; i < n; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	return NULL;
+}
+
+/* bpfMark(map, fds): a zero for each socket, in a map of values of four bytes by descriptor (BPF_MAP_TYPE_SK_STORAGE) */
+static napi_value bpf_mark(napi_env env, napi_callback_info info)
+{
+	const uint32_t value = 0;
+	napi_value args[2];
+	const int32_t *fds;
+	int32_t map;
+	size_t n;
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &map) || !get_fds(env, args[1], &fds, &n))
+		return NULL;
+	for (size_t i = 0; i < n; i++) {
+		union bpf_attr attr;
+
+		memset(&attr, 0, sizeof(attr));
+		attr.map_fd = (uint32_t)map;
+		attr.key = (uintptr_t)&fds[i];
+		attr.value = (uintptr_t)&value;
+		if (syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &attr, sizeof(attr)))
+			return throw_errno(env, errno, "bpf");
+	}
+	return NULL;
+}
+
+/* STAT_WORDS of native/index.ts, which names them. */
+enum { DEV, INO, NLINK, MODE, UID, GID, SIZE, RDEV, ATIME, MTIME, BLOCKS, STAT_WORDS };
+
+static int64_t nanoseconds(const struct timespec *t)
+{
+	return (int64_t)t->tv_sec * 1000000000 + t->tv_nsec;
+}
+
+/* statFds(pid, fds): BigInt64Array: stat(2) of a process's descriptors, STAT_WORDS for each */
+static napi_value stat_fds(napi_env env, napi_callback_info info)
+{
+	napi_value args[2], result;
+	const int32_t *fds;
+	int64_t *out;
+	int32_t pid;
+	void *data;
+	size_t n;
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &pid) || !get_fds(env, args[1], &fds, &n))
+		return NULL;
+	result = make_array(env, napi_bigint64_array, n * STAT_WORDS, sizeof(*out), &data);
+	if (!result)
+		return NULL;
+	out = data;
+	for (size_t i = 0; i < n; i++, out += STAT_WORDS) {
+		char path[48];
+		struct stat st;
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, fds[i]);
+		if (pid == getpid() ? fstat(fds[i], &st) : stat(path, &st))
+			return throw_errno(env, errno, "stat");
+		out[DEV] = (int64_t)st.st_dev, out[INO] = (int64_t)st.st_ino, out[NLINK] = (int64_t)st.st_nlink;
+		out[MODE] = st.st_mode, out[UID] = st.st_uid, out[GID] = st.st_gid, out[SIZE] = st.st_size;
+		out[RDEV] = (int64_t)st.st_rdev, out[ATIME] = nanoseconds(&st.st_atim), out[MTIME] = nanoseconds(&st.st_mtim);
+		out[BLOCKS] = st.st_blocks;
+	}
+	return result;
+}
+
+/* linksOf(pid, fds): string[]: where a process's descriptors lead, in /proc's words, latin1 */
+static napi_value links_of(napi_env env, napi_callback_info info)
+{
+	napi_value args[2], result, link;
+	const int32_t *fds;
+	int32_t pid;
+	size_t n;
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &pid) || !get_fds(env, args[1], &fds, &n) ||
+	    napi_create_array_with_length(env, n, &result) != napi_ok)
+		return NULL;
+	for (size_t i = 0; i < n; i++) {
+		char path[48], text[PATH_MAX];
+		ssize_t len;
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, fds[i]);
+		len = readlink(path, text, sizeof(text));
+		if (len < 0)
+			return throw_errno(env, errno, "readlink");
+		if (napi_create_string_latin1(env, text, (size_t)len, &link) != napi_ok ||
+		    napi_set_element(env, result, (uint32_t)i, link) != napi_ok)
+			return NULL;
+	}
+	return result;
+}
+
+bool many_register(napi_env env, napi_value exports)
+{
+	const napi_property_descriptor verbs[] = {
+		{ "pidfdGetfds", NULL, pidfd_getfds, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "closeFds", NULL, close_fds, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "bpfMark", NULL, bpf_mark, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "statFds", NULL, stat_fds, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "linksOf", NULL, links_of, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+	};
+
+	return napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) == napi_ok;
+}
