@@ -247,10 +247,11 @@ const nodeFrom = (message: Message, tree: Tree | undefined, known: ReadonlyMap<s
   if (message.target !== undefined) node.target = Buffer.from(message.target as Uint8Array).toString("latin1");
   if ((typeOf(node) === S_IFLNK) !== (node.target !== undefined)) throw wrong(at, "it leads nowhere");
   if (size > BigInt(Number.MAX_SAFE_INTEGER)) throw wrong(at, "it is too large");
-  node.xattrs = xattrs.map(({ name, value }) => [
-    Buffer.from(name as Uint8Array).toString("latin1"),
-    Buffer.from(value as Uint8Array),
-  ]);
+  node.xattrs = xattrs.map(({ name, value }) => {
+    if (!(name instanceof Uint8Array && value instanceof Uint8Array))
+      throw wrong(at, "an attribute has no name or value");
+    return [Buffer.from(name).toString("latin1"), Buffer.from(value)];
+  });
   return node;
 };
 
