@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define CONTROL_MAGIC 0x31534343u /* "CCS1" */
-#define CONTROL_VERSION 4
+#define CONTROL_VERSION 5
 #define CONTROL_MAX_DATA (64u << 10)
 
 /*

@@ -2,7 +2,7 @@
 // The control socket's messages as native/control.h declares them (test/unit/control.test.ts holds the two together).
 
 export const MAGIC = 0x31534343;
-export const VERSION = 4;
+export const VERSION = 5;
 export const MAX_DATA = 64 << 10;
 /** sizeof(struct control_msg) */
 export const SIZE = 112;
