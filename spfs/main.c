@@ -229,6 +229,8 @@ static void hold(int report)
 		len = snprintf(line, sizeof(line), "ok");
 	} else {
 		len = snprintf(line, sizeof(line), "%d\t%s", errno, why);
+		/* Whoever hears of it finds nothing. */
+		clear_away();
 	}
 	/* Whoever has started it may be dead, and then takes nothing away. */
 	if (write(report, line, (size_t)len) != len || line[0] != 'o') {
