@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { addon, closeFd } from "../../native/index.js";
+import { ID_LENGTH } from "../id.js";
 import { stateDir } from "../session/plugin-dir.js";
 import { bpf, CMD, closeAll } from "./bpf.js";
 import { type Attached, countDropped, type Dropped, type Extent, netnsInode } from "./netlock.js";
@@ -35,7 +36,7 @@ export interface KeptLock {
 
 const BPF_FS_MAGIC = 0xcafe4a11;
 const SYSTEM_BPFFS = "/sys/fs/bpf";
-const ID = /^[A-Za-z0-9_-]{21}$/;
+const ID = new RegExp(`^[A-Za-z0-9_-]{${ID_LENGTH}}$`);
 
 /** Whether a text can be the id of a kept lock. */
 export const isLockId = (text: string): boolean => ID.test(text);
