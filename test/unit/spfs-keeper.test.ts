@@ -20,8 +20,9 @@ const proxy = () => places.lend((fd) => spfs.proxy(fd, { gone: "error" }));
 const log = (): string => readFileSync(`/run/cryoshim/spfs/${spfs.id}/log`, "utf8");
 const ended = async (): Promise<boolean> => !listSpfs().includes(spfs.id);
 
-/** A keeper: notes its pid, and stays, or ends if the file `end` is there. */
-const KEEPER = 'echo $$ >>"$1/pids"; echo "a word of $SPFS_ID" >&2; while [ ! -e "$1/end" ]; do sleep 0.05; done';
+/** A keeper: notes its pid, and stays until the file `end` is there, or the directory is not. */
+const KEEPER =
+  'echo $$ >>"$1/pids"; echo "a word of $SPFS_ID" >&2; while [ -d "$1" ] && [ ! -e "$1/end" ]; do sleep 0.05; done';
 const keepers = (): number[] =>
   existsSync(beside("pids")) ? readFileSync(beside("pids"), "utf8").trim().split("\n").map(Number) : [];
 
