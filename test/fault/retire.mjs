@@ -25,11 +25,12 @@ const random = (most) => {
 const dir = mkdtempSync("/tmp/retire-");
 for (const name of ["data", "mnt"]) mkdirSync(`${dir}/${name}`);
 const out = () => (existsSync(`${dir}/out`) ? readFileSync(`${dir}/out`, "utf8") : "");
+// What an epoll watches is lost with who is killed before he has registered it anew: docs/spfs-retire.md says so.
 const complaints = () => [
   ...new Set(
     out()
       .split("\n")
-      .filter((line) => line.startsWith("BAD")),
+      .filter((line) => line.startsWith("BAD") && !line.startsWith("BAD epoll:")),
   ),
 ];
 const until = async (what, holds) => {
@@ -151,7 +152,7 @@ for (let round = -1; round < rounds; round++) {
   if (isHalfWay()) halves++;
   outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
   const before = count();
-  await until("it goes on", () => count() > before + 10 || out().includes("BAD"));
+  await until("it goes on", () => count() > before + 10 || complaints().length > 0);
   const harm = complaints();
   for (const status of states()) {
     const [, state] = /^State:\s+(\S)/m.exec(status);
