@@ -291,7 +291,9 @@ export class DetachedImage {
         else if (data !== undefined) {
           const of = data.node === undefined ? this.files[data.file as number] : nodes[data.node as number];
           const size = of === undefined ? 0n : "open" in of ? (of.gone?.size ?? 0n) : of.size;
-          if (of === undefined || (data.offset as bigint) + BigInt((data.data as Uint8Array).length) > size)
+          const { offset, data: bytes } = data as { offset?: bigint; data?: Uint8Array };
+          if (offset === undefined || bytes === undefined) throw wrong(index, "it has no offset or no contents");
+          if (of === undefined || offset + BigInt(bytes.length) > size)
             throw wrong(index, "it lies outside of its file");
           this.#pieces.set(of, [...(this.#pieces.get(of) ?? []), at]);
         } else throw wrong(index, "it says nothing that this version knows");
