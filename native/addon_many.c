@@ -2,8 +2,6 @@
 /* System calls for many descriptors at once: in a freeze a call from JavaScript costs more than what it asks for. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <linux/bpf.h>
 #include <node_api.h>
 #include <string.h>
@@ -105,67 +103,31 @@ static napi_value bpf_mark(napi_env env, napi_callback_info info)
 	return NULL;
 }
 
-/* STAT_WORDS of native/index.ts, which names them. */
-enum { DEV, INO, NLINK, MODE, UID, GID, SIZE, RDEV, ATIME, MTIME, BLOCKS, STAT_WORDS };
+/* STAT of native/index.ts, which names them. */
+enum { INO, NLINK, MODE, UID, GID, STAT_WORDS };
 
-static int64_t nanoseconds(const struct timespec *t)
-{
-	return (int64_t)t->tv_sec * 1000000000 + t->tv_nsec;
-}
-
-/* statFds(pid, fds): BigInt64Array: stat(2) of a process's descriptors, STAT_WORDS for each */
+/* statFds(fds): BigInt64Array: fstat(2) of descriptors of ours, STAT_WORDS for each */
 static napi_value stat_fds(napi_env env, napi_callback_info info)
 {
-	napi_value args[2], result;
+	napi_value args[1], result;
 	const int32_t *fds;
 	int64_t *out;
-	int32_t pid;
 	void *data;
 	size_t n;
 
-	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &pid) || !get_fds(env, args[1], &fds, &n))
+	if (!get_args(env, info, 1, args) || !get_fds(env, args[0], &fds, &n))
 		return NULL;
 	result = make_array(env, napi_bigint64_array, n * STAT_WORDS, sizeof(*out), &data);
 	if (!result)
 		return NULL;
 	out = data;
 	for (size_t i = 0; i < n; i++, out += STAT_WORDS) {
-		char path[48];
 		struct stat st;
 
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, fds[i]);
-		if (pid == getpid() ? fstat(fds[i], &st) : stat(path, &st))
-			return throw_errno(env, errno, "stat");
-		out[DEV] = (int64_t)st.st_dev, out[INO] = (int64_t)st.st_ino, out[NLINK] = (int64_t)st.st_nlink;
-		out[MODE] = st.st_mode, out[UID] = st.st_uid, out[GID] = st.st_gid, out[SIZE] = st.st_size;
-		out[RDEV] = (int64_t)st.st_rdev, out[ATIME] = nanoseconds(&st.st_atim), out[MTIME] = nanoseconds(&st.st_mtim);
-		out[BLOCKS] = st.st_blocks;
-	}
-	return result;
-}
-
-/* linksOf(pid, fds): string[]: where a process's descriptors lead, in /proc's words, latin1 */
-static napi_value links_of(napi_env env, napi_callback_info info)
-{
-	napi_value args[2], result, link;
-	const int32_t *fds;
-	int32_t pid;
-	size_t n;
-
-	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &pid) || !get_fds(env, args[1], &fds, &n) ||
-	    napi_create_array_with_length(env, n, &result) != napi_ok)
-		return NULL;
-	for (size_t i = 0; i < n; i++) {
-		char path[48], text[PATH_MAX];
-		ssize_t len;
-
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, fds[i]);
-		len = readlink(path, text, sizeof(text));
-		if (len < 0)
-			return throw_errno(env, errno, "readlink");
-		if (napi_create_string_latin1(env, text, (size_t)len, &link) != napi_ok ||
-		    napi_set_element(env, result, (uint32_t)i, link) != napi_ok)
-			return NULL;
+		if (fstat(fds[i], &st))
+			return throw_errno(env, errno, "fstat");
+		out[INO] = (int64_t)st.st_ino, out[NLINK] = (int64_t)st.st_nlink;
+		out[MODE] = st.st_mode, out[UID] = st.st_uid, out[GID] = st.st_gid;
 	}
 	return result;
 }
@@ -177,7 +139,6 @@ bool many_register(napi_env env, napi_value exports)
 		{ "closeFds", NULL, close_fds, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "bpfMark", NULL, bpf_mark, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "statFds", NULL, stat_fds, NULL, NULL, NULL, napi_default_jsproperty, NULL },
-		{ "linksOf", NULL, links_of, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 	};
 
 	return napi_define_properties(env, exports, sizeof(verbs) / sizeof(verbs[0]), verbs) == napi_ok;

@@ -54,8 +54,7 @@ interface Addon {
   pidfdGetfds(pidfd: number, fds: Int32Array): Int32Array;
   closeFds(fds: Int32Array): void;
   bpfMark(map: number, fds: Int32Array): void;
-  statFds(pid: number, fds: Int32Array): BigInt64Array;
-  linksOf(pid: number, fds: Int32Array): string[];
+  statFds(fds: Int32Array): BigInt64Array;
   memfd(name: string): number;
   cgroupRoot(): number;
   mqueueMount(ns: number): number;
@@ -130,30 +129,17 @@ export const pidfdOpen = (pid: number): number => addon.pidfdOpen(pid);
 /** A duplicate of another process's descriptor (Linux 5.6). */
 export const pidfdGetfd = (pidfd: number, fd: number): number => addon.pidfdGetfd(pidfd, fd);
 
-/** What statFds() gives for each descriptor, in this order; times in nanoseconds. */
-export const STAT = ["dev", "ino", "nlink", "mode", "uid", "gid", "size", "rdev", "atime", "mtime", "blocks"] as const;
-/** One of them. */
+/** What statFds() gives for each descriptor, in this order. */
+const STAT = ["ino", "nlink", "mode", "uid", "gid"] as const;
+/** Some of what stat(2) tells of one. */
 export type FdStat = Record<(typeof STAT)[number], bigint>;
 
-/** stat(2) of descriptors of a process, in one call. Throws ENOENT for one that it does not have. */
-export const statFds = (pid: number, fds: readonly number[]): FdStat[] => {
-  const words = addon.statFds(pid, Int32Array.from(fds));
-  const at = (i: number): bigint => words[i]!;
+/** fstat(2) of descriptors of ours, in one call. Throws what that does. */
+export const statFds = (fds: readonly number[]): FdStat[] => {
+  const words = addon.statFds(Int32Array.from(fds));
   return fds.map((_, n) => {
-    const i = n * STAT.length;
-    return {
-      dev: at(i),
-      ino: at(i + 1),
-      nlink: at(i + 2),
-      mode: at(i + 3),
-      uid: at(i + 4),
-      gid: at(i + 5),
-      size: at(i + 6),
-      rdev: at(i + 7),
-      atime: at(i + 8),
-      mtime: at(i + 9),
-      blocks: at(i + 10),
-    };
+    const [ino, nlink, mode, uid, gid] = words.subarray(n * STAT.length);
+    return { ino: ino!, nlink: nlink!, mode: mode!, uid: uid!, gid: gid! };
   });
 };
 

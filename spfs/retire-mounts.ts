@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mounts that are replaced, in every namespace of the container's, and the exchange itself.
 import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
+import { mountIdOf } from "../shim/carriers/tasks.js";
 import { codeOf, MOUNT_WORK, verbs } from "./retire-native.js";
 import { linkOf, mountNamespace, refusal } from "./retire-tasks.js";
 
@@ -135,7 +136,7 @@ export const namedMount = (root: number, mountpoint: string, table: readonly Mou
 
 /** What of its file system a directory of ours is, as mountinfo writes it. */
 const rootOf = (directory: number): string | undefined => {
-  const id = idOf(directory);
+  const id = mountIdOf(directory);
   const mount = parseTable(verbs.mountTable(-1)).find((each) => each.id === id);
   const part = mount && below(mount.point, linkOf(`/proc/self/fd/${directory}`) ?? "");
   return mount && part !== undefined ? joined(mount.root, part) : undefined;
@@ -180,10 +181,6 @@ const knowsBeneath = (): boolean => {
   const [major = 0, minor = 0] = readFileSync("/proc/sys/kernel/osrelease", "utf8").split(/[.-]/).map(Number);
   return major > 6 || (major === 6 && minor >= 5);
 };
-
-/** The id of the mount of a descriptor of ours. */
-export const idOf = (fd: number): number =>
-  Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
 
 /** Puts the new mount beneath the old one: nobody sees it yet. Throws, with nothing changed. */
 export const putBeneath = ({ ns, mount, tree, children, later }: Replacement): void => {
@@ -241,7 +238,7 @@ export const takePlace = (replacement: Replacement, openReal: (part: string) => 
     verbs.workOnMount(ns, MOUNT_WORK.onTop, mount.point, mount.parent, tree!, 0);
   }
   if (later === "beneath") return;
-  replacement.newId = idOf(tree!);
+  replacement.newId = mountIdOf(tree!);
   // As shared as the old one was.
   if (mount.shared !== undefined) verbs.workOnMount(ns, MOUNT_WORK.set, mount.point, replacement.newId, -1, MS_SHARED);
 };

@@ -2,18 +2,11 @@
 // The real mount takes the place of another under everything that a container's tasks have of it: docs/spfs-retire.md.
 import { closeSync, fstatSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
+import { mountIdOf } from "../shim/carriers/tasks.js";
 import { reason } from "../shim/error.js";
 import { finish, type Operation, openNext, seeAgain } from "./retire-final.js";
 import { areReadOnly, type Description, describe, inodeKey, Mounts, mappingsOf } from "./retire-find.js";
-import {
-  deviceOf,
-  idOf,
-  namedMount,
-  namespacesOf,
-  parseTable,
-  type Replacement,
-  replacementsFor,
-} from "./retire-mounts.js";
+import { deviceOf, namedMount, namespacesOf, parseTable, type Replacement, replacementsFor } from "./retire-mounts.js";
 import { verbs } from "./retire-native.js";
 import { hasStableInodes, Opener } from "./retire-open.js";
 import { type Left, serverAmong } from "./retire-others.js";
@@ -108,7 +101,7 @@ export const retire = async (request: RetireRequest): Promise<RetireReport> => {
     const attached = new Set(
       [...namespaces.flatMap(({ table }) => table), ...parseTable(verbs.mountTable(-1))].map(({ id }) => id),
     );
-    for (const { tree } of replacements) if (tree !== undefined) attached.add(idOf(tree));
+    for (const { tree } of replacements) if (tree !== undefined) attached.add(mountIdOf(tree));
     const strays = { dev: fstatSync(request.real, { bigint: true }).dev, attached };
     const mounts = new Mounts(replacements, (pid) => byNamespace.get(mountNamespace(pid) ?? 0) ?? -1, strays);
     for (const replacement of replacements) {

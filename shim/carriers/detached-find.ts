@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files on mounts that are in no namespace any more (umount -l): where else the same file system is mounted, and where the
 // file is there.
-import { type BigIntStats, closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync } from "node:fs";
+import { type BigIntStats, closeSync, constants, fstatSync, openSync, readlinkSync } from "node:fs";
 import { addon } from "../../native/index.js";
 import type { Found } from "../xray/find.js";
 import { MountRoots } from "../xray/mount-root.js";
-import { namespaceOf } from "./tasks.js";
+import { mountIdOf, namespaceOf } from "./tasks.js";
 
 /** Where a file is found again. Paths are latin1: each byte a character. */
 export interface Place {
@@ -39,9 +39,6 @@ const mountsIn = (ns: number, dev: string): Mount[] =>
     .map((line) => line.split(" "))
     .filter((columns) => columns[2] === dev)
     .map((columns) => ({ id: Number(columns[0]), root: unescaped(columns[3]!), point: unescaped(columns[4]!) }));
-
-const mountId = (fd: number): number =>
-  Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
 
 export const linkOf = (path: string): string => readlinkSync(path, "latin1");
 
@@ -188,7 +185,7 @@ export class Places {
       try {
         const top = addon.openIn(ns, mount.point);
         // Something else may be mounted over it.
-        if (mountId(top) === mount.id)
+        if (mountIdOf(top) === mount.id)
           candidates.push({ host, root: join(mount.point, part), top, part, point: mount.point });
         else closeSync(top);
       } catch {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // POSIX message queues. CRIU is told that they are external; we read them by X-ray, make them anew in the restored ipc
 // namespace and hand tasks their descriptors. No task is touched at a dump, so there is nothing to undo.
-import { closeSync, fstatSync, openSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readlinkSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
@@ -14,7 +14,7 @@ import type { Carrier, CarrierContext, Seized } from "./carrier.js";
 import { type ClaimedFile, claimFiles, fileKey } from "./claim.js";
 import { MQUEUE_IMAGE, Namespace, refuse } from "./mqueue-namespace.js";
 import { QueueRestore } from "./mqueue-restore.js";
-import { depthOf, fdOfSocket, isSharedNamespace, namespaceOf, taskName } from "./tasks.js";
+import { depthOf, fdOfSocket, isSharedNamespace, mountIdOf, namespaceOf, taskName } from "./tasks.js";
 import { type Wait, waitsOf } from "./waits.js";
 
 const [O_RDONLY, O_NONBLOCK, SIGEV_SIGNAL, SIGEV_THREAD] = [0, 0o4000, 0, 2];
@@ -120,8 +120,7 @@ class Dump {
   /** Adds a queue that is in a message on its way, by a descriptor that is lent; it may be nowhere else. Returns its key. */
   add(lent: number, root: number, reader: () => QueueReader): string {
     const { dev, ino, nlink } = fstatSync(lent, { bigint: true });
-    const info = readFileSync(`/proc/self/fdinfo/${lent}`, "latin1");
-    const mntId = Number(/^mnt_id:\s+(\d+)$/m.exec(info)?.[1]);
+    const mntId = mountIdOf(lent);
     let saved = this.#saved.find(({ st }) => st.ino === ino);
     if (saved === undefined) {
       if (Number(dev) !== deviceOf(root))
@@ -166,7 +165,7 @@ class Dump {
     const byIno = groupByIno(found);
     const names = namespace.names();
     const fds = names.map((name) => ahead.open(name));
-    const stats = statFds(process.pid, fds);
+    const stats = statFds(fds);
     for (const [i, name] of names.entries()) {
       let [fd, st] = [fds[i]!, stats[i]!];
       // Opened before, and its name is another queue's by now.
@@ -224,9 +223,7 @@ class Dump {
    */
   rehearse(root: number, found: readonly Found[], ahead: Ahead, reader: QueueReader): void {
     this.#collect(root, found, ahead);
-    const { queues } = reader.take();
-    this.#saved.flatMap(keysOf);
-    for (const { fd } of this.#saved) queues.get(fd);
+    reader.take();
   }
 
   /** Writes the image; `imagesDir` has all of CRIU's. Looks at no task and no queue any more. */
@@ -263,7 +260,7 @@ class Dump {
   }
 }
 
-const opened = (fd: number): { fd: number; st: FdStat } => ({ fd, st: statFds(process.pid, [fd])[0]! });
+const opened = (fd: number): { fd: number; st: FdStat } => ({ fd, st: statFds([fd])[0]! });
 
 const groupByIno = (found: readonly Found[]): Map<bigint, Found[]> => {
   const groups = new Map<bigint, Found[]>();
@@ -289,7 +286,7 @@ export const mqueueCarrier = (): Carrier => {
   let root = 0;
   let ahead: Ahead | undefined;
   /** What was opened before, where the task is still in that namespace. */
-  const opened = (): Ahead => {
+  const lookAhead = (): Ahead => {
     if (ahead?.ipc === namespaceOf(root, "ipc")) return ahead;
     ahead?.close();
     ahead = new Ahead(root);
@@ -300,7 +297,7 @@ export const mqueueCarrier = (): Carrier => {
     prepare(pid) {
       root = pid;
       const found = findSpecial(root).filter(({ kind }) => kind === "mqueue");
-      const all = opened();
+      const all = lookAhead();
       if (found.length === 0 && all.namespace.names().length === 0) return;
       reader ??= new QueueReader();
       const rehearsal = new Dump();
@@ -328,7 +325,7 @@ export const mqueueCarrier = (): Carrier => {
     async seized(seized, context) {
       root = seized.root;
       dump = new Dump();
-      await dump.find(seized, opened, () => (reader ??= new QueueReader()), context);
+      await dump.find(seized, lookAhead, () => (reader ??= new QueueReader()), context);
       if (dump.empty) return;
       await context.engine.external(dump.keys);
       // A mount of the queues may stand in the container: its contents are ours.

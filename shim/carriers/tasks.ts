@@ -12,6 +12,10 @@ export const depthOf = (root: number): number => numbers(root).length - 1;
 /** The name of a process in a tree whose root is `depth` pid namespaces deep. */
 export const taskName = (pid: number, depth: number): string => numbers(pid).slice(depth).join(":");
 
+/** The id of the mount of a descriptor of ours (proc(5)). */
+export const mountIdOf = (fd: number): number =>
+  Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
+
 /** The inode of a task's namespace. */
 export const namespaceOf = (pid: number, kind: string): number => statSync(`/proc/${pid}/ns/${kind}`).ino;
 

@@ -3,11 +3,12 @@
 // io_cqring_wait), which many programs take for an error. Nothing has been submitted by such a call: it begins again.
 import { readdirSync, readFileSync } from "node:fs";
 import type { Engine } from "../control/engine.js";
+import { reason } from "../error.js";
 
 const IO_URING_ENTER = 426;
 
 /** Whether a signal will be delivered: then EINTR is what the program would have got anyway. */
-export const hasSignal = (status: string): boolean => {
+const hasSignal = (status: string): boolean => {
   const mask = (name: string): bigint =>
     BigInt(`0x${new RegExp(`^${name}:\\s+([0-9a-f]+)$`, "m").exec(status)?.[1] ?? 0}`);
   return ((mask("SigPnd") | mask("ShdPnd")) & ~mask("SigBlk")) !== 0n;
@@ -27,9 +28,7 @@ export const restartWaits = async (
         if (!readFileSync(`${at}/syscall`, "latin1").startsWith(`${IO_URING_ENTER} `)) continue;
         if (!hasSignal(readFileSync(`${at}/status`, "latin1"))) await engine.restart(Number(name), IO_URING_ENTER);
       } catch (error) {
-        log(
-          `thread ${name} of process ${pid} may see EINTR: ${error instanceof Error ? error.message : String(error)}`,
-        );
+        log(`thread ${name} of process ${pid} may see EINTR: ${reason(error)}`);
       }
     }
 };

@@ -293,6 +293,12 @@ class Dump {
     const depth = depthOf(root);
     let open: OpenFile[] | undefined;
     const opened = (): OpenFile[] => (open ??= [...tree].flatMap((pid) => this.#reader.descriptors(pid)));
+    let byFile: Map<bigint, OpenFile> | undefined;
+    const holderOf = (file: bigint): OpenFile | undefined => {
+      if (file === 0n) return undefined;
+      byFile ??= new Map(opened().map((each) => [each.file, each]));
+      return byFile.get(file);
+    };
     const direct = new DirectFinder(this.#reader);
     const pollers = new Map<bigint, number>();
     for (const { state, fd, image, descriptors, owner, mappings } of this.saved) {
@@ -316,11 +322,10 @@ class Dump {
         image.file_slots = state.files;
         if (state.alloc[0] !== 0 || state.alloc[1] !== state.files) [image.alloc_start, image.alloc_end] = state.alloc;
         const files = this.#reader.files(fd);
-        const byFile = new Map(opened().map((each) => [each.file, each]));
-        const alone = files.filter(({ file }) => file !== 0n && !byFile.has(file)).map(({ index }) => index);
+        const alone = files.filter(({ file }) => file !== 0n && holderOf(file) === undefined).map(({ index }) => index);
         const named = direct.find(fd, alone, owner.pid, at);
         image.files = files.map(({ index, file, tag }) => {
-          const one = byFile.get(file);
+          const one = holderOf(file);
           if (one === undefined) return { index, tag, ...named.get(index) };
           return { index, tag, task: taskName(one.pid, depth), fd: one.fd };
         });
@@ -361,7 +366,7 @@ class Dump {
       if (state.has.personalities) {
         const now = credentialsOf(owner.tid);
         image.personalities = this.#reader.personalities(fd).map(({ id, ...credentials }) => {
-          if (!isDeepStrictEqual({ ...credentials, securebits: 0 }, now) || credentials.securebits !== 0)
+          if (!isDeepStrictEqual(credentials, now))
             throw refuse(
               `cannot carry ${at}`,
               `personality ${id} is not what its process is now`,

@@ -104,7 +104,6 @@ const wantedHooks = (carriers: readonly Carrier[]): bigint => {
 const hidesThreads = (carriers: readonly Carrier[]): bigint =>
   carriers.some((carrier) => carrier.hasKernelThreads?.()) ? 1n : 0n;
 
-/** Asks the carriers one after the other; the first that claims an object has it. */
 /** Without it the engine may still manage. */
 const searchable = (imagesDir: string, log: Log): void => {
   try {
@@ -114,6 +113,7 @@ const searchable = (imagesDir: string, log: Log): void => {
   }
 };
 
+/** Asks the carriers one after the other; the first that claims an object has it. */
 const claim = async (
   ask: (carrier: Carrier) => Promise<boolean> | undefined,
   all: readonly Carrier[],

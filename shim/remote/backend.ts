@@ -8,6 +8,7 @@ import { addon } from "../../native/index.js";
 import { look } from "../carriers/remote-look.js";
 import { isRemote, type MountLine, matches, mountsOf, within } from "../carriers/remote-mounts.js";
 import { joined, placesOf } from "../carriers/remote-restore.js";
+import { mountIdOf } from "../carriers/tasks.js";
 import type { RemoteMapping, RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
 import { stateDir } from "../session/plugin-dir.js";
@@ -28,7 +29,7 @@ export interface Backend {
 
 /** The mount of this namespace that a descriptor is of; undefined: it is none any more. */
 export const mountOfFd = (fd: number): MountLine | undefined => {
-  const id = Number(/^mnt_id:\s+(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1]);
+  const id = mountIdOf(fd);
   return mountsOf("self").find((line) => line.id === id);
 };
 
