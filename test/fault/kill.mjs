@@ -20,21 +20,13 @@ import {
   writeFileSync,
 } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { seeded } from "./random.mjs";
 
 const [operation, victimWords, roundsWord, seedWord, workload] = process.argv.slice(2);
 const rounds = Number(roundsWord);
 const victims = victimWords.split(",");
 const busy = workload === "busy";
-let state = Number(seedWord) >>> 0;
-
-/** Mulberry32: the same seed gives the same moments. */
-function random() {
-  state = (state + 0x6d2b79f5) >>> 0;
-  let t = state;
-  t = Math.imul(t ^ (t >>> 15), t | 1);
-  t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-  return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-}
+const random = seeded(Number(seedWord));
 
 const place = "/tmp/kill";
 const PROGRAM = ["/lab/busy", "/data"];

@@ -14,14 +14,10 @@ import {
   writeFileSync,
 } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { seeded } from "./random.mjs";
 
 const [rounds = 20, first = Date.now() % 1_000_000] = process.argv.slice(2).map(Number);
-let seed = first;
-/** A number below `most`. */
-const random = (most) => {
-  seed = (seed * 1103515245 + 12345) % 2 ** 31;
-  return (seed / 2 ** 31) * most;
-};
+const random = seeded(first);
 const dir = mkdtempSync("/tmp/retire-");
 for (const name of ["data", "mnt"]) mkdirSync(`${dir}/${name}`);
 const out = () => (existsSync(`${dir}/out`) ? readFileSync(`${dir}/out`, "utf8") : "");
@@ -141,7 +137,7 @@ for (let round = -1; round < rounds; round++) {
   await until("the driver starts", () => said !== "" || child.exitCode !== null);
   // The first is let through. Most of the time goes by before anything is touched, so every other round waits for that.
   const began = Date.now();
-  const moment = round < 0 ? 60_000 : lasts * (0.3 + random(0.8));
+  const moment = round < 0 ? 60_000 : lasts * (0.3 + 0.8 * random());
   if (round % 2 === 1) await firstMove(child);
   else await Promise.race([sleep(moment, undefined, { ref: false }), ended]);
   const outcome = child.exitCode === null ? "killed" : child.exitCode === 0 ? "too late" : "failed";
