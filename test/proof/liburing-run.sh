@@ -15,16 +15,16 @@
 # skipped, fails: it says so by itself, without being disturbed
 
 set -u
-mkdir -p /tmp/work && cd /tmp/work || exit 1
+mkdir -p /tmp/tried && cd /tmp/tried || exit 1
 
 limit=${PROOF_SECONDS:-30}
 
 # command TEST: how it is started; examples are given a file, and those that copy must do so.
 command() {
-	local program=/scratch/$1 to=/tmp/work/copied
+	local program=/scratch/$1 to=/tmp/tried/copied
 	case $1 in
-	examples/io_uring-cp | examples/link-cp | examples/ucontext-cp) echo "sh -c 'rm -f $to; $program /tmp/work/file $to && cmp /tmp/work/file $to'" ;;
-	examples/io_uring-test | examples/io_uring-close-test) echo "$program /tmp/work/file" ;;
+	examples/io_uring-cp | examples/link-cp | examples/ucontext-cp) echo "sh -c 'rm -f $to; $program /tmp/tried/file $to && cmp /tmp/tried/file $to'" ;;
+	examples/io_uring-test | examples/io_uring-close-test) echo "$program /tmp/tried/file" ;;
 	examples/*) echo "$program" ;;
 	*) echo "/scratch/test/$1" ;;
 	esac

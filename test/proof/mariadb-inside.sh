@@ -11,18 +11,8 @@ sql() { mariadb --no-defaults --socket=/lab/data/s -u root -N -B "$@"; }
 until sql -e 'select 1' >/dev/null 2>&1; do sleep 0.1; done
 sql -e 'create database d; create table d.numbers (client int, n int, primary key (client, n)) engine=innodb;
 	create table d.filler (id int primary key, t varchar(200)) engine=innodb; insert into d.filler select seq, repeat(md5(seq), 6) from d.seq_1_to_100000'
-# client FILE STATEMENT: one connection, and a statement ($n: how many it has made) after each answer, which is written down.
-client() {
-	: >"$1"
-	{
-		n=0
-		while [ ! -e stop ]; do
-			n=$((n + 1))
-			eval "echo \"$2\""
-			until [ "$(wc -l <"$1")" -ge "$n" ] || [ -e stop ]; do sleep 0.01; done
-		done
-	} | sql --unbuffered d >"$1" 2>"$1.err"
-}
+answering() { sql --unbuffered d; }
+. ./client.sh
 for k in 1 2 3; do client wrote.$k "insert into numbers values ($k, \$n) returning n;" & done
 client read 'select count(*), sum(crc32(t)) from filler;' &
 wait

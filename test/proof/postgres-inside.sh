@@ -13,18 +13,8 @@ echo $! >postgres.pid
 until pg_isready -q; do sleep 0.1; done
 pgbench -q -i -s 2 postgres >init.log 2>&1
 psql -qc 'create table numbers (client int, n int, primary key (client, n)); create extension amcheck'
-# client FILE STATEMENT: one connection, and a statement (\$n: how many it has made) after each answer, which is written down.
-client() {
-	: >"$1"
-	{
-		n=0
-		while [ ! -e stop ]; do
-			n=$((n + 1))
-			eval "echo \"$2\""
-			until [ "$(wc -l <"$1")" -ge "$n" ] || [ -e stop ]; do sleep 0.01; done
-		done
-	} | psql -qAt -v ON_ERROR_STOP=1 >"$1" 2>"$1.err"
-}
+answering() { psql -qAt -v ON_ERROR_STOP=1; }
+. ./client.sh
 # A number is written down when the server has said that it is committed.
 for k in 1 2; do client wrote.$k "insert into numbers values ($k, \$n) returning n;" & done
 # What is read is the same each time. (Nobody changes pgbench_accounts' filler, but it is read with the rest.)
