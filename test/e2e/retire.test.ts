@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A FUSE mount is replaced by the real directory under the open files of containers; its server then ends, and nothing is
 // left that would need it: the next checkpoint is one of ordinary files (test/workloads/retired.c checks itself).
-import { describe, test } from "vitest";
+import { execFileSync } from "node:child_process";
+import { beforeAll, describe, test } from "vitest";
 import { holds } from "../support/lab.js";
 
 const WORDS = `
@@ -18,6 +19,10 @@ go_on() { local n; n=$(grep -c ^ok $1/out); until_true eval "[ \\$(grep -c ^ok $
 finish() { touch $1/go; until_true grep -q done $1/out; ! grep BAD $1/out || no "it is not as it was"; }
 ended() { until_true eval "! pgrep -x $1"; }
 `;
+// The driver's bundle may be of yesterday's source.
+beforeAll(() => {
+  execFileSync("node", ["test/support/retire.mjs", "--build"], { timeout: 60_000 });
+});
 const env = { LAB_PACKAGES: "bindfs" };
 
 test("the server of a FUSE mount ends, and no program sees it", () =>
