@@ -573,7 +573,7 @@ static int resume_devices_late(int pid)
 		ret = -1;
 	if (ret < 0 && ret != -ENOTSUP) {
 		say(LOG_ERROR, "task %d cannot be restored: it is killed", pid);
-		if (kill(pid, SIGKILL))
+		if (end_restored(pid))
 			say(LOG_ERROR, "cannot kill task %d: %s", pid, strerror(errno));
 	}
 	return ret;

@@ -173,6 +173,19 @@ ${REAL}; grep -h Error /tmp/i/d.log /tmp/i/cryoshim.log; left_behind; kill -9 $P
   },
 );
 
+test("a restore of several processes that ends without shim and guard: the runtime hears of it, and none of them is left", async () => {
+  const { stdout } = await inLab(`${SETUP}
+echo '{"swap":false}' > /tmp/surgery.json
+lab-runc-bundle /tmp/b sh -c 'sleep 1000 & wait' >/dev/null
+runc run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; sleep 0.5
+runc checkpoint --image-path /tmp/i --work-path /tmp/i c1; echo "dump $?"
+echo '{"swap":true,"die":["guard","shim"],"at":"resume"}' > /tmp/surgery.json
+timeout -k 1 20 runc restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1; echo "restore $?"
+pgrep -x sleep && echo LEFT; pkill -KILL -x runc; cat /tmp/i/restore.log | grep -c "is killed"; left_behind`);
+  expect(stdout).toContain("dump 0\nrestore 1\n2");
+  expect(stdout).not.toContain("LEFT");
+});
+
 test("a carrier that others can write is not run, and CRIU runs alone and says why", async () => {
   const { stdout, stderr } = await inLab(`${SETUP}
 chmod 666 /etc/cryoshim/surgery-carrier.mjs
