@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A container full of secrets, checkpointed and anonymised: none is left in any encoding, and the structure is the same.
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { visitCheckpoint } from "../../crit/checkpoint.js";
 import { holds } from "../support/lab.js";
+import { beforeTests } from "../support/once.js";
 
 const secrets = (place: string, count: number): string[] =>
   Array.from({ length: count }, (_, n) => `q${createHash("md5").update(`${place}${n}`).digest("hex").slice(0, 11)}`);
@@ -81,8 +81,8 @@ const foundIn = (files: { name: string; bytes: Buffer }[], words: string[]): str
   words.filter((word) => files.some(({ bytes }) => encodings(word).some((form) => bytes.includes(form))));
 
 let scratch = "";
-beforeAll(async () => {
-  scratch = mkdtempSync(join(tmpdir(), "cryoshim-anonymise-"));
+beforeTests(async (directory) => {
+  scratch = directory;
   const env = secrets("env", 20).map((word, n) => `-e V${n}=${word}`);
   const notes = secrets("annotation", 10).map((word, n) => `--annotation note${n}=${word}`);
   const [host, name] = [secrets("host", 1)[0], secrets("name", 1)[0]];
@@ -106,7 +106,6 @@ beforeAll(async () => {
     { LAB_SCRATCH: scratch },
   );
 });
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 test("no secret is in the copy in any encoding, and all are in the checkpoint", async () => {
   const before = await contents(join(scratch, "in.tar.gz"));

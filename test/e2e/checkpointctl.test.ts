@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Archives of podman, and of Kubernetes as CRI-O lays them out, with real images in them: told as checkpointctl tells them.
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { openCheckpoint } from "../../crit/checkpoint.js";
 import { type Details, details } from "../../crit/details.js";
 import { type Listed, listCheckpoints } from "../../crit/list.js";
@@ -14,6 +13,7 @@ import { treeOf } from "../../crit/tasks.js";
 import { size } from "../../crit/text.js";
 import { show } from "../../shim/commands/show.js";
 import { holds } from "../support/lab.js";
+import { beforeTests } from "../support/once.js";
 
 /** What CRI-O notes of a container, and how its kubelet names the archive. */
 const NOTES = {
@@ -29,8 +29,8 @@ const CRIO = "checkpoint-counters_default-counter-2026-11-24T05:10:00Z.tar";
 const ARCHIVES = { Podman: "podman.tar", "CRI-O": CRIO };
 
 let scratch = "";
-beforeAll(async () => {
-  scratch = mkdtempSync(join(tmpdir(), "cryoshim-checkpointctl-"));
+beforeTests(async (directory) => {
+  scratch = directory;
   await holds(
     `lab-podman-image >/dev/null
     mkdir s c; cp /cryoshim/build/workloads/workload s; cp /cryoshim/build/workloads/workload c
@@ -62,7 +62,6 @@ beforeAll(async () => {
     { LAB_SCRATCH: scratch, LAB_PACKAGES: "jq", NOTES: JSON.stringify(NOTES) },
   );
 });
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** What checkpointctl prints with --format json, as far as it is compared. */
 interface Theirs {
@@ -98,7 +97,7 @@ const flat = (tree: Tree): Tree[] => [tree, ...(tree.children ?? []).flatMap(fla
 describe.each(Object.entries(ARCHIVES))("an archive of %s", (engine, archive) => {
   let ours: Details;
   let theirs: Theirs;
-  beforeAll(async () => {
+  beforeEach(async () => {
     ours = await details(await openCheckpoint(join(scratch, archive)), { commands: true, environment: true });
     theirs = (JSON.parse(text(`${archive}.json`)) as Theirs[])[0]!;
   });

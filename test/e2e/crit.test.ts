@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // crit against CRIU's own Python crit, on a checkpoint of nearly every kind of object.
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { decode, encode } from "../../crit/cli/convert.js";
 import { decodeImage, encodeImage } from "../../crit/image.js";
 import { bytesSource, type Sink } from "../../crit/io.js";
@@ -12,6 +11,7 @@ import { parseJson } from "../../crit/json/read.js";
 import { rawContents } from "../../crit/raw.js";
 import { streamImage } from "../../crit/stream.js";
 import { holds } from "../support/lab.js";
+import { beforeTests } from "../support/once.js";
 
 const MODES: Record<string, DecodeOptions> = {
   plain: {},
@@ -22,8 +22,8 @@ const MODES: Record<string, DecodeOptions> = {
 let scratch = "";
 let names: string[] = [];
 let theirs: Record<string, Record<string, string>> = {};
-beforeAll(async () => {
-  scratch = mkdtempSync(join(tmpdir(), "cryoshim-crit-"));
+beforeTests(async (directory) => {
+  scratch = directory;
   await holds(
     `. /cryoshim/test/support/objects.sh
     crit=/tmp/crit; ln -s /cryoshim/dist/cli.js $crit
@@ -48,7 +48,6 @@ beforeAll(async () => {
     (name) => !name.endsWith(".json") && rawContents(name) === undefined,
   );
 });
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 const image = (name: string): Buffer => readFileSync(join(scratch, "images", name));
 const sink = (): Sink & { text(): string; bytes(): Buffer } => {

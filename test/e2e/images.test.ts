@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { openCheckpoint } from "../../crit/checkpoint.js";
 import { decode, encode } from "../../crit/cli/convert.js";
 import { decodeImage, encodeImage, identify, KINDS } from "../../crit/image.js";
@@ -14,11 +13,12 @@ import { criuReq, criuResp } from "../../crit/schema/rpc.js";
 import { flowsOf } from "../../shim/netlock/images.js";
 import { OPTIONS } from "../../shim/session/command-line.js";
 import { holds, inLab } from "../support/lab.js";
+import { beforeTests } from "../support/once.js";
 
 let scratch = "";
 let shown = "";
-beforeAll(async () => {
-  scratch = mkdtempSync(join(tmpdir(), "cryoshim-images-"));
+beforeTests(async (directory) => {
+  scratch = directory;
   shown = await holds(
     `lab-podman-image >/dev/null
     mkdir s c; cp /cryoshim/build/workloads/workload s; cp /cryoshim/build/workloads/workload c
@@ -47,7 +47,6 @@ beforeAll(async () => {
     { LAB_SCRATCH: scratch },
   );
 });
-afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 describe("a real checkpoint of podman", () => {
   test("every image of a kind that is known is written back byte by byte", () => {

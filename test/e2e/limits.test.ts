@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of docs/limits.md against the real CRIU: each object alone and through cryoshim.
 import { readFileSync } from "node:fs";
-import { beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { holds } from "../support/lab.js";
+import { beforeTests } from "../support/once.js";
 
 interface Row {
   name: string;
@@ -52,7 +53,7 @@ for name in $cases; do
 done`;
 
 let attempts: string[];
-beforeAll(async () => {
+beforeTests(async () => {
   attempts = (await holds(`cases="${rows.map(({ name }) => name).join(" ")}"${SCRIPT}`)).split("\n");
 });
 

@@ -2,8 +2,9 @@
 //
 // What fails, and what needs no session, must look as with CRIU alone: exit codes, what is said, the errors in the logs,
 // the messages of swrk byte by byte. test/support/parity.sh holds the cases; it runs in both labs.
-import { beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { inLab } from "../support/lab.js";
+import { beforeTests } from "../support/once.js";
 
 const script = ["bash", "/cryoshim/test/support/parity.sh"];
 
@@ -31,7 +32,7 @@ describe("beside CRIU alone", () => {
   let cryoshim = new Map<string, string>();
   let bare = new Map<string, string>();
 
-  beforeAll(async () => {
+  beforeTests(async () => {
     const first = await inLab(script, "bare");
     const second = await inLab(script, "cryoshim");
     expect(first.code, first.output).toBe(0);
