@@ -41,6 +41,19 @@ static bool get_ints(napi_env env, napi_value value, int32_t **ints, size_t *n)
 	return false;
 }
 
+static bool get_longs(napi_env env, napi_value value, int64_t **longs, size_t *n)
+{
+	napi_typedarray_type type;
+	void *data;
+
+	if (napi_get_typedarray_info(env, value, &type, n, &data, NULL, NULL) == napi_ok && type == napi_bigint64_array) {
+		*longs = data;
+		return true;
+	}
+	napi_throw_type_error(env, "ERR_ARGS", "a BigInt64Array was expected");
+	return false;
+}
+
 static napi_value undefined(napi_env env)
 {
 	napi_value v = NULL;
@@ -152,35 +165,41 @@ static napi_value patient_end(napi_env env, napi_callback_info info)
 }
 
 /*
- * patientSwapFds(Int32Array [tid, fd, ours, locks]..., BigInt64Array [kind, type, start, length]...): [errno, step, ...done]; 0
- * and "" when all were; rows of one task are together, and `done` is one number a task
+ * patientSwapFds(Int32Array [tid, fd, ours, locks, watches]..., BigInt64Array [kind, type, start, length]...,
+ * BigInt64Array [epfd, events, data, always, result]...): [errno, step, ...done]; 0 and "" when all were; rows of one task are
+ * together, and `done` is one number a task; `result` is written
  */
 static napi_value swap_fds(napi_env env, napi_callback_info info)
 {
-	napi_value args[2], result = NULL, element;
+	napi_value args[3], result = NULL, element;
 	struct surgeon_error err = { "", 0 };
 	struct patient_part *parts = NULL;
 	struct patient_swap *swaps = NULL;
+	struct patient_watch *watches = NULL;
 	const struct patient_lock *lock;
-	napi_typedarray_type type;
-	size_t n, n_locks, i;
+	size_t n, n_locks, n_watches, i, watch = 0;
+	int64_t *locks, *told;
 	unsigned int count = 0;
 	int32_t *rows;
-	void *locks;
 
-	if (!get_args(env, info, 2, args) || !get_ints(env, args[0], &rows, &n))
+	if (!get_args(env, info, 3, args) || !get_ints(env, args[0], &rows, &n) || !get_longs(env, args[1], &locks, &n_locks) ||
+	    !get_longs(env, args[2], &told, &n_watches))
 		return NULL;
-	if (napi_get_typedarray_info(env, args[1], &type, &n_locks, &locks, NULL, NULL) != napi_ok || type != napi_bigint64_array)
-		return throw_errno(env, EINVAL, "patientSwapFds");
-	n /= 4;
-	lock = locks;
+	n /= 5;
+	n_watches /= 5;
+	lock = (const void *)locks;
 	parts = calloc(n + 1, sizeof(*parts));
 	swaps = calloc(n + 1, sizeof(*swaps));
-	if (!parts || !swaps) {
+	watches = calloc(n_watches + 1, sizeof(*watches));
+	if (!parts || !swaps || !watches) {
 		throw_errno(env, ENOMEM, "patientSwapFds");
 		goto out;
 	}
-	for (i = 0; i < n; i++, rows += 4) {
+	for (i = 0; i < n_watches; i++)
+		watches[i] = (struct patient_watch){ .epfd = (int32_t)told[i * 5], .events = (uint32_t)told[i * 5 + 1],
+						     .data = (uint64_t)told[i * 5 + 2], .always = told[i * 5 + 3] != 0,
+						     .result = ENOENT };
+	for (i = 0; i < n; i++, rows += 5) {
 		struct patient_part *part = count ? &parts[count - 1] : NULL;
 
 		if (!part || part->p->s.tid != rows[0]) {
@@ -196,18 +215,24 @@ static napi_value swap_fds(napi_env env, napi_callback_info info)
 			part->p = &each->p;
 			part->swaps = &swaps[i];
 			part->locks = lock;
+			part->watches = &watches[watch];
 		}
-		swaps[i] = (struct patient_swap){ rows[1], rows[2], rows[3] };
+		swaps[i] = (struct patient_swap){ rows[1], rows[2], rows[3], rows[4] };
 		part->n++;
-		if (rows[3] < 0 || lock + rows[3] > (struct patient_lock *)locks + n_locks / 4) {
+		if (rows[3] < 0 || lock + rows[3] > (struct patient_lock *)locks + n_locks / 4 || rows[4] < 0 ||
+		    watch + (size_t)rows[4] > n_watches) {
 			throw_errno(env, EINVAL, "patientSwapFds");
 			goto out;
 		}
 		part->n_locks += (unsigned int)rows[3];
 		lock += rows[3];
+		part->n_watches += (unsigned int)rows[4];
+		watch += (size_t)rows[4];
 	}
 	if (!count || !patient_swap_fds(parts, count, &err))
 		err = (struct surgeon_error){ "", 0 };
+	for (i = 0; i < n_watches; i++)
+		told[i * 5 + 4] = watches[i].result;
 	if (napi_create_array_with_length(env, 2 + count, &result) != napi_ok ||
 	    napi_create_int32(env, err.err, &element) != napi_ok || napi_set_element(env, result, 0, element) != napi_ok ||
 	    napi_create_string_utf8(env, err.step, NAPI_AUTO_LENGTH, &element) != napi_ok ||
@@ -220,23 +245,8 @@ static napi_value swap_fds(napi_env env, napi_callback_info info)
 out:
 	free(parts);
 	free(swaps);
+	free(watches);
 	return result;
-}
-
-/* patientEpoll(tid, epfd, op, fd, events, data) */
-static napi_value epoll(napi_env env, napi_callback_info info)
-{
-	struct surgeon_error err;
-	int32_t epfd, op, fd;
-	uint64_t events, data;
-	struct parasite *p;
-	napi_value args[6];
-
-	if (!get_args(env, info, 6, args) || !(p = get_patient(env, args[0])) || !get_int(env, args[1], &epfd) ||
-	    !get_int(env, args[2], &op) || !get_int(env, args[3], &fd) || !get_u64(env, args[4], &events) ||
-	    !get_u64(env, args[5], &data))
-		return NULL;
-	return done_or_throw(env, patient_epoll(p, epfd, op, fd, (uint32_t)events, data, &err), &err);
 }
 
 /* patientChdir(tid, root, cwd) */
@@ -429,7 +439,7 @@ bool patient_register(napi_env env, napi_value exports)
 #define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_enumerable, NULL }
 		VERB("freeze", freeze), VERB("thaw", thaw), VERB("thawLate", thaw_late), VERB("patientStart", patient_start),
 		VERB("patientEnd", patient_end), VERB("patientSwapFds", swap_fds),
-		VERB("patientEpoll", epoll), VERB("patientChdir", chdir_patient), VERB("patientRemap", remap),
+		VERB("patientChdir", chdir_patient), VERB("patientRemap", remap),
 		VERB("patientExe", exe), VERB("kcmp", kcmp_call), VERB("copyState", copy_state),
 		VERB("closeAll", close_all),
 		VERB("position", position), VERB("setPosition", set_position),

@@ -194,23 +194,18 @@ const exchangeAll = (operation: Operation, exchange: Exchange, wave: Wave): void
     }
   }
 
-  const watched = new Set(going.flatMap(({ at }) => at.map(({ task, fd }) => `${task.tid} ${fd}`)));
-  const registrations = wave.registrations.filter(({ task, fd }) => watched.has(`${task.tid} ${fd}`));
-  const taken = registrations.filter((each) => exchange.unregister(each));
-  for (const { description, why } of exchange.files(going, locks)) {
+  const { left, unwatched } = exchange.files(going, locks, wave.registrations);
+  for (const { description, why } of left) {
     staying.add(inodeKey(description.seen));
     descriptionStays(operation, description, why);
   }
-  for (const each of taken) {
-    const why = exchange.register(each);
-    if (why !== undefined)
-      stays(
-        operation,
-        each.task.pid,
-        `descriptor ${each.fd} in epoll ${each.epfd}`,
-        `the real mount's files cannot be watched: ${why}`,
-      );
-  }
+  for (const { registration, why } of unwatched)
+    stays(
+      operation,
+      registration.task.pid,
+      `descriptor ${registration.fd} in epoll ${registration.epfd}`,
+      `the real mount's files cannot be watched: ${why}`,
+    );
   operation.swapped += going.reduce((sum, { at }) => sum + at.length, 0);
 
   for (const place of wave.places) {

@@ -49,8 +49,11 @@ interface Verbs {
   thawLate(): number;
   patientStart(tid: number, avoid: bigint): void;
   patientEnd(tid: number): void;
-  patientSwapFds(rows: Int32Array, locks: BigInt64Array): [errno: number, step: string, ...done: number[]];
-  patientEpoll(tid: number, epfd: number, op: number, fd: number, events: bigint, data: bigint): void;
+  patientSwapFds(
+    rows: Int32Array,
+    locks: BigInt64Array,
+    watches: BigInt64Array,
+  ): [errno: number, step: string, ...done: number[]];
   patientChdir(tid: number, root: number, cwd: number): void;
   patientRemap(tid: number, ours: number, addr: bigint, length: bigint, offset: bigint, how: Int32Array): void;
   patientExe(tid: number, ours: number): void;

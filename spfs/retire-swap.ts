@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exchange under stopped tasks. Each step is written down with its undo before the next is made.
 import { closeSync, existsSync, openSync } from "node:fs";
+import { getSystemErrorName } from "node:util";
 import { reason } from "../shim/error.js";
 import { type Description, inodeKey, type Mapping, type Place } from "./retire-find.js";
 import type { HeldLock, Lock } from "./retire-locks.js";
@@ -13,8 +14,7 @@ const S_IFMT = 0o170000;
 const [S_IFREG, S_IFDIR] = [0o100000, 0o40000];
 /** MADV_* by VmFlags. */
 const ADVICE: Record<string, number> = { rr: 1, sr: 2, dc: 10, mg: 12, hg: 14, nh: 15, dd: 16 };
-const [EPOLL_ADD, EPOLL_DEL] = [1, 2];
-const [ESRCH, EMFILE] = [3, 24];
+const [ENOENT, ESRCH, EMFILE] = [2, 3, 24];
 
 /** Undo records of everything that was exchanged, kept over several freezes. */
 export class Undo {
@@ -84,15 +84,24 @@ export class Patients {
   }
 }
 
+/** A registration on its way: 0 when it is made anew, ENOENT when it was not there, negative why it could not be made. */
+interface Watch {
+  registration: Registration;
+  /** Made also where none was. */
+  always: boolean;
+  result: number;
+}
+
 interface Swap {
   task: Task;
   description: Description;
   fd: number;
   locks: Lock[];
+  watches: Watch[];
 }
 
-/** Descriptors and locks of one task that change at once: what one message can carry (native/surgeon/patient.h). */
-const [MOST_SWAPS, MOST_LOCKS] = [240, 60];
+/** Descriptors, locks and watches of one task that change at once: what one message can carry (native/surgeon/patient.h). */
+const [MOST_SWAPS, MOST_LOCKS, MOST_WATCHES] = [240, 60, 60];
 
 /** Exchanges what tasks have; everything is written down in the undo before it is done. */
 export class Exchange {
@@ -108,13 +117,14 @@ export class Exchange {
   }
 
   /**
-   * Exchanges descriptions. Each is checked to be what was seen, first; gives those that are not any more: they stay, and
-   * nothing was done to them.
+   * Exchanges descriptions, and registers them anew where epolls watch them. Each is checked to be what was seen, first; gives those
+   * that are not any more: they stay, and nothing was done to them. And registrations that the new files do not have.
    */
   files(
     descriptions: readonly Description[],
     locks: ReadonlyMap<Description, HeldLock[]> = new Map(),
-  ): { description: Description; why: string }[] {
+    registrations: readonly Registration[] = [],
+  ): { left: { description: Description; why: string }[]; unwatched: { registration: Registration; why: string }[] } {
     const left: { description: Description; why: string }[] = [];
     const going: Description[] = [];
     const olds = verbs.copyState(
@@ -135,13 +145,19 @@ export class Exchange {
         left.push({ description, why: reason(error) });
       }
     }
-    for (const round of roundsOf(going, locks)) this.#swap(round);
+    const rounds = roundsOf(going, locks, registrations);
+    for (const round of rounds) this.#swap(round);
     for (const description of going) {
       // The tasks have it now.
       closeSync(description.next!);
       description.next = undefined;
     }
-    return left;
+    const watches = rounds.flat().flatMap((swap) => swap.watches);
+    const unwatched = watches.filter(({ result }) => result < 0);
+    return {
+      left,
+      unwatched: unwatched.map(({ registration, result }) => ({ registration, why: getSystemErrorName(result) })),
+    };
   }
 
   #directory({ seen, old, next }: Description): void {
@@ -162,35 +178,18 @@ export class Exchange {
         hasPosition(description),
       ]);
       verbs.closeAll(verbs.copyState(Int32Array.from(state)));
-      const { why } = exchange(patients, done, ({ old }) => old!);
+      // What was taken out is put back, also where the new file could not be watched.
+      const back = done.map((swap) => ({
+        ...swap,
+        watches: swap.watches.flatMap((each) => (each.result === ENOENT ? [] : [{ ...each, always: true }])),
+      }));
+      const { why } = exchange(patients, back, ({ old }) => old!);
       if (why !== undefined) throw new Error(`${why}: descriptors stay on the new mount`);
     });
     const result = exchange(this.#patients, round, ({ next }) => next!);
     done = result.done;
     if (result.why !== undefined)
       throw refusal("cannot exchange the descriptors of tasks", result.why, "all is as it was; try again");
-  }
-
-  /** Takes a file out of an epoll; false: it was not in it (any more). */
-  unregister({ task, epfd, fd, events, data }: Registration): boolean {
-    try {
-      verbs.patientEpoll(this.#patients.of(task), epfd, EPOLL_DEL, fd, 0n, 0n);
-    } catch {
-      return false;
-    }
-    this.#undo.push(undefined, (patients) => verbs.patientEpoll(patients.of(task), epfd, EPOLL_ADD, fd, events, data));
-    return true;
-  }
-
-  /** Puts it in again; gives why that cannot be. */
-  register({ task, epfd, fd, events, data }: Registration): string | undefined {
-    try {
-      verbs.patientEpoll(this.#patients.of(task), epfd, EPOLL_ADD, fd, events, data);
-    } catch (error) {
-      return reason(error);
-    }
-    this.#undo.push(undefined, (patients) => verbs.patientEpoll(patients.of(task), epfd, EPOLL_DEL, fd, 0n, 0n));
-    return undefined;
   }
 
   /** Maps `next` where the old file was mapped; `link` is the old one's in /proc/PID/map_files. */
@@ -270,12 +269,30 @@ const exchange = (
   for (const { task } of rows) patients.of(task);
   const tids = [...new Set(rows.map(({ task }) => task.tid))];
   const sorted = tids.flatMap((tid) => rows.filter(({ task }) => task.tid === tid));
+  const watches = sorted.flatMap((swap) => swap.watches);
+  const told = BigInt64Array.from(
+    watches.flatMap(({ registration: { epfd, events, data }, always }) => [
+      BigInt(epfd),
+      events,
+      data,
+      always ? 1n : 0n,
+      0n,
+    ]),
+  );
   const [errno, step, ...counts] = verbs.patientSwapFds(
     Int32Array.from(
-      sorted.flatMap(({ task, fd, description, locks }) => [task.tid, fd, fdOf(description), locks.length]),
+      sorted.flatMap(({ task, fd, description, locks, watches }) => [
+        task.tid,
+        fd,
+        fdOf(description),
+        locks.length,
+        watches.length,
+      ]),
     ),
     BigInt64Array.from(sorted.flatMap(({ locks }) => locks.flatMap(numbersOf))),
+    told,
   );
+  for (const [i, watch] of watches.entries()) watch.result = Number(told[i * 5 + 4]);
   const done = tids.flatMap((tid, i) => sorted.filter(({ task }) => task.tid === tid).slice(0, counts[i]));
   if (errno === 0) return { done };
   const living = rows.filter(({ task }) => isAlive(task));
@@ -300,7 +317,11 @@ const exchange = (
 };
 
 /** Descriptions of one inode together; as many as one message to each task can carry. */
-const roundsOf = (going: readonly Description[], locks: ReadonlyMap<Description, HeldLock[]>): Swap[][] => {
+const roundsOf = (
+  going: readonly Description[],
+  locks: ReadonlyMap<Description, HeldLock[]>,
+  registrations: readonly Registration[],
+): Swap[][] => {
   const byInode = new Map<string, Description[]>();
   for (const description of going) {
     const key = inodeKey(description.seen);
@@ -309,29 +330,46 @@ const roundsOf = (going: readonly Description[], locks: ReadonlyMap<Description,
     else group.push(description);
   }
   const rounds: Swap[][] = [];
-  let sizes = new Map<Task, { swaps: number; locks: number }>();
+  const none = { swaps: 0, locks: 0, watches: 0 };
+  let sizes = new Map<Task, typeof none>();
   for (const group of byInode.values())
-    for (const swap of withLocks(group, locks)) {
-      const size = sizes.get(swap.task) ?? { swaps: 0, locks: 0 };
-      const isFull = size.swaps + 1 > MOST_SWAPS || size.locks + swap.locks.length > MOST_LOCKS;
+    for (const swap of withLocks(group, locks, registrations)) {
+      const size = sizes.get(swap.task) ?? none;
+      const isFull =
+        size.swaps + 1 > MOST_SWAPS ||
+        size.locks + swap.locks.length > MOST_LOCKS ||
+        size.watches + swap.watches.length > MOST_WATCHES;
       if (rounds.length === 0 || (isFull && rounds.at(-1)!.at(-1)!.description !== swap.description)) {
         rounds.push([]);
         sizes = new Map();
       }
       rounds.at(-1)!.push(swap);
-      const now = sizes.get(swap.task) ?? { swaps: 0, locks: 0 };
-      sizes.set(swap.task, { swaps: now.swaps + 1, locks: now.locks + swap.locks.length });
+      const now = sizes.get(swap.task) ?? none;
+      sizes.set(swap.task, {
+        swaps: now.swaps + 1,
+        locks: now.locks + swap.locks.length,
+        watches: now.watches + swap.watches.length,
+      });
     }
   return rounds;
 };
 
 /**
- * The descriptors of one inode and the locks that go with them: a description's with its first, a table's with its last,
- * because each that is closed takes those along.
+ * The descriptors of one inode and what goes with them: an epoll's registration with its own; locks of a description with its first, of
+ * a table with its last, because each that is closed takes those along.
  */
-const withLocks = (group: readonly Description[], locks: ReadonlyMap<Description, HeldLock[]>): Swap[] => {
+const withLocks = (
+  group: readonly Description[],
+  locks: ReadonlyMap<Description, HeldLock[]>,
+  registrations: readonly Registration[],
+): Swap[] => {
   const swaps = group.flatMap((description) =>
-    description.at.map(({ task, fd }): Swap => ({ task, description, fd, locks: [] })),
+    description.at.map(({ task, fd }): Swap => {
+      const watches = registrations
+        .filter((each) => each.task.tid === task.tid && each.fd === fd)
+        .map((registration) => ({ registration, always: false, result: ENOENT }));
+      return { task, description, fd, locks: [], watches };
+    }),
   );
   for (const description of group)
     for (const { task, fd, lock } of locks.get(description) ?? []) {

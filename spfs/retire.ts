@@ -219,7 +219,7 @@ const exchangeEarly = (
     const now = tables.of(frozen.pids, operation.threadsOf);
     // What has changed meanwhile is left for the last freeze.
     const { same } = seeAgain(new Map(now.map((task) => [task, operation.mounts.brief(task)])), batch);
-    const left = new Exchange(operation.undo, patients, operation.held).files(same);
+    const { left } = new Exchange(operation.undo, patients, operation.held).files(same);
     operation.swapped += size(same) - size(left.map(({ description }) => description));
   } finally {
     patients.end();

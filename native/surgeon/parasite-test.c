@@ -190,6 +190,11 @@ int main(void)
 	      "a call that fails ends the list");
 	calls[1].go_on = 1;
 	check(!parasite_run(&p, calls, 3, NULL, 0, &done, &err) && done == 3 && calls[2].ret == pid, "unless it may fail");
+	calls[2].with = 2;
+	check(!parasite_run(&p, calls, 3, NULL, 0, &done, &err) && done == 3 && calls[2].ret == -ECANCELED,
+	      "and what is to be done only with it is left out");
+	calls[2].with = 1;
+	check(!parasite_run(&p, calls, 3, NULL, 0, &done, &err) && done == 3 && calls[2].ret == pid, "or done, if that was");
 	kill(pid, SIGUSR1);
 	check(!parasite_run(&p, calls, 3, NULL, 0, &done, &err) && done == 3, "a signal waits until the task is its own again");
 	check(!parasite_cure(&p, &err) && !surgeon_release(pid, &err), "it ends");

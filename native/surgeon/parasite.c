@@ -204,6 +204,11 @@ INSIDE static void parasite_loop(struct room *r)
 			}
 			if (r->h.done < 0 || (uint32_t)r->h.done >= r->h.count)
 				break;
+			if (c->with && r->calls[c->with - 1].ret < 0) {
+				c->ret = -ECANCELED;
+				r->h.done++;
+				continue;
+			}
 #pragma GCC unroll 6
 			for (int i = 0; i < 6; i++)
 				a[i] = c->load & 1u << i ? (uint64_t)(int64_t)*(volatile int *)c->arg[i] : c->arg[i];

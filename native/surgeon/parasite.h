@@ -22,8 +22,9 @@ enum { PARASITE_MUST_NOT_FAIL, PARASITE_MAY_FAIL, PARASITE_MUST_GIVE };
 struct parasite_call {
 	uint64_t nr, arg[6];
 	int64_t ret;
-	uint32_t load;		/* bit i: arg[i] is the address of an int, whose value is meant */
-	uint32_t go_on;
+	uint16_t load;		/* bit i: arg[i] is the address of an int, whose value is meant */
+	uint16_t go_on;
+	uint32_t with;		/* i + 1: left out (ECANCELED) if the i-th call of the list has failed */
 };
 
 struct parasite {

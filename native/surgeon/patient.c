@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/prctl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,23 +79,49 @@ static int insist(struct parasite *p, struct parasite_call c, struct surgeon_err
 
 /* What one task is given. */
 struct list {
-	struct parasite_call calls[2 + PATIENT_MOST_SWAPS * 3 + PATIENT_MOST_LOCKS * 2];
+	struct parasite_call calls[2 + PATIENT_MOST_SWAPS * 3 + PATIENT_MOST_LOCKS * 2 + PATIENT_MOST_WATCHES * 2];
 	struct flock ranges[PATIENT_MOST_LOCKS * 2];
 	unsigned int n, late, ranged;
 	unsigned int taken[PATIENT_MOST_LOCKS], takes;	/* calls that take a lock */
 	int fds[PARASITE_FDS];
 	unsigned int n_fds;
+	struct epoll_event events[PATIENT_MOST_WATCHES];
+	unsigned int out[PATIENT_MOST_WATCHES], in[PATIENT_MOST_WATCHES];	/* calls that take a watch out and put it in; 0: none */
 };
+
+_Static_assert(sizeof(((struct list *)NULL)->calls) <= PARASITE_CALLS * sizeof(struct parasite_call) &&
+	       sizeof(((struct list *)NULL)->ranges) + sizeof(((struct list *)NULL)->events) <= PARASITE_SPACE,
+	       "a list has room in the task");
+
+/* The calls that take watches out of their epolls, or put them in again, from the first on. */
+static void watch_calls(const struct patient_part *part, struct list *l, const struct patient_swap *s, unsigned int first, bool in)
+{
+	uint64_t events = parasite_space(part->p) + sizeof(l->ranges);
+
+	for (unsigned int k = first; k < first + (unsigned int)s->watches; k++) {
+		const struct patient_watch *w = &part->watches[k];
+
+		l->events[k] = (struct epoll_event){ .events = w->events, .data.u64 = w->data };
+		*(in ? &l->in[k] : &l->out[k]) = l->n;
+		l->calls[l->n++] = CALL(.nr = SYS_epoll_ctl, .go_on = PARASITE_MAY_FAIL,
+					.with = in && !w->always ? l->out[k] + 1 : 0,
+					.arg = { (uint64_t)w->epfd, in ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, (uint64_t)s->fd,
+						 events + k * sizeof(struct epoll_event) });
+	}
+}
 
 static int make_list(const struct patient_part *part, int gate, struct list *l, struct surgeon_error *err)
 {
 	struct parasite_call last[PATIENT_MOST_LOCKS];
 	const struct patient_lock *lock = part->locks;
 	struct parasite *p = part->p;
-	unsigned int posix = 0, get;
+	unsigned int posix = 0, get, watch = 0;
+	bool watches = parasite_allows(part->p, SYS_epoll_ctl);
 
 	memset(l, 0, sizeof(*l));
-	if (part->n > PATIENT_MOST_SWAPS || part->n_locks > PATIENT_MOST_LOCKS)
+	for (unsigned int k = 0; k < part->n_watches; k++)
+		part->watches[k].result = watches ? ENOENT : -EACCES;
+	if (part->n > PATIENT_MOST_SWAPS || part->n_locks > PATIENT_MOST_LOCKS || part->n_watches > PATIENT_MOST_WATCHES)
 		return fail(err, "exchange as many descriptors at once", E2BIG);
 	if (gate >= 0) {
 		parasite_gate(p, l->calls, part->n);
@@ -105,8 +130,9 @@ static int make_list(const struct patient_part *part, int gate, struct list *l, 
 	for (unsigned int i = 0; i < part->n; i++) {
 		const struct patient_swap *s = &part->swaps[i];
 
-		if (s->locks < 0 || lock + s->locks > part->locks + part->n_locks)
-			return fail(err, "exchange descriptors with locks", EINVAL);
+		if (s->locks < 0 || lock + s->locks > part->locks + part->n_locks || s->watches < 0 ||
+		    watch + (unsigned int)s->watches > part->n_watches)
+			return fail(err, "exchange descriptors with locks and watches", EINVAL);
 		l->fds[l->n_fds++] = s->ours;
 		/* A POSIX lock goes with the old descriptor; the others are let go of. */
 		for (int k = 0; k < s->locks; k++, l->ranged++)
@@ -116,9 +142,14 @@ static int make_list(const struct patient_part *part, int gate, struct list *l, 
 							     &l->ranges[l->ranged]);
 		get = l->n;
 		l->calls[l->n++] = CALL(.nr = SYS_fcntl, .arg = { (uint64_t)s->fd, F_GETFD });
+		if (watches)
+			watch_calls(part, l, s, watch, false);
 		l->calls[l->n++] = CALL(.nr = SYS_dup3, .load = 1, .arg = { parasite_fd(p, i), (uint64_t)s->fd });
 		l->calls[l->n++] = CALL(.nr = SYS_fcntl, .load = 4,
 					.arg = { (uint64_t)s->fd, F_SETFD, parasite_result(p, get) });
+		if (watches)
+			watch_calls(part, l, s, watch, true);
+		watch += (unsigned int)s->watches;
 		for (int k = 0; k < s->locks; k++, l->ranged++) {
 			struct parasite_call take = lock_call(&lock[k], s->fd, true,
 							      parasite_space(p) + l->ranged * sizeof(struct flock),
@@ -142,6 +173,8 @@ static int make_list(const struct patient_part *part, int gate, struct list *l, 
 	}
 	if (l->ranged && surgeon_write(p->s.tid, parasite_space(p), l->ranges, l->ranged * sizeof(struct flock), err))
 		return -1;
+	if (watch && surgeon_write(p->s.tid, parasite_space(p) + sizeof(l->ranges), l->events, watch * sizeof(struct epoll_event), err))
+		return -1;
 	return 0;
 }
 
@@ -152,6 +185,9 @@ static int read_list(struct patient_part *part, struct list *l, struct surgeon_e
 
 	if (parasite_await(part->p, l->calls, l->n, &ran, err))
 		return -1;
+	for (unsigned int k = 0; k < part->n_watches; k++)
+		if (l->in[k] && l->out[k] < ran && (l->calls[l->out[k]].ret == 0 || part->watches[k].always))
+			part->watches[k].result = l->in[k] < ran ? (int)l->calls[l->in[k]].ret : -ECANCELED;
 	for (unsigned int i = 0; i < ran; i++) {
 		if (l->calls[i].nr == SYS_dup3 && l->calls[i].ret >= 0)
 			part->done++;
@@ -220,17 +256,6 @@ out:
 	free(there);
 	free(lists);
 	return ret;
-}
-
-int patient_epoll(struct parasite *p, int epfd, int op, int fd, uint32_t events, uint64_t data, struct surgeon_error *err)
-{
-	struct epoll_event event = { .events = events, .data.u64 = data };
-
-	if (surgeon_write(p->s.tid, parasite_space(p), &event, sizeof(event), err))
-		return -1;
-	return call(p, "epoll_ctl in the task",
-		    CALL(.nr = SYS_epoll_ctl, .arg = { (uint64_t)epfd, (uint64_t)op, (uint64_t)fd, parasite_space(p) }), NULL,
-		    NULL, err);
 }
 
 int patient_chdir(struct parasite *p, int root, int cwd, struct surgeon_error *err)

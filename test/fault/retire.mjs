@@ -21,12 +21,11 @@ const random = seeded(first);
 const dir = mkdtempSync("/tmp/retire-");
 for (const name of ["data", "mnt"]) mkdirSync(`${dir}/${name}`);
 const out = () => (existsSync(`${dir}/out`) ? readFileSync(`${dir}/out`, "utf8") : "");
-// What an epoll watches is lost with who is killed before he has registered it anew: docs/spfs-retire.md says so.
 const complaints = () => [
   ...new Set(
     out()
       .split("\n")
-      .filter((line) => line.startsWith("BAD") && !line.startsWith("BAD epoll:")),
+      .filter((line) => line.startsWith("BAD")),
   ),
 ];
 const until = async (what, holds) => {
