@@ -28,6 +28,14 @@ void ref_put(struct ref *r)
 	r->ours = false;
 }
 
+/* The session that this thread works in. */
+static _Thread_local uint32_t mine;
+
+void work_in(uint32_t session)
+{
+	mine = session;
+}
+
 void node_learn(uint32_t n, const struct stat *st)
 {
 	uint64_t ino = nodes[n].a.ino;
@@ -39,13 +47,13 @@ void node_learn(uint32_t n, const struct stat *st)
 	node_identify(n, st->st_dev, st->st_ino);
 }
 
-/* What was found under a node's name: is it that node? */
+/* What was found under a node's name: is it that node? A backend that has been let go of meanwhile knows nothing of the next one's. */
 static int recognise(uint32_t n, const struct stat *st, struct attr *a)
 {
 	int error = 0;
 
 	pthread_mutex_lock(&tree);
-	if ((nodes[n].a.mode & S_IFMT) != (st->st_mode & S_IFMT))
+	if (mine != S->session || (nodes[n].a.mode & S_IFMT) != (st->st_mode & S_IFMT))
 		error = ESTALE;
 	else if (nodes[n].session == S->session && nodes[n].bino && (nodes[n].bino != st->st_ino || nodes[n].bdev != st->st_dev))
 		error = ESTALE;
@@ -198,6 +206,10 @@ int entry(uint32_t parent, const char *name, const struct stat *st, struct fuse_
 	int error = 0;
 
 	pthread_mutex_lock(&tree);
+	if (mine != S->session) {
+		pthread_mutex_unlock(&tree);
+		return ESTALE;
+	}
 	at = name_find(parent, name, len);
 	n = node_by_id(st->st_dev, st->st_ino);
 	if (n != NONE && (nodes[n].a.mode & S_IFMT) != (st->st_mode & S_IFMT)) {

@@ -8,6 +8,12 @@
 #define TTL_MS 1000 /* for how long the kernel may trust attributes and names: this is how changes at the backend are noticed */
 #define PROC_PATH 32
 
+/*
+ * Of which backend what this thread finds is: what comes from one that has been let go of meanwhile is not remembered (ESTALE), for
+ * numbers of files are another's by then.
+ */
+void work_in(uint32_t session);
+
 /* A descriptor that is used for a moment. */
 struct ref {
 	int fd;

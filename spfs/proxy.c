@@ -444,15 +444,19 @@ void proxy_serve(struct request *r)
 		stub_hold(r);
 		return;
 	}
+	work_in(r->session);
 	if (changes(r->in->opcode))
 		journal_begin(r);
 	error = gone ? ESTALE : dispatch(r);
 	if (!error || r->answered)
 		return;
-	if (S->on_loss_stub && !gone && (r->session != S->session || S->phase != SPFS_PHASE_PROXY || backend_lost(error))) {
+	if (!gone && (r->session != S->session || S->phase != SPFS_PHASE_PROXY || (S->on_loss_stub && backend_lost(error)))) {
 		switch_lost(r->session);
 		serve(r); /* waits, or goes to the backend that has come meanwhile */
 		return;
 	}
-	reply(r, error, NULL, 0);
+	if (r->written)
+		reply(r, 0, &(struct fuse_write_out){ .size = r->written }, sizeof(struct fuse_write_out));
+	else
+		reply(r, error, NULL, 0);
 }

@@ -84,7 +84,7 @@ int proxy_open(struct request *r)
 	if (fd < 0)
 		return -fd;
 	pthread_mutex_lock(&tree);
-	h = handle_fit(r, n, in->flags, fd, &out);
+	h = r->session == S->session ? handle_fit(r, n, in->flags, fd, &out) : NONE;
 	pthread_mutex_unlock(&tree);
 	if (h == NONE) {
 		close(fd);
@@ -138,7 +138,9 @@ int proxy_create(struct request *r)
 	if (error)
 		goto out;
 	pthread_mutex_lock(&tree);
-	if (named) {
+	if (r->session != S->session) {
+		n = NONE;
+	} else if (named) {
 		n = (uint32_t)(out.entry.nodeid - 1);
 	} else {
 		attr_from(&a, &st);
@@ -205,6 +207,7 @@ static int asked_fd(uint64_t fh)
 	return h ? handle_fd(h) : -EBADF;
 }
 
+/* An answer that is too short is the end of the file to the kernel: it forgets what is behind it. So all of it is read, or it fails. */
 int proxy_read(struct request *r)
 {
 	const struct fuse_read_in *in = argument(r, sizeof(*in));
@@ -221,13 +224,33 @@ int proxy_read(struct request *r)
 		n = pread(fd, r->buffer + done, size - done, (off_t)(in->offset + done));
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n <= 0)
+		if (n < 0)
+			return errno;
+		if (!n)
 			break;
 		done += (size_t)n;
 	}
-	if (n < 0 && !done)
-		return errno;
 	reply(r, 0, r->buffer, done);
+	return 0;
+}
+
+/*
+ * Where a write goes. The kernel gives the offset to O_APPEND as well, but the end that it knows may not be the end any more: others
+ * have grown the file. A direct one is cut into requests that come side by side: they stay beside each other.
+ */
+static int write_at(struct request *r, const struct fuse_write_in *in, int fd)
+{
+	struct stat st;
+
+	if (r->journal->before != UINT64_MAX)
+		return 0; /* done again after a crash, it is the same bytes */
+	if ((in->flags & (O_APPEND | O_DIRECT)) != O_APPEND || in->write_flags & FUSE_WRITE_CACHE) {
+		r->journal->before = in->offset;
+		return 0;
+	}
+	if (fstat(fd, &st))
+		return errno;
+	r->journal->before = (uint64_t)st.st_size;
 	return 0;
 }
 
@@ -237,26 +260,32 @@ int proxy_write(struct request *r)
 	struct fuse_write_out out = { 0 };
 	const uint8_t *data = (const void *)(in + 1);
 	ssize_t n = 0;
-	int fd;
+	int fd, error;
 
 	if (!in)
 		return 0;
+	r->written = 0;
 	if (r->len < sizeof(*in) + in->size)
 		return EIO;
 	fd = asked_fd(in->fh);
 	if (fd < 0)
 		return -fd;
-	/* The kernel has given the offset to O_APPEND as well: done again after a crash, it is the same bytes. */
+	error = write_at(r, in, fd);
+	if (error)
+		return error;
 	while (out.size < in->size) {
-		n = pwrite(fd, data + out.size, in->size - out.size, (off_t)(in->offset + out.size));
+		n = pwrite(fd, data + out.size, in->size - out.size, (off_t)(r->journal->before + out.size));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			break;
 		out.size += (uint32_t)n;
 	}
-	if (n < 0 && !out.size)
+	if (n < 0) {
+		/* Of pages that are written back the kernel hears no number: it takes them for written. */
+		r->written = in->write_flags & FUSE_WRITE_CACHE ? 0 : out.size;
 		return errno;
+	}
 	reply(r, 0, &out, sizeof(out));
 	return 0;
 }

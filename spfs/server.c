@@ -47,6 +47,9 @@ void wake_control(void)
 
 void journal_begin(struct request *r)
 {
+	if (r->again)
+		return;
+	r->journal->before = UINT64_MAX;
 	atomic_store(&r->journal->state, DOING);
 }
 

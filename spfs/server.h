@@ -16,6 +16,7 @@ struct request {
 	uint32_t session;	/* of the backend that it is served by */
 	bool again;		/* a worker died over it: part of it may have been done */
 	bool answered;
+	uint32_t written;	/* by a write(2) that has failed then */
 };
 
 /* Answers; what the kernel no longer waits for is no error. */

@@ -93,7 +93,7 @@ struct journal {
 	uint32_t len;
 	uint32_t handle;	/* made for it; NONE */
 	uint32_t cursor;	/* FORGET: how far, and what was before */
-	uint64_t before;
+	uint64_t before;	/* of WRITE: where it goes */
 	uint8_t answer[256];
 };
 

@@ -152,8 +152,11 @@ void stub_hold(struct request *r)
 	pthread_mutex_lock(&queue);
 	h = r->held ? r->held : held_new(r->in->len);
 	if (h) {
-		if (!r->held)
+		if (!r->held) {
 			take_over(h, r->box);
+			/* From here on it is in one place: the next worker must not find it here when it has long been answered there. */
+			r->box->header.len = 0;
+		}
 		if (!h->deadline && S->timeout_ms)
 			h->deadline = now_ms() + S->timeout_ms;
 		append(&waiting, (uint32_t)(h - smalls), WAITING);
@@ -407,6 +410,16 @@ int stub_recover(void)
 	return 0;
 }
 
+/*
+ * Whether a node is as it is remembered. Once a backend has been there a file may have grown since: the kernel would believe the old
+ * size, forget what is behind it, and append there. The tree is locked.
+ */
+static bool is_known(uint32_t n)
+{
+	return n != NONE && (n == ROOT || nodes[n].flags & NODE_LOCAL ||
+			     (nodes[n].flags & NODE_RECORDED && !(S->compared && S_ISREG(nodes[n].a.mode))));
+}
+
 /* What needs no backend. The phase is locked. */
 bool stub_serve(struct request *r)
 {
@@ -431,7 +444,7 @@ bool stub_serve(struct request *r)
 	case FUSE_GETATTR:
 		pthread_mutex_lock(&tree);
 		n = node_of(r->in->nodeid);
-		known = n != NONE && (n == ROOT || nodes[n].flags & (NODE_RECORDED | NODE_LOCAL));
+		known = is_known(n);
 		if (known)
 			fill_attr(&attr.attr, &nodes[n].a);
 		pthread_mutex_unlock(&tree);
@@ -446,7 +459,7 @@ bool stub_serve(struct request *r)
 		pthread_mutex_lock(&tree);
 		n = node_of(r->in->nodeid);
 		at = n == NONE ? NONE : name_find(n, name, strlen(name));
-		known = at != NONE && nodes[names[at].node].flags & (NODE_RECORDED | NODE_LOCAL);
+		known = at != NONE && is_known(names[at].node);
 		if (known)
 			fill_entry(&entry, names[at].node, 0);
 		pthread_mutex_unlock(&tree);

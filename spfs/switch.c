@@ -244,6 +244,7 @@ static void *opener(void *arg)
 	struct pass *pass = arg;
 	uint32_t n;
 
+	work_in(S->session);
 	while (!pass->lost && (n = pass->next++) < pass->end) {
 		pthread_mutex_lock(&tree);
 		bool wanted = n != ROOT && nodes[n].state == LIVE && !(nodes[n].flags & NODE_LOCAL) &&
@@ -315,6 +316,7 @@ int switch_proxy(int backend, uint32_t flags, differs_fn *differs, void *arg, ui
 	nodes[ROOT].fd = backend;
 	node_learn(ROOT, &st);
 	pthread_mutex_unlock(&tree);
+	work_in(S->session);
 	S->gone_waits = !!(flags & SPFS_PROXY_GONE_WAITS);
 	S->no_passthrough = !!(flags & SPFS_PROXY_NO_PASSTHROUGH);
 	error = open_all(&pass);

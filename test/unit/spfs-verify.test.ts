@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
 import { type Spfs, startSpfs } from "../../spfs/control.js";
-import { makePlaces } from "../support/spfs.js";
+import { makePlaces, recordAll } from "../support/spfs.js";
 
 /** Steps of each program; SPFS_STEPS=200000 for a long run. */
 const STEPS = Number(process.env.SPFS_STEPS ?? "3000");
@@ -16,10 +16,11 @@ let spfs: Spfs | undefined;
 let places: ReturnType<typeof makePlaces>;
 const proxy = () => places.lend((fd) => spfs!.proxy(fd, { gone: "error" }));
 const start = async (passthrough: "auto" | "off"): Promise<void> => {
-  places = makePlaces();
+  // Of the one a checkpoint has told the size, the other is new.
+  places = makePlaces({ file1: "" });
   spfs = await startSpfs(
     { id: `verify-${process.pid}`, mountpoint: places.mountpoint, timeoutMs: 0, passthrough, onLoss: "stub" },
-    [],
+    recordAll(places.backend),
   );
   await spfs.stub();
   await proxy();
