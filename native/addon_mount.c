@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -222,7 +223,7 @@ static napi_value make_node(napi_env env, napi_callback_info info)
 
 #define HANDLE_MAX 128
 
-/* fileHandle(fd): Buffer | undefined: the kernel's name for an inode in its file system; some have none */
+/* fileHandle(fd): Buffer | undefined: the kernel's name for an inode in its file system; some have none, or cannot tell it */
 static napi_value file_handle(napi_env env, napi_callback_info info)
 {
 	union {
@@ -237,12 +238,26 @@ static napi_value file_handle(napi_env env, napi_callback_info info)
 	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &fd))
 		return NULL;
 	if (name_to_handle_at(fd, "", &h.head, &mount, AT_EMPTY_PATH))
-		return errno == EOPNOTSUPP || errno == EOVERFLOW ? NULL : throw_errno(env, errno, "name_to_handle_at");
+		return NULL;
 	if (napi_create_buffer(env, sizeof(h.head.handle_type) + h.head.handle_bytes, (void **)&copy, &out) != napi_ok)
 		return NULL;
 	memcpy(copy, &h.head.handle_type, sizeof(h.head.handle_type));
 	memcpy(copy + sizeof(h.head.handle_type), h.head.f_handle, h.head.handle_bytes);
 	return out;
+}
+
+/* fileSystemId(fd): Buffer: what statfs(2) has as f_fsid; zeros where the file system has none */
+static napi_value file_system_id(napi_env env, napi_callback_info info)
+{
+	napi_value args[1], out;
+	struct statfs st;
+	int32_t fd;
+
+	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &fd))
+		return NULL;
+	if (fstatfs(fd, &st))
+		return throw_errno(env, errno, "fstatfs");
+	return napi_create_buffer_copy(env, sizeof(st.f_fsid), &st.f_fsid, NULL, &out) == napi_ok ? out : NULL;
 }
 
 /* openHandle(mount, handle, flags): number: an inode by its handle, on the mount of another descriptor */
@@ -931,6 +946,7 @@ bool mount_register(napi_env env, napi_value exports)
 		{ "setAttributes", NULL, set_attributes, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "makeNode", NULL, make_node, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "fileHandle", NULL, file_handle, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "fileSystemId", NULL, file_system_id, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "openHandle", NULL, open_handle, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "findInode", NULL, find_inode, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "attachMounts", NULL, attach_mounts, NULL, NULL, NULL, napi_enumerable, NULL },

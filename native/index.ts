@@ -27,6 +27,7 @@ interface Addon {
   setAttributes(path: string, mode: number, atime: bigint, mtime: bigint): void;
   makeNode(dir: number, name: string, mode: number, rdev: number): void;
   fileHandle(fd: number): Buffer | undefined;
+  fileSystemId(fd: number): Buffer;
   openHandle(mount: number, handle: Buffer, flags: number): number;
   findInode(dir: number, ino: bigint, most: number): string | undefined;
   attachMounts(ns: number, base: string, paths: string[]): number[];

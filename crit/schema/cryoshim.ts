@@ -88,6 +88,10 @@ const mount = message("cryoshim_detached_mount", {
   base: [5, "bytes"],
   /** Of a file system of the images: its number. */
   tree: [6, "uint32"],
+  /** Its directory, for who wants to know whether it is the same one: f_fsid of statfs(2), then as in a file's `inode`. */
+  mark: [7, "bytes"],
+  /** In a mount namespace that is neither the container's nor the host's. */
+  elsewhere: [8, "bool"],
 });
 
 /** A tmpfs that was mounted nowhere else; 0: as large as memory. */
@@ -132,6 +136,8 @@ const detachedFile = message("cryoshim_detached_file", {
   pipe_id: [16, "uint32"],
   /** CRIU opens it itself, for a mapping, a working directory, a root or a program: what it calls it. */
   key: [17, "string"],
+  /** Whose name `path` is: name_to_handle_at(2), the type before the bytes. */
+  inode: [18, "bytes"],
 });
 
 /** Of the file, or the node, with this number, counted from 0 through the whole image; what is not there is a hole. */

@@ -11,15 +11,15 @@ import { replaceFile } from "../session/replace-file.js";
 import { type Found, statDev } from "../xray/find.js";
 import type { Use } from "../xray/uses.js";
 import { claimFiles, fileKey, NOBODY, OtherUse, type Uses } from "./claim.js";
-import { join, linkOf, namesOf, type Place, type Places, unescaped } from "./detached-find.js";
+import { join, type Place, type Places, unescaped } from "./detached-find.js";
 import { BASES, type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
+import { linkOf, namesOf, O_PATH } from "./detached-inode.js";
 import { refuse } from "./detached-refuse.js";
 import { canBeMade, openForContents } from "./detached-restore.js";
 import { contentsBelow, loneNodes, type Node, type Tree, tmpfsOf, typeOf, walk } from "./detached-tree.js";
 import { depthOf, namespaceOf, taskName } from "./tasks.js";
 
 const { S_IFMT, S_IFREG, S_IFDIR, S_IFLNK, O_RDONLY } = constants;
-const O_PATH = 0o10000000;
 /** MNT_* to MOUNT_ATTR_*: read-only, no set-user-ID, no devices, no execution. */
 const ATTRIBUTES: readonly [flag: number, attribute: number][] = [
   [0x40, 1],
@@ -305,6 +305,11 @@ export class DetachedFiles {
     const at = this.#place(held, fd, st);
     const mode = Number(st.mode);
     if (at === undefined && isTerminal(mode, st.rdev)) return undefined;
+    if (at === undefined && this.#places().isRemade(held))
+      return this.#refuse(
+        held,
+        "its file system is mounted in another mount namespace of the container's, and made anew there",
+      );
     if (at === undefined && this.#isMounted(held))
       return this.#refuse(held, "no other mount of its file system shows it as well");
     if (at === undefined) return this.#refuse(held, "its file system is mounted nowhere else, and is no tmpfs");
@@ -438,11 +443,13 @@ export class DetachedFiles {
   }
 
   #entry({ key, held, place, mode, ino, gone, users }: Saved, mounts: Map<string, MountEntry>): FileEntry {
-    const { host, root, path, handle, tree } = place;
+    const { host, elsewhere, root, path, handle, tree, mark, inode } = place;
     // Files of one mount that were found in different places are on different mounts afterwards.
-    const id = `${held.mntId} ${host} ${root}`;
+    const id = `${held.mntId} ${host} ${elsewhere} ${root}`;
     const mount = mounts.get(id) ?? { host, path: root, attributes: attributesOf(held.mntFlags) };
     if (tree !== undefined) mount.tree = this.#trees.get(tree)!.tree;
+    if (mark !== undefined) mount.mark = mark;
+    if (elsewhere) mount.elsewhere = true;
     mounts.set(id, mount);
     const used = users.size > 0;
     if (used && !host) mount.base = this.#cover!.base;
@@ -451,6 +458,7 @@ export class DetachedFiles {
     if (used && !host && (gone ?? handle) !== undefined) file.path = `.cryoshim-${held.mntId}-${ino}`;
     if (used) file.key = key;
     if (handle !== undefined) file.handle = handle;
+    if (inode !== undefined) file.inode = inode;
     if (gone !== undefined) file.gone = gone;
     return file;
   }

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files on mounts that are in no namespace any more (umount -l): where else the same file system is mounted, and where the
 // file is there.
-import { type BigIntStats, closeSync, constants, fstatSync, openSync, readlinkSync } from "node:fs";
+import { type BigIntStats, closeSync, constants, fstatSync, openSync } from "node:fs";
 import { addon } from "../../native/index.js";
+import { treeOf } from "../netlock/netlock.js";
 import type { Found } from "../xray/find.js";
 import { MountRoots } from "../xray/mount-root.js";
-import { mountIdOf, namespaceOf } from "./tasks.js";
+import { isAt, linkOf, MOST_NAMES, markOf, namesOf, O_PATH } from "./detached-inode.js";
+import { mountIdOf, namespaceOf, namespacesOf } from "./tasks.js";
 
 /** Where a file is found again. Paths are latin1: each byte a character. */
 export interface Place {
   /** In the mount namespace of the host, not of the container. */
   host: boolean;
+  /** In a mount namespace of others, where `mark` tells it. */
+  elsewhere?: true;
   /** What the detached mount showed as its root. */
   root: string;
   /** Of the file, in it; "." is the root itself. */
@@ -19,6 +23,9 @@ export interface Place {
   tree?: number;
   /** Where none of its names is known: the kernel's own (name_to_handle_at(2)). */
   handle?: Buffer;
+  /** The root, and the file that has the name, in words that still tell them when others have their names. */
+  mark?: Buffer;
+  inode?: Buffer;
 }
 
 interface Mount {
@@ -40,8 +47,6 @@ const mountsIn = (ns: number, dev: string): Mount[] =>
     .filter((columns) => columns[2] === dev)
     .map((columns) => ({ id: Number(columns[0]), root: unescaped(columns[3]!), point: unescaped(columns[4]!) }));
 
-export const linkOf = (path: string): string => readlinkSync(path, "latin1");
-
 export const join = (directory: string, link: string): string =>
   directory === "/" ? link : link === "/" ? directory : directory + link;
 
@@ -52,21 +57,8 @@ const below = (point: string, path: string): string | undefined => {
   return path.startsWith(`${before}/`) ? path.slice(before.length) : undefined;
 };
 
-const O_PATH = 0o10000000;
-/** Of a file system whose names are looked through for one inode. */
-const MOST_NAMES = 200_000;
-
 const isSame = (one: BigIntStats, other: BigIntStats): boolean =>
   one.ino === other.ino && one.dev === other.dev && one.mode === other.mode;
-
-/** Whether `path`, in the directory `top`, is the file. */
-const isAt = (top: number, path: string, file: number): boolean =>
-  path.length < 4000 && addon.isBeneath(top, path === "/" ? "." : path.slice(1), file);
-
-const DELETED = " (deleted)";
-/** The names that a link in /proc may mean: a file may well be called "x (deleted)". */
-export const namesOf = (link: string): string[] =>
-  link.endsWith(DELETED) ? [link, link.slice(0, -DELETED.length)] : [link];
 
 /** A file of a task: a link of /proc that leads to it, a descriptor of ours for it, and what fstat(2) says. */
 export interface Sought {
@@ -77,7 +69,7 @@ export interface Sought {
 }
 
 /** A mount on which files may be found again. */
-interface Candidate extends Pick<Place, "host" | "root"> {
+interface Candidate extends Pick<Place, "host" | "elsewhere" | "root" | "mark"> {
   /** A descriptor of its own root, what of it the detached mount showed, and where it is mounted. */
   top: number;
   part: string;
@@ -100,6 +92,13 @@ export class Places {
   readonly #sources = new Map<number, Source>();
   /** Other names of files whose own is gone: looked for before the freeze, as it may take long. */
   readonly #names = new Map<string, string>();
+  readonly #root: number;
+  #namespaces: { mine: number[]; foreign: number[] } | undefined;
+
+  /** `root`: of the tree whose files are sought. */
+  constructor(root: number) {
+    this.#root = root;
+  }
 
   /**
    * Where else a file is; undefined: the file system is mounted nowhere else, or the file is not there. What has no name
@@ -109,10 +108,10 @@ export class Places {
     const { link, st, fd } = sought;
     const candidates = this.#mounts(sought);
     const names = namesOf(linkOf(link));
-    for (const { top, part, ...at } of candidates)
+    for (const at of candidates)
       for (const name of names)
-        if (isAt(top, join(part, name), fd))
-          return { place: { ...placeOf(at), path: name === "/" ? "." : name.slice(1) }, gone: false };
+        if (isAt(at.top, join(at.part, name), fd))
+          return { place: named(at, name === "/" ? "." : name.slice(1), fd), gone: false };
     const [first] = candidates;
     if (first === undefined) return undefined;
     if (isGone(st, names)) return { place: { ...placeOf(first), path: "." }, gone: true };
@@ -124,12 +123,12 @@ export class Places {
   #byOtherName(candidates: readonly Candidate[], { fd, st }: Sought): Place | undefined {
     const handle = addon.fileHandle(fd);
     let byHandle: Place | undefined;
-    for (const { top, part, point, ...at } of candidates) {
-      const { root } = at;
+    for (const at of candidates) {
+      const { root, top, part, point } = at;
       const known = this.#names.get(`${root} ${st.dev}:${st.ino}`);
-      const named = known ?? (handle && nameByHandle(top, handle, st, point));
-      const path = named === undefined ? undefined : below(part, named);
-      if (path !== undefined && isAt(top, named!, fd)) return { ...placeOf(at), path: path.slice(1) };
+      const name = known ?? (handle && nameByHandle(top, handle, st, point));
+      const path = name === undefined ? undefined : below(part, name);
+      if (path !== undefined && isAt(top, name!, fd)) return named(at, path.slice(1), fd);
       if (handle !== undefined && opens(top, handle, st)) byHandle ??= { ...placeOf(at), path: ".", handle };
     }
     return byHandle;
@@ -150,25 +149,24 @@ export class Places {
     }
   }
 
-  /** In the container's namespace, then in ours. */
+  /** In the container's namespace, then in ours, then in those of others. */
   #mounts({ found, fd: file }: Sought): Candidate[] {
     const key = `${found.pid} ${found.mntId}`;
     const known = this.#candidates.get(key);
     if (known !== undefined) return known;
-    const dev = `${found.dev >>> 20}:${found.dev & 0xfffff}`;
+    const dev = devOf(found.dev);
     const shown = this.#roots.of(file, found.mntId);
     const candidates: Candidate[] = [];
     this.#candidates.set(key, candidates);
     // Tasks may well be in our own mount namespace.
     const own = namespaceOf(found.pid, "mnt") === namespaceOf(process.pid, "mnt");
-    for (const host of own ? [true] : [false, true]) {
-      const ns = openSync(host ? "/proc/self/ns/mnt" : `/proc/${found.pid}/ns/mnt`, constants.O_RDONLY);
-      try {
-        candidates.push(...this.#inNamespace(ns, host, dev, shown));
-      } finally {
-        closeSync(ns);
-      }
-    }
+    for (const host of own ? [true] : [false, true])
+      candidates.push(
+        ...inNamespaceOf(host ? process.pid : found.pid, (ns) => this.#inNamespace(ns, host, dev, shown, false)),
+      );
+    if (candidates.length === 0)
+      for (const pid of this.#others().foreign)
+        candidates.push(...(inNamespaceIfThere(pid, (ns) => this.#inNamespace(ns, true, dev, shown, true)) ?? []));
     const source = candidates.length === 0 ? this.#sources.get(found.dev) : undefined;
     const part = source && below(source.shown, shown);
     if (source !== undefined && part !== undefined)
@@ -176,7 +174,7 @@ export class Places {
     return candidates;
   }
 
-  #inNamespace(ns: number, host: boolean, dev: string, shown: string): Candidate[] {
+  #inNamespace(ns: number, host: boolean, dev: string, shown: string, foreign: boolean): Candidate[] {
     const candidates: Candidate[] = [];
     for (const mount of mountsIn(ns, dev)) {
       // What the detached mount shows is to be there whole: its root becomes that of the copy.
@@ -185,9 +183,15 @@ export class Places {
       try {
         const top = addon.openIn(ns, mount.point);
         // Something else may be mounted over it.
-        if (mountIdOf(top) === mount.id)
-          candidates.push({ host, root: join(mount.point, part), top, part, point: mount.point });
-        else closeSync(top);
+        if (mountIdOf(top) === mount.id) {
+          const mark = markOf(top, part === "/" ? "." : part.slice(1));
+          const at: Candidate = { host, root: join(mount.point, part), top, part, point: mount.point };
+          if (mark !== undefined) at.mark = mark;
+          if (foreign) at.elsewhere = true;
+          // Where others have it mounted by then is known by the mark alone.
+          if (foreign && mark === undefined) closeSync(top);
+          else candidates.push(at);
+        } else closeSync(top);
       } catch {
         // Unmounted meanwhile, or a mount of a single file.
       }
@@ -218,17 +222,33 @@ export class Places {
     return this.#roots.of(fd, mntId);
   }
 
-  /** Whether a file system is mounted anywhere where it can be looked for. */
+  /** Whether a file system is mounted anywhere. */
   isMounted({ pid, dev }: Pick<Found, "pid" | "dev">): boolean {
-    const name = `${dev >>> 20}:${dev & 0xfffff}`;
-    return [`/proc/${pid}/ns/mnt`, "/proc/self/ns/mnt"].some((path) => {
-      const ns = openSync(path, constants.O_RDONLY);
-      try {
-        return mountsIn(ns, name).length > 0;
-      } finally {
-        closeSync(ns);
-      }
-    });
+    const is = (ns: number): boolean => isMountedIn(ns, dev);
+    const { mine, foreign } = this.#others();
+    return (
+      [pid, process.pid].some((each) => inNamespaceOf(each, is)) ||
+      [...mine, ...foreign].some((each) => inNamespaceIfThere(each, is))
+    );
+  }
+
+  /** Whether it is, and a restore makes that anew: in a mount namespace of the tree's, but not in that of `pid`. */
+  isRemade({ pid, dev }: Pick<Found, "pid" | "dev">): boolean {
+    const own = namespaceOf(pid, "mnt");
+    return this.#others().mine.some(
+      (each) => namespaceOf(each, "mnt") !== own && inNamespaceOf(each, (ns) => isMountedIn(ns, dev)),
+    );
+  }
+
+  /** A process in each mount namespace that is not ours: of those in which the tree lives, and of others. */
+  #others(): { mine: number[]; foreign: number[] } {
+    if (this.#namespaces !== undefined) return this.#namespaces;
+    const tree = treeOf(this.#root);
+    const own = namespaceOf(process.pid, "mnt");
+    const pids = [...namespacesOf("mnt", tree)].filter(([inode]) => inode !== own).map(([, pid]) => pid);
+    const mine = new Set(tree);
+    this.#namespaces = { mine: pids.filter((pid) => mine.has(pid)), foreign: pids.filter((pid) => !mine.has(pid)) };
+    return this.#namespaces;
   }
 
   /** What was found out of mounts: it may have changed. */
@@ -237,6 +257,7 @@ export class Places {
     for (const { top } of this.#sources.values()) closeSync(top);
     this.#candidates.clear();
     this.#sources.clear();
+    this.#namespaces = undefined;
     this.#roots.forget();
   }
 
@@ -248,8 +269,41 @@ export class Places {
 
 const { S_IFMT, S_IFDIR } = constants;
 
-const placeOf = ({ host, root, tree }: Pick<Candidate, "host" | "root" | "tree">): Omit<Place, "path"> =>
-  tree === undefined ? { host, root } : { host, root, tree };
+const placeOf = ({ host, elsewhere, root, tree, mark }: Candidate): Omit<Place, "path"> => ({
+  ...{ host, root },
+  ...(elsewhere && { elsewhere }),
+  ...(tree !== undefined && { tree }),
+  ...(mark !== undefined && { mark }),
+});
+
+const named = (at: Candidate, path: string, fd: number): Place => {
+  const place: Place = { ...placeOf(at), path };
+  const inode = at.mark && addon.fileHandle(fd);
+  return inode === undefined ? place : { ...place, inode };
+};
+
+/** Lends the mount namespace of a process. */
+const inNamespaceOf = <T>(pid: number, use: (ns: number) => T): T => {
+  const ns = openSync(`/proc/${pid}/ns/mnt`, constants.O_RDONLY);
+  try {
+    return use(ns);
+  } finally {
+    closeSync(ns);
+  }
+};
+
+/** The same of one that may have ended, or that we may not enter. */
+const inNamespaceIfThere = <T>(pid: number, use: (ns: number) => T): T | undefined => {
+  try {
+    return inNamespaceOf(pid, use);
+  } catch {
+    return undefined;
+  }
+};
+
+const devOf = (dev: number): string => `${dev >>> 20}:${dev & 0xfffff}`;
+
+const isMountedIn = (ns: number, dev: number): boolean => mountsIn(ns, devOf(dev)).length > 0;
 
 /** The root of a mount, from a directory on it: there is nothing above it, the mount is in no namespace. */
 const climb = (fd: number): number => {

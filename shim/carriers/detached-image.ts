@@ -48,6 +48,10 @@ export interface MountEntry {
   tree?: Tree;
   /** The directory for all copies that are mounted in the container while CRIU opens files there. */
   base?: string;
+  /** In a mount namespace that is neither: wherever `path` is what `mark` says. */
+  elsewhere?: true;
+  /** What tells whether it is the same directory of the same file system: see markOf(). */
+  mark?: Buffer;
 }
 
 export interface FileEntry {
@@ -57,6 +61,8 @@ export interface FileEntry {
   ino: bigint;
   open: ReadonlyMap<number, OpenFile>;
   handle?: Buffer;
+  /** Which file has the name. */
+  inode?: Buffer;
   pipe?: number;
   gone?: Gone;
   /** CRIU opens it, too. */
@@ -94,10 +100,13 @@ export const writeDetached = (imagesDir: string | undefined, files: readonly Fil
       for (const node of tree.nodes) put({ node: nodeMessage(node) });
     }
     for (const mount of mounts) {
-      const { host, path, attributes, base, tree } = mount;
-      const attached = base === undefined ? {} : { base: bytes(base) };
-      const part = tree === undefined ? {} : { tree: numbers.get(tree)! };
-      put({ mount: { id: numbers.get(mount)!, host, path: bytes(path), attributes, ...attached, ...part } });
+      const { host, elsewhere, path, attributes, base, tree, mark } = mount;
+      const message: Message = { id: numbers.get(mount)!, host, path: bytes(path), attributes };
+      if (base !== undefined) message.base = bytes(base);
+      if (tree !== undefined) message.tree = numbers.get(tree)!;
+      if (elsewhere) message.elsewhere = true;
+      if (mark !== undefined) message.mark = new Uint8Array(mark);
+      put({ mount: message });
     }
     for (const file of files) put({ file: { mount: numbers.get(file.mount)!, ...messageOf(file) } });
     const nodes = [...trees].flatMap((tree) => tree.nodes);
@@ -129,7 +138,7 @@ const nodeMessage = ({ path, link, target, xattrs, ...rest }: Node): Message => 
   xattrs: xattrs.map(([name, value]) => ({ name: bytes(name), value: new Uint8Array(value) })),
 });
 
-const messageOf = ({ path, mode, ino, open, handle, pipe, gone, key }: FileEntry): Message => {
+const messageOf = ({ path, mode, ino, open, handle, inode, pipe, gone, key }: FileEntry): Message => {
   const all = [...open];
   return {
     path: bytes(path),
@@ -140,6 +149,7 @@ const messageOf = ({ path, mode, ino, open, handle, pipe, gone, key }: FileEntry
     positions: all.map(([, { pos }]) => pos),
     ...gone,
     ...(handle !== undefined && { handle: new Uint8Array(handle) }),
+    ...(inode !== undefined && { inode: new Uint8Array(inode) }),
     ...(pipe !== undefined && { pipe_id: pipe }),
     ...(key !== undefined && { key }),
   };
@@ -180,7 +190,7 @@ const textOf = (value: unknown, at: number, absolute: boolean): string => {
 };
 
 const mountFrom = (
-  { host, path, attributes, base, tree }: Message,
+  { host, elsewhere, path, attributes, base, tree, mark }: Message,
   trees: ReadonlyMap<number, Tree>,
   at: number,
 ): MountEntry => {
@@ -189,6 +199,9 @@ const mountFrom = (
   const mount: MountEntry = { host: host === true, path: textOf(path, at, true), attributes };
   if (base !== undefined) mount.base = textOf(base, at, true);
   if (mount.base !== undefined && !BASES.includes(mount.base)) throw wrong(at, "nothing is mounted there");
+  if (mark instanceof Uint8Array) mount.mark = Buffer.from(mark);
+  if (elsewhere === true && mount.mark === undefined) throw wrong(at, "it is somewhere, and not told by anything");
+  if (elsewhere === true) mount.elsewhere = true;
   if (tree === undefined) return mount;
   const known = trees.get(tree as number);
   if (known === undefined) throw wrong(at, "it is of a file system that is not there");
@@ -205,7 +218,7 @@ const goneFrom = ({ uid, gid, size, rdev, atime, mtime }: Message, at: number): 
 
 const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): FileEntry => {
   const { ids = [], flags = [], positions = [] } = file as unknown as Record<string, unknown[]>;
-  const { mode, ino, handle, pipe_id, key } = file;
+  const { mode, ino, handle, inode, pipe_id, key } = file;
   if (mount === undefined) throw wrong(at, "it is of a mount that is not there");
   if (typeof mode !== "number" || ids.length !== flags.length || ids.length !== positions.length)
     throw wrong(at, "it is no file");
@@ -220,6 +233,7 @@ const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): Fil
   const gone = goneFrom(file, at);
   if (gone !== undefined) loaded.gone = gone;
   if (handle instanceof Uint8Array) loaded.handle = Buffer.from(handle);
+  if (inode instanceof Uint8Array) loaded.inode = Buffer.from(inode);
   if (typeof pipe_id === "number") loaded.pipe = pipe_id;
   if (typeof key === "string") loaded.key = key;
   return loaded;

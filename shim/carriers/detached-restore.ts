@@ -17,13 +17,14 @@ import { join } from "node:path";
 import { decodeImage } from "../../crit/image.js";
 import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
-import { reason } from "../error.js";
+import { CryoshimError, reason } from "../error.js";
 import { DetachedImage, type FileEntry, type MountEntry } from "./detached-image.js";
+import { cloneElsewhere, locate, markOf, O_PATH, openInode } from "./detached-inode.js";
 import { refuse } from "./detached-refuse.js";
 import { makeTree, type Tree } from "./detached-tree.js";
 
 const { S_IFMT, S_IFREG, S_IFDIR, S_IFIFO, S_IFLNK, O_RDONLY, O_RDWR, O_NONBLOCK, O_NOCTTY, O_NOFOLLOW } = constants;
-const [O_TMPFILE, O_PATH] = [0o20200000, 0o10000000];
+const O_TMPFILE = 0o20200000;
 /** What a descriptor was opened with and still has. O_DIRECTORY is as good as said, and O_PATH allows no others. */
 const KEPT = 0o3 | constants.O_APPEND | O_NONBLOCK | constants.O_DSYNC | constants.O_SYNC | 0o40000 | 0o1000000;
 
@@ -48,6 +49,8 @@ export class Reopen {
   #namespace: number | undefined;
   /** FIFOs, by both ends: what is in one is lost with its last descriptor. */
   readonly #fifos = new Map<FileEntry, number>();
+  /** Names, or handles, that files have now. */
+  readonly #found = new Map<FileEntry, string | Buffer>();
 
   /** Throws ERR_IMAGE. */
   constructor(imagesDir: string) {
@@ -90,6 +93,7 @@ export class Reopen {
       mounts.map(({ path }) => path),
     );
     for (const [i, mount] of mounts.entries()) this.#trees.set(mount, trees[i]!);
+    for (const file of this.#files) if (isNamed(file)) this.#told(file, () => this.#stays(file));
     for (const [i, mount] of mounts.entries()) this.#complete(mount, trees[i]!);
   }
 
@@ -153,7 +157,8 @@ export class Reopen {
     try {
       return work();
     } catch (error) {
-      const { host, path, tree } = file.mount;
+      if (error instanceof CryoshimError && error.code === "ERR_DETACHED") throw error;
+      const { host, elsewhere, tree } = file.mount;
       if (tree !== undefined)
         throw refuse(
           `cannot make the tmpfs again that had \`${file.path}\` on a mount that had been unmounted`,
@@ -162,9 +167,9 @@ export class Reopen {
           error,
         );
       throw refuse(
-        `cannot open \`${file.path}\` below \`${path}\` again, which was on a mount that had been unmounted`,
+        this.#cannot(file),
         reason(error),
-        `see that the file system is mounted there ${host ? "on the host" : "in the container"} before the restore`,
+        `see that the file system is mounted there ${elsewhere ? "in some process's mount namespace" : host ? "on the host" : "in the container"} before the restore`,
         error,
       );
     }
@@ -190,8 +195,41 @@ export class Reopen {
   /** Opens a file by its name, its handle, or the descriptor by which it was made. */
   #again(file: FileEntry, flags: number, tree: number): number {
     if (file.gone !== undefined) return openSync(`/proc/self/fd/${this.#make(file, tree)}`, flags);
-    if (file.handle !== undefined) return addon.openHandle(tree, file.handle, flags);
-    return addon.openBeneath(tree, file.path, flags, 0);
+    const where = file.handle ?? this.#where(file, tree);
+    return typeof where === "string"
+      ? addon.openBeneath(tree, where, flags, 0)
+      : openInode(tree, where, flags & O_PATH ? flags | O_NOFOLLOW : flags);
+  }
+
+  /** Its name, unless that is another's by now: of a copy of the file system, or of the container's files, the name is all there is. */
+  #where(file: FileEntry, tree: number): string | Buffer {
+    const known = this.#found.get(file);
+    if (known !== undefined) return known;
+    const { mark } = file.mount;
+    const same = mark !== undefined && markOf(tree, ".")?.equals(mark) === true;
+    const where = same && file.inode !== undefined ? locate(tree, file.path, file.inode, file.ino) : file.path;
+    if (where === undefined)
+      throw refuse(
+        this.#cannot(file),
+        "it has been deleted since the checkpoint",
+        "restore with the file system as it was, or take the checkpoint again",
+      );
+    this.#found.set(file, where);
+    return where;
+  }
+
+  /** CRIU opens what is in the container's mounts by its name. */
+  #stays(file: FileEntry): void {
+    if (this.#where(file, this.#trees.get(file.mount)!) !== file.path)
+      throw refuse(
+        this.#cannot(file),
+        "it has another name since the checkpoint, and CRIU opens it by the old one",
+        "give it its name back before the restore",
+      );
+  }
+
+  #cannot({ path, mount }: FileEntry): string {
+    return `cannot open \`${path}\` below \`${mount.path}\` again, which was on a mount that had been unmounted`;
   }
 
   #hold(file: FileEntry, tree: number): number {
@@ -245,8 +283,11 @@ export class Reopen {
   #tree(mount: MountEntry, task: number): number {
     let tree = this.#trees.get(mount);
     if (tree !== undefined) return tree;
-    const where = mount.tree === undefined ? (mount.host ? -1 : task) : this.#fileSystem(mount.tree);
-    tree = addon.cloneMount(where, mount.path);
+    if (mount.elsewhere) tree = cloneElsewhere(mount.path, mount.mark!);
+    else {
+      const where = mount.tree === undefined ? (mount.host ? -1 : task) : this.#fileSystem(mount.tree);
+      tree = addon.cloneMount(where, mount.path);
+    }
     this.#trees.set(mount, tree);
     this.#complete(mount, tree);
     return tree;
@@ -282,6 +323,10 @@ export class Reopen {
 /** Whether CRIU opens it by a name that it does not have. */
 const isExposed = ({ mount, key, gone, handle }: FileEntry): boolean =>
   mount.base !== undefined && key !== undefined && (gone ?? handle) !== undefined;
+
+/** Whether CRIU opens it by the name that it had. */
+const isNamed = (file: FileEntry): boolean =>
+  file.mount.base !== undefined && file.key !== undefined && !isExposed(file);
 
 const seeks = ({ mode }: FileEntry): boolean => {
   const type = mode & S_IFMT;

@@ -18,8 +18,8 @@ import { Reopen } from "./detached-restore.js";
 /** The carrier of one session. `largest`: see [detached] of the configuration. */
 export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
   let places: Places | undefined;
-  const loaded = (): Places => {
-    places ??= new Places();
+  const placesOf = (root: number) => (): Places => {
+    places ??= new Places(root);
     return places;
   };
   /** Mappings are looked through before the freeze; in it only where there was something. */
@@ -44,7 +44,7 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
     const [found, uses] = [findSpecial(root), usesOf(root)];
     likely = uses.length > 0;
     // Once before the freeze: the second time is faster.
-    const seen = new DetachedFiles(root, found, uses, loaded, { search: true, largest });
+    const seen = new DetachedFiles(root, found, uses, placesOf(root), { search: true, largest });
     seen.measure();
     seen.rehearse();
     seen.close();
@@ -69,7 +69,7 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
     },
     async seized({ root, found }, { engine, log }) {
       const looks = likely || found.some(({ kind }) => kind === "detached");
-      files = new DetachedFiles(root, found, looks ? usesOf(root) : [], loaded, {
+      files = new DetachedFiles(root, found, looks ? usesOf(root) : [], placesOf(root), {
         search: false,
         largest,
       });

@@ -19,6 +19,20 @@ export const mountIdOf = (fd: number): number =>
 /** The inode of a task's namespace. */
 export const namespaceOf = (pid: number, kind: string): number => statSync(`/proc/${pid}/ns/${kind}`).ino;
 
+/** All namespaces of a kind that somebody lives in, by inode, each with a process there; those of `first` before all others. */
+export const namespacesOf = (kind: string, first: readonly number[]): Map<number, number> => {
+  const found = new Map<number, number>();
+  for (const pid of [...first, ...readdirSync("/proc").filter((name) => /^\d+$/.test(name))].map(Number)) {
+    try {
+      const inode = namespaceOf(pid, kind);
+      if (!found.has(inode)) found.set(inode, pid);
+    } catch {
+      // It has ended.
+    }
+  }
+  return found;
+};
+
 /** Whether processes other than these are in the namespace. */
 export const isSharedNamespace = (kind: string, inode: number, tree: ReadonlySet<number>): boolean =>
   readdirSync("/proc").some((name) => {

@@ -89,7 +89,7 @@ const unmounted = (root: number, found: readonly Found[], uses: readonly Use[]):
   if (uses.length === 0 && !found.some(({ kind }) => kind === "detached")) return [];
   let places: Places | undefined;
   const loaded = (): Places => {
-    places ??= new Places();
+    places ??= new Places(root);
     return places;
   };
   const { largest } = DEFAULTS.detached;

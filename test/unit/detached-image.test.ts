@@ -39,21 +39,27 @@ const WHOLE: Message[] = [
   node("s", 0o120777, { target: latin("../../etc") }),
   { mount: { ...MOUNT, path: latin("/"), tree: 0 } },
   { mount: { ...MOUNT, id: 1, base: latin("/proc/driver") } },
+  { mount: { ...MOUNT, id: 2, mark: latin("mark"), elsewhere: true } },
   { file: { ...FILE, path: latin("d/f") } },
   { file: { ...GONE, mount: 1 } },
+  { file: { ...FILE, mount: 2, inode: latin("inode") } },
   { data: { node: 2, offset: 0n, data: latin("abcd") } },
   { data: { file: 1, offset: 6n, data: latin("end") } },
 ];
 
 test("files, mounts, trees and contents are read as they were written", () => {
   const image = load(...WHOLE);
-  expect(image.files.map(({ path }) => path)).toEqual(["d/f", "."]);
-  const [first, second] = image.files;
+  expect(image.files.map(({ path }) => path)).toEqual(["d/f", ".", "a/b"]);
+  const [first, second, third] = image.files;
   expect(first).toMatchObject({
     mount: { path: "/", tree: { bytes: 4096n } },
     open: new Map([[7, { flags: 2, pos: 3n }]]),
   });
   expect(second).toMatchObject({ mount: { base: "/proc/driver" }, gone: { size: 10n } });
+  expect(third).toMatchObject({
+    mount: { elsewhere: true, mark: Buffer.from("mark") },
+    inode: Buffer.from("inode"),
+  });
   const { nodes } = first!.mount.tree!;
   expect(nodes.map(({ path, link, target }) => [path, link, target])).toEqual([
     [".", undefined, undefined],
@@ -106,6 +112,7 @@ test.each<[string, Message[]]>([
   ["a link of a directory", [TREE, node(".", DIR), node("a", REG, { link: 0 })]],
   ["a link of what comes after it", [TREE, node(".", DIR), node("a", REG, { link: 2 })]],
   ["a symbolic link to nowhere", [TREE, node(".", DIR), node("a", 0o120777)]],
+  ["a mount that is anywhere", [{ mount: { ...MOUNT, elsewhere: true } }]],
   ["an entry of no kind", [{}]],
 ])("an image with %s is refused, and the entry named", (_, entries) => {
   expect(() => load(...entries)).toThrow(

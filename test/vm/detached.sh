@@ -25,6 +25,39 @@ echo "on ext4"
 all /var/d
 used /var/d
 
+# renamed DIRECTORY: handles hold with nothing in memory, and where an inode's number is used again.
+renamed() {
+	rm -rf "$1" i go said up
+	mkdir -p i "$1/sub" "$1/at" "$1/elsewhere"
+	mount --bind "$1/sub" "$1/at"
+	for name in a b c d; do echo "$name" >"$1/at/$name"; done
+	echo 'while [ ! -e /tmp/go ]; do sleep 0.1; done; cat <&3 >/tmp/said; cat <&4 >>/tmp/said; cat <&5 >>/tmp/said; sleep 1000' >loop
+	setsid sh -c "exec 3<$1/at/a 4<$1/at/b 5<$1/at/c ${more-}; touch /tmp/up; . /tmp/loop" </dev/null >/dev/null 2>&1 &
+	pid=$!
+	for try in $(seq 600); do [ ! -e up ] || break; sleep 0.1; done
+	umount -l "$1/at"
+	criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job
+	mv "$1/sub/a" "$1/elsewhere/a"
+	mv "$1/sub/b" "$1/sub/e"
+	mv "$1/sub/c" "$1/sub/f"
+	echo wrong >"$1/sub/c"
+	rm "$1/sub/d"
+	for name in d g h i; do echo wrong >"$1/sub/$name"; done
+	sync
+	echo 2 >/proc/sys/vm/drop_caches
+}
+echo "on ext4, renamed"
+renamed /var/d
+criu restore -D /tmp/i -o r.log -v4 --shell-job -d
+touch go
+for try in $(seq 600); do [ ! -e said ] || [ "$(wc -l <said)" -lt 3 ] || break; sleep 0.1; done
+[ "$(tr '\n' ' ' <said)" = "a b c " ]
+echo "carried: renamed"
+pkill -f /tmp/loop
+more="6</var/d/at/d" renamed /var/d
+fails "" criu restore -D /tmp/i -o r.log -v4 --shell-job -d
+cat i/r.log i/cryoshim.log | grep -o "deleted since the checkpoint" | head -n 1
+
 echo "on tmpfs"
 all /tmp/d
 used /tmp/d

@@ -54,10 +54,11 @@ describe.concurrent.each([
         ?.join(" ")
         .replaceAll("carried: ", ""),
     ).toBe(
-      "on ext4 detached unmounted inside inside on tmpfs detached unmounted inside inside alone alone " +
+      "on ext4 detached unmounted inside inside on ext4 renamed on tmpfs detached unmounted inside inside alone alone " +
         `${suite === "bookworm" ? "" : "on overlay detached unmounted inside inside "}on btrfs detached unmounted detached unmounted btrfs: mapped`,
     );
     expect(said).toContain("gives files other device numbers");
+    expect(said).toContain("deleted since the checkpoint");
   });
 
   test("the stub-proxy file system goes through its phases and survives its worker, whatever this kernel's FUSE can", async () => {
