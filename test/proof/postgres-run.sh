@@ -22,7 +22,7 @@ had=$(rings "$server")
 [ "$had" -ge "$MAX_CONNECTIONS" ] || no "it has only $had rings"
 [ "$(sql 'show io_method')" = io_uring ] || no "it does not use io_uring"
 
-for round in 1 2; do
+for round in $(seq "$ROUNDS"); do
 	podman container checkpoint --leave-running "${options[@]}" c1 >/dev/null || { said; no "checkpoint $round, to go on"; }
 	all_go_on
 done
