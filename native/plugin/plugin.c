@@ -32,6 +32,7 @@
 #include "guarded.h"
 #include "intercept.h"
 #include "lock.h"
+#include "pipes.h"
 #include "threads.h"
 
 /* criu/include/criu-plugin.h (4.1.1, 4.2.1): version 0.2.0; 4.1.1 takes at most 13 hooks. */
@@ -676,6 +677,8 @@ static int plugin_init(int stage)
 		say(LOG_WARN, "this CRIU is built otherwise: its sudden death does not end what it restores at once");
 	if (shim.hides_threads && !hide_kernel_threads())
 		say(LOG_WARN, "this CRIU is built otherwise: threads of io_uring's cannot be kept from it");
+	if (stage == STAGE_RESTORE)
+		let_pipes_grow();
 	/* A dump goes on as if there had been no shim; what a restore needs of it cannot be known here. */
 	if (shim.gone && stage == STAGE_RESTORE)
 		return -1;

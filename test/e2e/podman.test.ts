@@ -111,3 +111,19 @@ describe.each(["runc", "crun"])("podman and %s", (runtime) => {
       $p container restore --import /tmp/c1.tar.gz --pod p2 --name c2; counting c1
       [ "$($p inspect c2 --format '{{.Pod}}')" = "$($p pod inspect p2 --format '{{.Id}}')" ]`));
 });
+
+test("pipes of a container in a user namespace come back in their size, where root of the host has many", () =>
+  holds(`lab-podman-image >/dev/null; mkdir c1
+    podman run -d --name c1 --network none --uidmap 0:0:65536 -v /tmp/c1:/lab localhost/busybox \\
+      sh -c "(echo start >>/lab/starts; i=0; while :; do i=\\$((i+1)); echo \\$i; sleep 0.02; done) | cat >/lab/log" >/dev/null
+    counting c1
+    ulimit -n 8192
+    # 16 pages each, and a user has 16384 (fs.pipe-user-pages-soft).
+    python3 -c 'import os, time; pipes = [os.pipe() for n in range(1100)]; open("many", "w"); time.sleep(1000)' &
+    until_true test -e many
+    sizes() { python3 -c 'import fcntl, os, sys; print(*sorted({fcntl.fcntl(os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK), 1032)
+      for pid in sys.argv[1:] for fd in (0, 1) if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("pipe:") and os.access(f"/proc/{pid}/fd/{fd}", os.R_OK)}))' $(pgrep -x cat); }
+    [ "$(sizes)" = 65536 ]
+    podman container checkpoint c1; standing c1
+    podman container restore c1; counting c1
+    [ "$(sizes)" = 65536 ] || no "$(sizes)"`));
