@@ -45,3 +45,25 @@ test("tests of liburing's own end well with a checkpoint in their middle", async
   const rows = stdout.trim().split("\n");
   expect(rows.map((row) => row.trim())).toEqual(TESTS.map((name) => `${name}\tok`));
 });
+
+test("Node's server that reads files by io_uring goes on with its clients, inside and outside of the container", () =>
+  holds(`${WORDS}
+pack "$(command -v node)"; cp /cryoshim/test/workloads/uring-serve.js l; mkdir outside l/inside
+ip link set lo up; ip netns add n1; ip -n n1 link set lo up
+ip link add out type veth peer name eth0 netns n1; ip addr add 10.9.0.1/24 dev out; ip link set out up
+ip -n n1 addr add 10.9.0.2/24 dev eth0; ip -n n1 link set eth0 up
+podman run -d --name c1 --network ns:/run/netns/n1 --security-opt seccomp=unconfined -v /tmp/l:/lab -e UV_USE_IO_URING=1 localhost/busybox /bin/sh -c "
+  $(in_pack node) /lab/uring-serve.js serve 8000 & until [ -e /lab/serving ]; do sleep 0.1; done
+  $(in_pack node) /lab/uring-serve.js fetch 127.0.0.1 8000 /lab/inside; sleep 1000" >/dev/null
+until_true test -e l/serving
+node l/uring-serve.js fetch 10.9.0.2 8000 outside &
+ended() { [ -s l/inside/ended ] && [ -s outside/ended ]; }
+more() { for state in l/inside outside; do before=$(cat $state/fetched); until_true eval 'ended || [ "$(cat $state/fetched)" -gt $((before + 20)) ]'; done; }
+rings() { for pid in $(pgrep -f "uring-serve.js serve"); do ls -l "/proc/$pid/fd" 2>/dev/null || true; done | grep io_uring; }
+until_true eval '[ -s l/inside/fetched ] && [ -s outside/fetched ]'; more
+rings
+podman container checkpoint --leave-running --tcp-established c1 >/dev/null; more
+podman container checkpoint --tcp-established c1 >/dev/null; podman container restore --tcp-established c1 >/dev/null; more
+rings
+touch l/inside/stop outside/stop; until_true ended
+for state in l/inside outside; do [ "$(cat $state/ended)" = done ] || { cat $state/ended; exit 1; }; done`));
