@@ -61,7 +61,7 @@ struct plugin_desc {
 static struct {
 	int fd;			/* -1: no shim */
 	ino_t ino;		/* of the socket: in a restoring task its number may be another file's */
-	int stored;		/* CRIU's fdstore id of the socket: its close_old_fds() takes ours away from tasks */
+	bool stored;		/* CRIU keeps the socket for tasks: its close_old_fds() takes ours away from them */
 	struct plugin_lock *lock;	/* shared: restoring tasks speak over one socket */
 	uint64_t hooks;
 	bool hides_threads;	/* io_uring's, from CRIU */
@@ -76,7 +76,10 @@ static struct {
 	pid_t *held;		/* processes that are stopped while something is swapped in them */
 	size_t n_held;
 	void (*print)(unsigned int level, const char *format, ...);
-} shim = { .fd = -1, .stored = -1 };
+} shim = { .fd = -1 };
+
+/* Under which it does, as a descriptor to inherit: CRIU 4.1.1 has no store yet (criu/fdstore.c) when plugins begin. */
+static char stored_as[] = "cryoshim control";
 
 __attribute__((format(printf, 2, 3))) static void say(unsigned int level, const char *format, ...)
 {
@@ -450,14 +453,14 @@ static bool is_ours(void)
 /* The socket, in whichever process of CRIU's this is. *borrowed: close it afterwards. */
 static int socket_here(bool *borrowed)
 {
-	int (*get)(int);
+	int (*get)(char *);
 
 	*borrowed = false;
 	if (shim.fd < 0 || is_ours())
 		return shim.fd;
-	get = (int (*)(int))(uintptr_t)dlsym(RTLD_DEFAULT, "fdstore_get");
+	get = (int (*)(char *))(uintptr_t)dlsym(RTLD_DEFAULT, "inherit_fd_lookup_id");
 	*borrowed = true;
-	return shim.stored >= 0 && get ? get(shim.stored) : -1;
+	return shim.stored && get ? get(stored_as) : -1;
 }
 
 /* The shim is gone while tasks stand still: put them right, and let nobody wait for it again. */
@@ -639,7 +642,8 @@ static int plugin_init(int stage)
 {
 	struct control_msg m = { .type = CONTROL_HELLO, .hook = (uint16_t)stage, .pid = getpid(), .a0 = CONTROL_VERSION };
 	const char *number = getenv("CRYOSHIM_CONTROL_FD");
-	int (*add)(int), type;
+	struct surgeon_error err;
+	int type;
 	socklen_t len = sizeof(type);
 	int guards = -1;
 	struct stat st;
@@ -648,7 +652,7 @@ static int plugin_init(int stage)
 	/* What an earlier request of this process has left. */
 	shim.hooks = shim.once = 0;
 	shim.needed = shim.later = shim.gone = shim.resumes = shim.hides_threads = false;
-	shim.stored = -1;
+	shim.stored = false;
 	shim.print = (void (*)(unsigned int, const char *, ...))(uintptr_t)dlsym(RTLD_DEFAULT, "print_on_level");
 	shim.fd = number ? atoi(number) : -1;
 	/* CRIU hands its environment to scripts and to what they start: the number alone proves nothing. */
@@ -664,9 +668,11 @@ static int plugin_init(int stage)
 		shim.fd = -1;
 		return 0;
 	}
-	add = (int (*)(int))(uintptr_t)dlsym(RTLD_DEFAULT, "fdstore_add");
-	if (stage == STAGE_RESTORE && add)
-		shim.stored = add(shim.fd);
+	if (stage == STAGE_RESTORE) {
+		shim.stored = !add_inherit(stored_as, shim.fd, &err);
+		if (!shim.stored)
+			say(LOG_WARN, "restored tasks cannot ask the shim: %s: %s", err.step, strerror(err.err));
+	}
 	if (stage == STAGE_DUMP)
 		guards = guarded_open();
 	ret = transact(&m, NULL, guards, NULL);
