@@ -13,7 +13,10 @@ const normalise = (text: string): string =>
   text
     .replace(/\(\d+\.\d{6}\) ?/g, "")
     // When a restore fails CRIU kills its children: what they still say, and whether it reads how they end, is a race of its own.
-    .replace(/^.*( killed by signal 9: Killed|Restorer fail \d+)\n/gm, "")
+    .replace(
+      /^.*( killed by signal 9: Killed|Restorer fail \d+|Error \(criu\/cr-restore.c:\d+\): \d+ exited, status=1)\n/gm,
+      "",
+    )
     .replace(/-\d{2,}\.img/g, "-N.img")
     .replace(/(?<!\.c:)(?<![\w.])\d{2,}(?![\w.])/g, (digits) => (digits === "999999" ? digits : "N"));
 

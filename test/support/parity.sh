@@ -22,10 +22,12 @@ show() {
 }
 fresh() { rm -rf /tmp/i && mkdir /tmp/i; }
 
-# begin COMMAND...: a process in a session of its own; its pid is $pid.
+# begin COMMAND...: a process in a session of its own, which makes /tmp/begun when it is ready; its pid is $pid.
 begin() {
+	rm -f /tmp/begun
 	setsid "$@" </dev/null >/dev/null 2>&1 &
 	pid=$!
+	until [ -e /tmp/begun ] || ! kill -0 "$pid"; do sleep 0.02; done
 	sleep 0.3
 }
 end() {
@@ -52,7 +54,7 @@ show "dump with a configuration that is not there" criu --config /tmp/absent dum
 show "restore from an empty directory" criu restore -D i -o restore.log
 show "restore from a directory that is not there" criu restore -D /tmp/absent
 
-begin sh -c 'while :; do sleep 1; done'
+begin sh -c ': >/tmp/begun; while :; do sleep 1; done'
 show "dump into a directory that is not there" criu dump -t "$pid" -D /tmp/absent
 show "dump with a log that cannot be made" criu dump -t "$pid" -D i -o /tmp/absent/dump.log
 show "dump with a pid file that cannot be made" criu dump -t 999999 -D i --pidfile /tmp/absent/pid
@@ -64,6 +66,7 @@ begin python3 -c '
 import socket, time
 a = socket.socket(); a.bind(("127.0.0.1", 0)); a.listen()
 b = socket.create_connection(a.getsockname()); c = a.accept()
+open("/tmp/begun", "w").close()
 time.sleep(1000)'
 show "dump of an established connection" criu dump -t "$pid" -D i -o dump.log
 kill -0 "$pid" && echo "unharmed"
@@ -73,6 +76,7 @@ fresh
 begin python3 -c '
 import fcntl, time
 f = open("/tmp/locked", "w"); fcntl.flock(f, fcntl.LOCK_EX)
+open("/tmp/begun", "w").close()
 time.sleep(1000)'
 show "dump of a held lock" criu dump -t "$pid" -D i -o dump.log
 kill -0 "$pid" && echo "unharmed"
@@ -83,14 +87,15 @@ begin python3 -c '
 import ctypes, time
 fd = ctypes.CDLL(None).syscall(323, 0o2000000)  # userfaultfd
 assert fd >= 0
+open("/tmp/begun", "w").close()
 time.sleep(1000)'
 show "dump of a userfaultfd" criu dump -t "$pid" -D i -o dump.log
 kill -0 "$pid" && echo "unharmed"
 end
 
 fresh
-begin sh -c 'sleep 1000; true'
-child=$(pgrep -P "$pid")
+begin sh -c ': >/tmp/begun; sleep 1000; true'
+until child=$(pgrep -P "$pid" -x sleep); do sleep 0.02; done
 show "dump of a task whose session leader stays outside" criu dump -t "$child" -D i -o dump.log
 kill -0 "$child" && echo "unharmed"
 kill -KILL "$child"
@@ -98,7 +103,7 @@ end
 
 # A good dump, damaged in one place each.
 fresh
-begin sh -c 'while :; do sleep 1; done'
+begin sh -c ': >/tmp/begun; while :; do sleep 1; done'
 root=$pid
 criu dump -t "$pid" -D i >/dev/null 2>&1 || echo "the dump failed"
 wait "$pid" 2>/dev/null
