@@ -81,7 +81,7 @@ export interface ProxyReport {
 
 /** What is to become of it when the process that restores dies, or is done, after RESTORE. */
 export interface Owning {
-  /** Nobody is to see it where it was mounted, nor the directory. */
+  /** Nobody is to see it where it was mounted, nor the directory, which is made if it is not there. */
   unsee: "nothing" | "mount" | "mount and directory";
   /** It was there before the restore, and stays if that dies in RESTORE. */
   prepared?: boolean;

@@ -213,6 +213,9 @@ static int prepare(void)
 	errno = owner ? owner_watch((pid_t)owner, S->owner_flags) : 0;
 	if (errno)
 		return failed("owner");
+	/* As the state directory: whoever is killed, there is none without a process that takes it away. */
+	if (S->owner_flags & SPFS_OWN_DIRECTORY && mkdir(S->mountpoint, 0700) && errno != EEXIST)
+		return failed("mountpoint");
 	S->zeroes = 1;
 	if (mount_at(S->fuse, S->id, S->mountpoint, S->read_only))
 		return failed("mount");

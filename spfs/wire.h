@@ -64,7 +64,7 @@ enum spfs_proxy {
 };
 enum spfs_own {
 	SPFS_OWN_MOUNT = 1,	/* when the restore is done nobody is to see it where it was mounted */
-	SPFS_OWN_DIRECTORY = 2,	/* and that directory goes, too */
+	SPFS_OWN_DIRECTORY = 2,	/* and that directory, made if it is not there, goes, too */
 	SPFS_OWN_PREPARED = 4,	/* it stays in RESTORE when the owner dies */
 };
 enum spfs_phase { SPFS_PHASE_RESTORE, SPFS_PHASE_STUB, SPFS_PHASE_PROXY };

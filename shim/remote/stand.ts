@@ -29,7 +29,7 @@ export const keeper = (id: string): [string, ...string[]] => {
   ] as [string, ...string[]];
 };
 
-/** A directory of root's alone for the mounts of SPFS while a restore lasts. */
+/** A directory for a mount of SPFS while a restore lasts, in one of root's alone; SPFS makes it. */
 const mountpointFor = (id: string): string => {
   const parent = join(stateDir(), "mounts");
   mkdirSync(parent, { mode: 0o700, recursive: true });
@@ -71,7 +71,6 @@ export const raiseAt = async (
 export const tryStand = async (): Promise<{ passthrough: boolean }> => {
   const id = `try-${newId()}`;
   const mountpoint = mountpointFor(id);
-  mkdirSync(mountpoint, { mode: 0o700 });
   const numbers = { ino: 1n, mode: 0o40755, nlink: 2, uid: 0, gid: 0, rdev: 0, size: 0n };
   const root = { path: bytes(""), ...numbers, ...{ atime: 0n, mtime: 0n, ctime: 0n } };
   try {
@@ -137,10 +136,7 @@ export class Stands {
     const id = newId();
     const host = keyed.length === 0 ? fs.mounts[0] : undefined;
     const mountpoint = host === undefined ? mountpointFor(id) : host.point;
-    if (host === undefined) {
-      mounting(mountpoint);
-      mkdirSync(mountpoint, { mode: 0o700 });
-    }
+    if (host === undefined) mounting(mountpoint);
     // Tasks without mounts of their own have it on the host, for good.
     const ours = host === undefined;
     const own: Owning = { unsee: ours ? "mount and directory" : "nothing" };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who brings the backend back, and who restores: what becomes of a file system when they die.
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -160,6 +160,17 @@ test("a restore that is done may end", async () => {
   await kill(task);
   expect(await spfs.status()).toMatchObject({ phase: "stub" });
   expect(existsSync(at("file"))).toBe(true);
+});
+
+test("a directory that is its own is made with it, and goes with it: no starter can leave one behind", async () => {
+  await start({ mountpoint: beside("made"), own: { unsee: "mount and directory" } });
+  expect(readdirSync(beside("made"))).toEqual(["file"]);
+  await spfs.stop();
+  expect(existsSync(beside("made"))).toBe(false);
+  const words = [`dir=${beside("state")}`, "id=a", `mountpoint=${beside("made")}`, "own=3", "owner=2147483647"];
+  const input = encodeRecord(recordAll(places.backend));
+  expect(spawnSync(artefact("spfs"), ["serve", ...words], { input, timeout: 20_000 }).status).toBe(1);
+  expect(existsSync(beside("made"))).toBe(false);
 });
 
 test("one whose starter says that it restores, and is no more, is not started", async () => {
