@@ -300,14 +300,14 @@ static int serve_command(void)
 		return 1;
 	n = read(report[0], line, sizeof(line) - 1);
 	if (n == 2 && !memcmp(line, "ok", 2)) {
-		/* The kernel asks at once; what it can is known then. */
-		for (int ms = 0; ms < 10000 && !S->minor; ms++)
+		/* The kernel asks at once; what it can is known then. Or it is over already: whoever restores has died. */
+		for (int ms = 0; ms < 10000 && !S->minor && !S->over; ms++)
 			usleep(1000);
 		if (S->minor)
 			return 0;
+		n = snprintf(line, sizeof(line), "%d\tthe kernel has not begun to speak", S->over ? ECANCELED : ETIMEDOUT);
 		S->over = 1;
 		clear_away();
-		n = snprintf(line, sizeof(line), "%d\tthe kernel has not begun to speak", ETIMEDOUT);
 	}
 	fprintf(stderr, "%s\n", n > 0 ? line : "5\tthe server has died");
 	return 1;

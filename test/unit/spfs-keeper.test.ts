@@ -187,6 +187,21 @@ test("one whose starter says that it restores, and is no more, is not started", 
   expect(existsSync(beside("state"))).toBe(true);
 });
 
+test("one whose starter dies while it starts is over at once, whatever the kernel has asked by then", async () => {
+  await start();
+  const dead = await startTask().run("r = os.fork()\nif r == 0: os._exit(0)");
+  const input = encodeRecord(recordAll(places.backend));
+  for (let i = 0; i < 4; i++) {
+    mkdirSync(beside("another"), { recursive: true });
+    const words = [`dir=${beside("state")}`, "id=a", `mountpoint=${beside("another")}`, "own=3", `owner=${dead}`];
+    const began = Date.now();
+    spawnSync(artefact("spfs"), ["serve", ...words], { input, timeout: 20_000 });
+    // Ten seconds are what the kernel is given.
+    expect(Date.now() - began).toBeLessThan(8000);
+    await until(() => !existsSync(beside("state")) && !existsSync(beside("another")));
+  }
+});
+
 test("a starter that dies before it has told the whole record leaves nothing", async () => {
   await start();
   const words = [`dir=${beside("state")}`, "id=a", `mountpoint=${places.mountpoint}`];
