@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Sockets of other processes: what they are, and what waits in them. */
+/* Sockets of other processes: what they are, and what waits in them; and their loopback device. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <net/if.h>
 #include <node_api.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 #include "addon.h"
 
@@ -102,12 +106,43 @@ static napi_value send_to(napi_env env, napi_callback_info info)
 	return NULL;
 }
 
+static long loopback_up(void *unused)
+{
+	struct ifreq request = { .ifr_name = "lo" };
+	int sk = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), err;
+	long ret = -1;
+
+	(void)unused;
+	if (sk < 0)
+		return -1;
+	if (!ioctl(sk, SIOCGIFFLAGS, &request)) {
+		request.ifr_flags |= IFF_UP;
+		ret = ioctl(sk, SIOCSIFFLAGS, &request);
+	}
+	err = errno;
+	close(sk);
+	errno = err;
+	return ret;
+}
+
+/* setUpLoopback(ns): in a network namespace */
+static napi_value set_up_loopback(napi_env env, napi_callback_info info)
+{
+	napi_value args[1];
+	int32_t ns;
+
+	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &ns))
+		return NULL;
+	return in_namespace(ns, CLONE_NEWNET, loopback_up, NULL) < 0 ? throw_errno(env, errno, "set up lo") : NULL;
+}
+
 bool socket_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
 		{ "socketProtocol", NULL, socket_protocol, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "getSocketOption", NULL, get_socket_option, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "setSocketOption", NULL, set_socket_option, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "setUpLoopback", NULL, set_up_loopback, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "sendTo", NULL, send_to, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 	};
 

@@ -46,6 +46,7 @@ interface Addon {
   socketProtocol(path: string): string;
   getSocketOption(fd: number, level: number, name: number): number;
   setSocketOption(fd: number, level: number, name: number, value: number): void;
+  setUpLoopback(ns: number): void;
   sendTo(fd: number, flags: number, address: Uint8Array, control: Uint8Array, data: Uint8Array): void;
   pidfdOpen(pid: number): number;
   pidfdGetfd(pidfd: number, fd: number): number;

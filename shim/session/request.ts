@@ -31,6 +31,7 @@ export interface RequestOptions {
   link_remap?: boolean;
   ext_mnt?: { key: string; val: string }[];
   external?: string[];
+  empty_ns?: number;
 }
 
 /** Bytes that CRIU takes as they are, each a character. */

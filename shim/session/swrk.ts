@@ -28,6 +28,7 @@ import { type Freezer, watchFreezer } from "./freezer.js";
 import { type Guard, SESSION } from "./guard.js";
 import { pathForDump } from "./helpers.js";
 import { type Log, sessionLog } from "./log.js";
+import { leavesNetworkOut, setUpLoopback } from "./loopback.js";
 import type { Start } from "./main.js";
 import { relay } from "./relay.js";
 import { type Borrowed, borrow, givenMounts, REQ, type RequestOptions } from "./request.js";
@@ -98,6 +99,8 @@ interface Session {
   root: number | undefined;
   /** What the launcher has locked for a restore. */
   links: number[];
+  /** The network of what is restored is left to the client. */
+  bareNetwork: boolean;
   /** The client has not asked for notifications: those that we need ourselves end here. */
   ownNotifications: boolean;
   /** The notification that waits for its answer. */
@@ -148,6 +151,7 @@ const openWork = (session: Session, request: Request, { images }: Borrowed, free
   if (restore) {
     work.netns = netnsOf(opts, session.enginePid);
     work.early = session.links;
+    session.bareNetwork = leavesNetworkOut(opts.empty_ns, work.netns);
   }
   const bracket = openBracket(work, session.settings.network.lock, session.engine, session.log, session.guard);
   session.bracket = bracket;
@@ -251,7 +255,10 @@ const fromEngine =
       return fds.length === 0 && session.guard.answer(answer) ? undefined : answer;
     }
     session.notified = notify?.script;
-    if (notify?.script === "setup-namespaces" && notify.pid) session.bracket?.namespaces(notify.pid);
+    if (notify?.script === "setup-namespaces" && notify.pid) {
+      session.bracket?.namespaces(notify.pid);
+      if (session.bareNetwork) setUpLoopback(notify.pid, session.log);
+    }
     // CRIU does not say it again each time.
     if (notify?.pid) session.root = notify.pid;
     if (!tellCarriers(session, notify?.script)) {
@@ -324,6 +331,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     control: undefined,
     root: undefined,
     links,
+    bareNetwork: false,
     ownNotifications: false,
     notified: undefined,
   };

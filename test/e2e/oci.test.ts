@@ -33,6 +33,18 @@ describe.each(["runc", "crun"])("%s", (runtime) => {
     expect(stdout).toContain("code 137");
   });
 
+  test("a connection over the loopback device of the container's own network goes on", () =>
+    holds(`r=${runtime}; mkdir -p l/s l/c i w; cp /cryoshim/build/workloads/workload l
+      LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "/lab/workload serve 7000 /lab/s & sleep 0.3; exec /lab/workload count 127.0.0.1 7000 /lab/c"
+      $r run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1
+      grown() { [ "$(stat -c %s l/c/numbers)" -gt "$1" ]; }
+      until_true grown 1600
+      $r checkpoint --tcp-established --image-path /tmp/i --work-path /tmp/w c1
+      at=$(stat -c %s l/c/numbers)
+      $r restore -d --tcp-established -b /tmp/b --image-path /tmp/i --work-path /tmp/w c1 </dev/null || no "$(grep Error w/restore.log)"
+      settled() { [ -e l/c/failure ] || [ -e l/s/failure ] || grown $((at + 1600)); }
+      until_true settled; [ ! -e l/c/failure ] && [ ! -e l/s/failure ] || no "$(cat l/?/failure)"`));
+
   test("--leave-running leaves it running, and it can be dumped again", () =>
     holds(`${started(runtime)}
       dump --leave-running; counting l

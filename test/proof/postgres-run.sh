@@ -40,7 +40,7 @@ no_errors
 ! grep -E 'PANIC|FATAL|ERROR|WARNING|LOG:.*crash|terminated' l/server.log | grep -v 'starting up' || no "the server has seen errors"
 patiently eval '! pgrep -x psql'
 
-committed 1 2
+committed 1 2 3
 [ "$(sql 'select count(*), sum(hashtext(aid || filler)::bigint) from pgbench_accounts')" = "$(head -n 1 l/read)" ]
 sums=$(sql 'select sum(delta) from pgbench_history')
 for table in accounts tellers branches; do
