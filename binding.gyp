@@ -3,7 +3,7 @@
   "targets": [
     {
       "target_name": "cryoshim",
-      "sources": ["native/addon.c", "native/addon_surgeon.c", "native/addon_bpf.c", "native/addon_mqueue.c", "native/addon_namespace.c", "native/addon_socket.c", "native/addon_mount.c", "native/addon_pidfd.c", "native/addon_many.c", "native/addon_spfs.c", "native/addon_uring.c", "native/addon_patient.c", "native/addon_retire.c", "native/surgeon/surgeon.c", "native/surgeon/parasite.c", "native/surgeon/filter.c", "native/surgeon/freeze.c", "native/surgeon/patient.c"],
+      "sources": ["native/addon.c", "native/addon_surgeon.c", "native/addon_bpf.c", "native/addon_mqueue.c", "native/addon_namespace.c", "native/addon_socket.c", "native/addon_mount.c", "native/addon_pidfd.c", "native/addon_many.c", "native/addon_spfs.c", "native/addon_uring.c", "native/addon_patient.c", "native/addon_retire.c", "native/surgeon/surgeon.c", "native/surgeon/handover.c", "native/surgeon/memory.c", "native/surgeon/parasite.c", "native/surgeon/filter.c", "native/surgeon/freeze.c", "native/surgeon/patient.c"],
       "include_dirs": ["native", "native/surgeon"],
       "defines": ["NAPI_VERSION=8"],
       "cflags": ["-std=c17", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-fstack-protector-strong", "-O2", "-D_FORTIFY_SOURCE=2", "-fno-strict-aliasing"],

@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define CONTROL_MAGIC 0x31534343u /* "CCS1" */
-#define CONTROL_VERSION 5
+#define CONTROL_VERSION 6
 #define CONTROL_MAX_DATA (64u << 10)
 
 /*
@@ -87,7 +87,8 @@ struct control_msg {
 	X(HOLD, 30)		/* before the first swap in a process. a0: 0 asks whether it may be held, 1 does so (surgeon/hold.h) */ \
 	X(SUBMIT, 25)		/* fd: a ring of the task's, len: of its memory, a0 entries each, a1 times; where in it a2 the */ \
 				/* submissions' tail, a3 the completions' head and a4 tail; a5: the process */ \
-	X(RESTART, 26)		/* a0: system call; ret: 1 where the stop had interrupted it, which is undone */
+	X(RESTART, 26)		/* a0: system call; ret: 1 where the stop had interrupted it, which is undone */ \
+	X(GIVE, 27)		/* as SWAP_FD, but that it stays: process a0's descriptor a1 (an io_uring can be sent over no socket) */
 
 /* Files that CRIU knows, and of which it refuses some: pidfds, POSIX queues, UDP sockets with unsent bytes. */
 enum control_known { KNOWN_PIDFD = 1, KNOWN_QUEUE, KNOWN_UDP };

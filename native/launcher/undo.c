@@ -204,12 +204,15 @@ static void hold_threads(pid_t pid)
 
 void undo_all(void (*thaw)(void), void (*note)(const char *text))
 {
+	struct swap_visit visit = { 0 };
 	struct surgeon_error err;
 	size_t undone = 0;
 	bool left = n_stopped > 0;
 	char text[160];
 
 	undo_hear();
+	/* A task in which everything was undone, but that was not left yet. */
+	left = left || (record && record->open);
 	for (size_t i = 0; i < n_swaps; i++)
 		left = left || is_left(&swaps[i]);
 	if (!left) {
@@ -235,13 +238,17 @@ void undo_all(void (*thaw)(void), void (*note)(const char *text))
 	for (size_t i = n_swaps; i-- > 0;) {
 		if (!is_left(&swaps[i]))
 			continue;
-		if (swap_undo(&swaps[i], &err)) {
+		if (swap_undo(&visit, &swaps[i], &err)) {
 			snprintf(text, sizeof(text), "the engine died and what it had swapped in task %d stays: %s: %s",
 				 swaps[i].order.pid, err.step, strerror(err.err));
 			note(text);
 		} else {
 			undone++;
 		}
+	}
+	if (swap_leave(&visit, &err)) {
+		snprintf(text, sizeof(text), "the engine died and a task is not as it was: %s: %s", err.step, strerror(err.err));
+		note(text);
 	}
 	for (size_t i = 0; i < n_stopped; i++) {
 		/* The last thing that is done with it: what waits for SIGCONT runs from here on, when it is released. */

@@ -222,6 +222,19 @@ static void forget(void)
 		swap_close(&shim.undo[--shim.n_undo]);
 }
 
+/* The task of the last swap: open as long as the shim's next order is there already. */
+static struct swap_visit visit;
+
+static int leave(struct surgeon_error *err)
+{
+	pid_t pid = visit.patient.tid;
+
+	if (!swap_leave(&visit, err))
+		return 0;
+	say(LOG_ERROR, "cannot leave task %d as it was: %s: %s", pid, err->step, strerror(err->err));
+	return -1;
+}
+
 /* Newest first. What cannot be undone is said and passed over: the rest must still be put right. */
 static int roll_back(void)
 {
@@ -231,12 +244,14 @@ static int roll_back(void)
 	while (shim.n_undo > 0) {
 		struct swap *s = &shim.undo[--shim.n_undo];
 
-		if (swap_undo(s, &err)) {
+		if (swap_undo(&visit, s, &err)) {
 			say(LOG_ERROR, "cannot undo a swap in task %d: %s: %s", s->order.pid, err.step, strerror(err.err));
 			failed++;
 		}
 		swap_close(s);
 	}
+	if (leave(&err))
+		failed++;
 	unhold_all();
 	return failed;
 }
@@ -253,15 +268,26 @@ static int swap(struct command *c, struct surgeon_error *err)
 		*err = (struct surgeon_error){ "keep an undo record", ENOMEM };
 		goto out;
 	}
-	if (!swap_make(&s, err))
+	if (!swap_make(&visit, &s, err))
 		return 0;
 	/* It may have failed half way. */
 	shim.n_undo--;
 	if (swap_in_place(&s))
-		(void)swap_undo(&s, &unused);
+		(void)swap_undo(&visit, &s, &unused);
 out:
 	swap_close(&s);
 	return -1;
+}
+
+static int give(struct command *c, struct surgeon_error *err)
+{
+	int fd, failed;
+
+	if (surgeon_take_fd((pid_t)c->m.a0, (int)c->m.a1, &fd, err))
+		return -1;
+	failed = surgeon_swap_fd(c->m.pid, c->m.fd, fd, c->m.flags & 1, err);
+	close(fd);
+	return failed;
 }
 
 static int inject(struct command *c, int64_t *ret, struct surgeon_error *err)
@@ -356,58 +382,57 @@ static char *text_of(struct command *c)
 	return c->data;
 }
 
-/* One command, and its RESULT. Returns -1 when the shim cannot be told. */
-static int obey(int sk, struct command *c)
+/* One command. *data: what its RESULT has, beside what is in `r`. */
+static int carry_out(struct command *c, int64_t *ret, const void **data, struct control_msg *r, struct surgeon_error *err)
 {
-	struct control_msg r = { .type = CONTROL_RESULT, .seq = c->m.seq };
-	struct surgeon_error err = { "", 0 };
-	const void *data = NULL;
-	int64_t ret = 0;
 	int failed = 0;
 
 	switch (c->m.type) {
 	case CONTROL_INJECT:
-		failed = inject(c, &ret, &err);
+		failed = inject(c, ret, err);
 		break;
 	case CONTROL_READ:
 		if (c->m.len > sizeof(c->data)) {
-			err = (struct surgeon_error){ "read at most 64 KiB at once", EMSGSIZE };
+			*err = (struct surgeon_error){ "read at most 64 KiB at once", EMSGSIZE };
 			failed = -1;
 			break;
 		}
-		failed = surgeon_read(c->m.pid, c->m.addr, c->data, c->m.len, &err);
-		data = c->data;
-		r.data_len = (uint32_t)c->m.len;
+		failed = surgeon_read(c->m.pid, c->m.addr, c->data, c->m.len, err);
+		*data = c->data;
+		r->data_len = (uint32_t)c->m.len;
 		break;
 	case CONTROL_WRITE:
-		failed = surgeon_write(c->m.pid, c->m.addr, c->data, c->m.data_len, &err);
+		failed = surgeon_write(c->m.pid, c->m.addr, c->data, c->m.data_len, err);
 		break;
 	case CONTROL_SWAP_FD:
 	case CONTROL_SWAP_MAPPING:
 	case CONTROL_SWAP_CWD:
 	case CONTROL_SWAP_ROOT:
-		failed = swap(c, &err);
+		failed = swap(c, err);
 		break;
 	case CONTROL_HOLD:
 		if (c->m.a0)
-			failed = hold(c->m.pid, &err);
+			failed = hold(c->m.pid, err);
 		else
-			ret = surgeon_may_hold(c->m.pid);
+			*ret = surgeon_may_hold(c->m.pid);
 		break;
 	case CONTROL_MAP:
-		failed = surgeon_swap_mapping(c->m.pid, c->m.addr, c->m.len, (int)c->m.a0, (int)c->m.a1, -1, c->m.fd, c->m.a2,
-					      (struct surgeon_cut){ c->m.a3, c->m.a4 }, &err);
+		failed = swap_map(&visit, c->m.pid, c->m.addr, c->m.len, (int)c->m.a0, (int)c->m.a1, -1, c->m.fd, c->m.a2,
+				  (struct surgeon_cut){ c->m.a3, c->m.a4 }, err);
+		break;
+	case CONTROL_GIVE:
+		failed = give(c, err);
 		break;
 	case CONTROL_SUBMIT:
 		failed = surgeon_submit((pid_t)c->m.a5, c->m.pid, c->m.fd,
 					&(const struct surgeon_queue){ c->m.len, (uint32_t)c->m.a2, (uint32_t)c->m.a3, (uint32_t)c->m.a4 },
-					(uint32_t)c->m.a0, c->m.a1, &err);
+					(uint32_t)c->m.a0, c->m.a1, err);
 		break;
 	case CONTROL_RESTART:
-		failed = surgeon_restart(c->m.pid, c->m.a0, &ret, &err);
+		failed = surgeon_restart(c->m.pid, c->m.a0, ret, err);
 		break;
 	case CONTROL_ROLLBACK:
-		ret = roll_back();
+		*ret = roll_back();
 		break;
 	case CONTROL_FORGET:
 		forget();
@@ -418,21 +443,49 @@ static int obey(int sk, struct command *c)
 	case CONTROL_EXTERNAL:
 		(void)text_of(c);
 		for (size_t at = 0; !failed && at < c->m.data_len; at += strlen(c->data + at) + 1)
-			failed = add_external(c->data + at, &err);
+			failed = add_external(c->data + at, err);
 		break;
 	case CONTROL_INHERIT:
-		failed = add_inherit(text_of(c), c->n_fds > 0 ? c->fds[0] : -1, &err);
+		failed = add_inherit(text_of(c), c->n_fds > 0 ? c->fds[0] : -1, err);
 		break;
 	case CONTROL_INTERCEPT:
-		failed = intercept((enum control_known)c->m.a0, ask_about, &err);
+		failed = intercept((enum control_known)c->m.a0, ask_about, err);
 		break;
 	case CONTROL_NO_FS_DUMP:
-		failed = no_fs_dump(text_of(c), &err);
+		failed = no_fs_dump(text_of(c), err);
 		break;
 	default:
-		err = (struct surgeon_error){ "a command of another version", ENOSYS };
+		*err = (struct surgeon_error){ "a command of another version", ENOSYS };
 		failed = -1;
 	}
+	return failed;
+}
+
+/* Whether the shim's next message is there. */
+static bool is_waiting(int sk)
+{
+	struct pollfd p = { .fd = sk, .events = POLLIN };
+
+	return poll(&p, 1, 0) == 1;
+}
+
+/* A command, and its RESULT. Returns -1 when the shim cannot be told. */
+static int obey(int sk, struct command *c)
+{
+	bool swaps = c->m.type == CONTROL_SWAP_FD || c->m.type == CONTROL_SWAP_MAPPING || c->m.type == CONTROL_MAP;
+	struct control_msg r = { .type = CONTROL_RESULT, .seq = c->m.seq };
+	struct surgeon_error err = { "", 0 }, unused;
+	const void *data = NULL;
+	int64_t ret = 0;
+	int failed = 0;
+
+	if (!swaps && c->m.type != CONTROL_ROLLBACK)
+		failed = leave(&err);
+	if (!failed)
+		failed = carry_out(c, &ret, &data, &r, &err);
+	/* Nothing more to do at once: the task is left, and the answer says whether it is as it was. */
+	if (swaps && !is_waiting(sk) && leave(failed ? &unused : &err))
+		failed = -1;
 	close_fds(c);
 	r.ret = ret;
 	if (failed) {
@@ -510,7 +563,9 @@ static int64_t transact(struct control_msg *m, const void *data, int send_fd, in
 			continue;
 		}
 		if (c.m.type == CONTROL_DONE) {
-			ret = c.m.ret;
+			struct surgeon_error err;
+
+			ret = leave(&err) ? -1 : c.m.ret;
 			shim.needed = c.m.flags & CONTROL_NEEDED;
 			shim.later = c.m.flags & CONTROL_LATER;
 			if (m->type == CONTROL_HELLO)

@@ -4,8 +4,10 @@
 #include "hold.h"
 #include "swap.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
 #include <signal.h>
@@ -14,11 +16,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static int passed, failed;
+static struct swap_visit visit;
 
 static void check(int ok, const char *behaviour)
 {
@@ -40,8 +44,21 @@ static int open_temp(const char *content)
 	return fd;
 }
 
+/* A process has all that it maps from here on locked, as one that has no right to lock more than its limit says. */
+static void lock_memory(void)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct caps[2];
+
+	if (syscall(SYS_capget, &head, caps))
+		_exit(1);
+	caps[0].effective &= ~(1u << CAP_IPC_LOCK);
+	if (syscall(SYS_capset, &head, caps) || mlockall(MCL_FUTURE))
+		_exit(1);
+}
+
 /* A child that stands in pause(), with `real` at descriptor 50 and mapped at `map`. */
-static pid_t start_child(int real, void **map)
+static pid_t start_child(int real, void **map, bool locks)
 {
 	pid_t pid;
 
@@ -54,6 +71,8 @@ static pid_t start_child(int real, void **map)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (dup2(real, 50) != 50)
 			_exit(1);
+		if (locks)
+			lock_memory();
 		for (;;)
 			pause();
 	}
@@ -69,24 +88,63 @@ static int swaps_and_undoes(pid_t pid, int type, int fd, int placeholder, int no
 
 	if (swap_read(&s, &order, fds, 2, &err))
 		return 0;
-	ok = !swap_make(&s, &err) && swap_in_place(&s) && !swap_undo(&s, &err) && !swap_in_place(&s) &&
-	     !swap_undo(&s, &err) && swap_task_lives(&s);
+	ok = !swap_make(&visit, &s, &err) && swap_in_place(&s) && !swap_undo(&visit, &s, &err) && !swap_in_place(&s) &&
+	     !swap_undo(&visit, &s, &err) && swap_task_lives(&s) && !swap_leave(&visit, &err);
 	if (err.err)
 		printf("# %s: %s\n", err.step, strerror(err.err));
 	swap_close(&s);
 	return ok;
 }
 
-/* An io_uring refuses MAP_FIXED: its mapping comes back to a hole among others. */
-static void ring_is_put_back(void)
+static char *read_maps(pid_t pid)
 {
+	char path[64], *text = calloc(1, 1 << 20);
+	FILE *maps;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	maps = fopen(path, "re");
+	if (!text || !maps || fread(text, 1, (1 << 20) - 1, maps) == 0) {
+		perror(path);
+		exit(1);
+	}
+	fclose(maps);
+	return text;
+}
+
+/* Little more memory than it has, and little of it locked. */
+static bool limit_memory(pid_t pid, bool locks)
+{
+	const struct rlimit locked = { 1 << 20, 1 << 20 };
+	struct rlimit all = { 0, RLIM_INFINITY };
+	unsigned long pages = 0;
+	char path[64];
+	FILE *statm;
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", pid);
+	statm = fopen(path, "re");
+	if (!statm || fscanf(statm, "%lu", &pages) != 1) {
+		perror(path);
+		exit(1);
+	}
+	fclose(statm);
+	all.rlim_cur = (pages << 12) + (1 << 20);
+	return prlimit(pid, RLIMIT_AS, &all, NULL) == 0 && (!locks || prlimit(pid, RLIMIT_MEMLOCK, &locked, NULL) == 0);
+}
+
+/* An io_uring refuses MAP_FIXED: its mappings come back to holes among others, and nothing else is mapped then. */
+static void ring_is_put_back(bool limited)
+{
+	/* The last is the beginning of one of which the rest was unmapped. */
+	static const uint64_t offsets[3] = { IORING_OFF_SQ_RING, IORING_OFF_SQES, IORING_OFF_SQES };
+	static const uint64_t lens[3] = { 4096, 8192, 4096 };
 	struct io_uring_params params = { 0 };
-	int ring = (int)syscall(SYS_io_uring_setup, 8, &params);
-	struct control_msg order = { .type = CONTROL_SWAP_MAPPING, .flags = CONTROL_ANONYMOUS | CONTROL_OWN_FD, .fd = ring, .len = 4096,
-				     .a0 = PROT_READ | PROT_WRITE, .a1 = MAP_PRIVATE | MAP_ANONYMOUS, .a4 = MAP_SHARED };
+	int ring = (int)syscall(SYS_io_uring_setup, 128, &params);
+	char *at[7], *before, *after, bytes[3][64], now[64];
+	struct rlimit limits[4];
+	/* Who cannot raise a hard limit cannot help a task that has all its memory locked. */
+	bool raises = setrlimit(RLIMIT_MEMLOCK, &(const struct rlimit){ RLIM_INFINITY, RLIM_INFINITY }) == 0;
 	struct surgeon_error err = { "", 0 };
-	char *at[6], before[64], after[64];
-	struct swap s;
+	struct swap s[3];
 	pid_t pid;
 	int ok;
 
@@ -95,21 +153,41 @@ static void ring_is_put_back(void)
 		return;
 	}
 	/* Holes above and below, larger and smaller ones. */
-	for (int i = 0; i < 6; i++)
-		at[i] = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, i == 3 ? ring : open_temp("x"), 0);
+	for (int i = 0; i < 7; i++)
+		at[i] = mmap(NULL, i >= 5 ? 8192 : 4096, PROT_READ | PROT_WRITE, MAP_SHARED, i == 3 || i >= 5 ? ring : open_temp("x"),
+			     i >= 5 ? (off_t)IORING_OFF_SQES : 0);
 	munmap(at[1], 4096);
 	munmap(at[4], 4096);
-	pid = start_child(open_temp("real"), (void **)&at[0]);
+	munmap(at[6] + 4096, 4096);
+	pid = start_child(open_temp("real"), (void **)&at[0], limited && raises);
 	usleep(100000);
-	order.pid = pid;
-	order.addr = (uintptr_t)at[3];
-	ok = !surgeon_seize(pid, &err) && !surgeon_read(pid, order.addr, before, sizeof(before), &err) &&
-	     !swap_read(&s, &order, NULL, 0, &err) && !swap_make(&s, &err) && swap_in_place(&s) &&
-	     !surgeon_write(pid, order.addr, "placeholder", 12, &err) && !swap_undo(&s, &err) && !swap_in_place(&s) &&
-	     !surgeon_read(pid, order.addr, after, sizeof(after), &err) && !memcmp(before, after, sizeof(before));
-	check(ok, "a mapping whose file takes no address is put back at its own");
+	before = read_maps(pid);
+	ok = !surgeon_seize(pid, &err) && (!limited || limit_memory(pid, raises)) && !prlimit(pid, RLIMIT_AS, NULL, &limits[0]) &&
+	     !prlimit(pid, RLIMIT_MEMLOCK, NULL, &limits[1]);
+	for (int i = 0; ok && i < 3; i++) {
+		const struct control_msg order = {
+			.type = CONTROL_SWAP_MAPPING, .flags = CONTROL_ANONYMOUS | CONTROL_OWN_FD, .fd = ring, .pid = pid,
+			.addr = (uintptr_t)at[i ? 4 + i : 3], .len = lens[i], .a6 = i == 2 ? 4096 : 0, .a0 = PROT_READ | PROT_WRITE,
+			.a1 = MAP_PRIVATE | MAP_ANONYMOUS, .a3 = offsets[i], .a4 = MAP_SHARED,
+		};
+
+		ok = !surgeon_read(pid, order.addr, bytes[i], sizeof(bytes[i]), &err) && !swap_read(&s[i], &order, NULL, 0, &err) &&
+		     !swap_make(&visit, &s[i], &err) && swap_in_place(&s[i]) && !surgeon_write(pid, order.addr, "placeholder", 12, &err);
+	}
+	for (int i = 3; ok && i-- > 0;)
+		ok = !swap_undo(&visit, &s[i], &err) && !swap_in_place(&s[i]) &&
+		     !surgeon_read(pid, s[i].order.addr, now, sizeof(now), &err) && !memcmp(bytes[i], now, sizeof(now));
+	ok = !swap_leave(&visit, &err) && ok;
+	after = read_maps(pid);
+	ok = ok && !prlimit(pid, RLIMIT_AS, NULL, &limits[2]) && !prlimit(pid, RLIMIT_MEMLOCK, NULL, &limits[3]) &&
+	     !memcmp(&limits[0], &limits[2], 2 * sizeof(limits[0]));
+	check(ok && !strcmp(before, after),
+	      limited ? "also where the task may have and lock little memory" :
+			"mappings whose file takes no address are put back at their own, and all memory is as it was");
 	if (err.err)
 		printf("# %s: %s\n", err.step, strerror(err.err));
+	free(before);
+	free(after);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 }
@@ -230,6 +308,112 @@ static void held_process_outlives_its_tracer(void)
 	waitpid(pid, NULL, 0);
 }
 
+/* Where each descriptor of a process leads. */
+static char *read_fds(pid_t pid)
+{
+	char *text = calloc(1, 1 << 16), path[64];
+	struct dirent *d;
+	size_t len = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	dir = opendir(path);
+	if (!text || !dir) {
+		perror(path);
+		exit(1);
+	}
+	while ((d = readdir(dir)) && len < 1 << 15) {
+		char to[256];
+		ssize_t n = readlinkat(dirfd(dir), d->d_name, to, sizeof(to));
+
+		if (n > 0)
+			len += (size_t)sprintf(text + len, "%s %.*s\n", d->d_name, (int)n, to);
+	}
+	closedir(dir);
+	return text;
+}
+
+/* Swaps a ring, its mapping and descriptor 50 of a task, undoes that, and ends without leaving the task. */
+static bool swap_and_die(pid_t pid, int ring, void *memory, int real, int fake, struct surgeon_record *record)
+{
+	const struct control_msg orders[3] = {
+		{ .type = CONTROL_SWAP_MAPPING, .flags = CONTROL_ANONYMOUS | CONTROL_OWN_FD, .fd = ring, .pid = pid, .addr = (uintptr_t)memory,
+		  .len = 4096, .a0 = PROT_READ | PROT_WRITE, .a1 = MAP_PRIVATE | MAP_ANONYMOUS, .a4 = MAP_SHARED },
+		{ .type = CONTROL_SWAP_FD, .flags = CONTROL_TAKE, .fd = ring, .pid = pid },
+		{ .type = CONTROL_SWAP_FD, .fd = 50, .pid = pid },
+	};
+	struct surgeon_error err = { "", 0 };
+	struct swap s[3];
+	pid_t tracer = fork();
+	int status = 0;
+
+	if (tracer == 0) {
+		bool ok = !surgeon_seize(pid, &err) && surgeon_may_hold(pid) && !surgeon_hold(pid, &err);
+
+		surgeon_keep(record);
+		for (int i = 0; ok && i < 3; i++) {
+			int fds[2] = { dup(fake), dup(real) };
+
+			ok = !swap_read(&s[i], &orders[i], fds, i, &err) && !swap_make(&visit, &s[i], &err);
+		}
+		ok = ok && !swap_leave(&visit, &err) && !record->open;
+		for (int i = 3; ok && i-- > 0;)
+			ok = !swap_undo(&visit, &s[i], &err);
+		if (err.err)
+			printf("# %s: %s\n", err.step, strerror(err.err));
+		fflush(stdout);
+		_exit(!ok);
+	}
+	return waitpid(tracer, &status, 0) == tracer && status == 0;
+}
+
+static void open_visit_is_closed(void)
+{
+	struct surgeon_record *record = mmap(NULL, sizeof(*record), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int real = open_temp("real"), fake = open_temp("fake");
+	struct io_uring_params params = { 0 };
+	int ring = (int)syscall(SYS_io_uring_setup, 8, &params);
+	struct surgeon_error err = { "", 0 };
+	char *maps[3], *fds[3];
+	void *memory, *map;
+	pid_t pid;
+	int ok;
+
+	if (ring < 0) {
+		printf("# no io_uring here: %s\n", strerror(errno));
+		return;
+	}
+	memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0);
+	if (record == MAP_FAILED || memory == MAP_FAILED) {
+		perror("mmap");
+		exit(1);
+	}
+	pid = start_child(real, &map, false);
+	usleep(100000);
+	maps[0] = read_maps(pid);
+	fds[0] = read_fds(pid);
+	ok = swap_and_die(pid, ring, memory, real, fake, record) && !surgeon_seize(pid, &err);
+	maps[1] = read_maps(pid);
+	fds[1] = read_fds(pid);
+	check(ok && record->open && record->n_filled > 0 && strcmp(maps[0], maps[1]) != 0 && strcmp(fds[0], fds[1]) != 0,
+	      "a tracer that dies between two swaps leaves what they share in the task");
+	ok = surgeon_close(record, pid, &err) && !err.err;
+	maps[2] = read_maps(pid);
+	fds[2] = read_fds(pid);
+	check(ok && !strcmp(maps[0], maps[2]) && !strcmp(fds[0], fds[2]), "the next one takes it away");
+	ok = !surgeon_unhold(pid, &err) && !surgeon_release(pid, &err);
+	usleep(100000);
+	check(ok && kill(pid, 0) == 0 && waitpid(pid, NULL, WNOHANG) == 0, "and the task goes on");
+	if (err.err)
+		printf("# %s: %s\n", err.step, strerror(err.err));
+	for (int i = 0; i < 3; i++) {
+		free(maps[i]);
+		free(fds[i]);
+	}
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
 int main(void)
 {
 	int real = open_temp("real"), fake = open_temp("fake"), old = -1;
@@ -238,7 +422,7 @@ int main(void)
 	struct surgeon s;
 	int64_t ret = 0;
 	void *map;
-	pid_t pid = start_child(real, &map);
+	pid_t pid = start_child(real, &map, false);
 
 	usleep(100000);
 	check(surgeon_seize(pid, &err) == 0, "a child is seized");
@@ -263,8 +447,10 @@ int main(void)
 	check(swaps_and_undoes(pid, CONTROL_SWAP_CWD, 0, open("/proc", O_PATH), open("/proc/self/cwd", O_PATH)),
 	      "so does one of the working directory");
 	check(swaps_and_undoes(pid, CONTROL_SWAP_ROOT, 0, open("/proc", O_PATH), open("/", O_PATH)), "and of the root");
-	ring_is_put_back();
+	ring_is_put_back(false);
+	ring_is_put_back(true);
 	held_process_outlives_its_tracer();
+	open_visit_is_closed();
 	check(surgeon_swap_mapping(pid, (uintptr_t)map, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fake, -1, 0, (struct surgeon_cut){ 0 }, &err) == 0,
 	      "a mapping is swapped");
 	check(surgeon_read(pid, (uintptr_t)map, buf, 4, &err) == 0 && !memcmp(buf, "fake", 4), "the new one is read there");

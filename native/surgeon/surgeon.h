@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 #include <sys/user.h>
 
@@ -16,6 +17,10 @@
 struct surgeon_error {
 	const char *step;
 	int err;
+};
+
+struct surgeon_range {
+	uint64_t from, to;
 };
 
 /* An open patient: registers, signal mask and rseq state as they will be put back. */
@@ -27,6 +32,18 @@ struct surgeon {
 	uint64_t rseq_cs_at;	/* address of the rseq_cs field, 0: none registered */
 	uint64_t rseq_cs;
 	uint64_t scratch;	/* a page of the task's while a descriptor is swapped */
+	bool keeps;		/* more than one swap: what the next one can use stays until the end */
+	int lent, lent_seen;	/* a descriptor of ours that the task has, -1: none, and its number there */
+	pid_t holder;		/* a child from which the task takes what cannot be sent */
+	int holder_alive, holder_seen;	/* it ends with this, -1: there is none; its pidfd in the task */
+	int *epolls, n_epolls;	/* the task's, -1: not looked for */
+	struct surgeon_range *filled;	/* holes of its memory that are closed */
+	size_t n_filled, cap_filled;
+	uint64_t filled_for;	/* all in which so much finds room */
+	struct surgeon_range *small;	/* the others */
+	size_t n_small;
+	struct rlimit limits[2];	/* the task's, where they are less than what its holes take */
+	uint32_t lifted;	/* bits of those that are lifted */
 };
 
 /*
@@ -35,8 +52,10 @@ struct surgeon {
  */
 struct surgeon_record {
 	uint32_t open;
-	int32_t fds[4];		/* the task's for the moment; -1: none */
+	int32_t fds[8];		/* the task's for the moment; -1: none */
 	struct surgeon patient;
+	uint64_t n_filled;	/* holes of its memory that are closed; of more than fit here the rest is not known */
+	struct surgeon_range filled[1 << 14];
 };
 void surgeon_keep(struct surgeon_record *record);
 /* Whether the record is of this thread: then its registers, mask and memory become what they were. The caller traces it, and it stands. */
@@ -74,6 +93,8 @@ int surgeon_take_fd(pid_t tid, int fd, int *ours, struct surgeon_error *err);
 
 /* Puts our descriptor new_fd at number fd of the task (close-on-exec as cloexec says); nothing else stays in the task. */
 int surgeon_swap_fd(pid_t tid, int fd, int new_fd, int cloexec, struct surgeon_error *err);
+/* The same in an open patient. */
+int surgeon_swap_fd_in(struct surgeon *s, int fd, int new_fd, int cloexec, struct surgeon_error *err);
 
 /* Lets the task change its working directory to `to`; first to `now`, where it is, which shows that it may come back. */
 int surgeon_swap_cwd(pid_t tid, int now, int to, struct surgeon_error *err);
@@ -91,6 +112,9 @@ struct surgeon_cut {
  */
 int surgeon_swap_mapping(pid_t tid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
 			 uint64_t offset, struct surgeon_cut cut, struct surgeon_error *err);
+/* The same in an open patient. */
+int surgeon_swap_mapping_in(struct surgeon *s, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
+			    uint64_t offset, struct surgeon_cut cut, struct surgeon_error *err);
 
 /* For who keeps the task elsewhere for longer (parasite.c): registers, mask and where rseq keeps its state. */
 int surgeon_look(struct surgeon *s, struct surgeon_error *err);

@@ -55,40 +55,82 @@ void swap_close(struct swap *s)
 	}
 }
 
-int swap_make(const struct swap *s, struct surgeon_error *err)
+int swap_leave(struct swap_visit *v, struct surgeon_error *err)
+{
+	if (!v->open)
+		return 0;
+	v->open = false;
+	return surgeon_end(&v->patient, err);
+}
+
+static int visit(struct swap_visit *v, pid_t pid, struct surgeon_error *err)
+{
+	if (v->open && v->patient.tid == pid)
+		return 0;
+	if (swap_leave(v, err) || surgeon_begin(&v->patient, pid, err))
+		return -1;
+	v->open = v->patient.keeps = true;
+	return 0;
+}
+
+/* After a failure nobody relies on what was kept. */
+static int went(struct swap_visit *v, int ret)
+{
+	struct surgeon_error unused;
+
+	if (ret)
+		(void)swap_leave(v, &unused);
+	return ret;
+}
+
+int swap_map(struct swap_visit *v, pid_t pid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
+	     uint64_t offset, struct surgeon_cut cut, struct surgeon_error *err)
+{
+	if (visit(v, pid, err))
+		return -1;
+	return went(v, surgeon_swap_mapping_in(&v->patient, addr, len, prot, flags, new_fd, own_fd, offset, cut, err));
+}
+
+static int swap_fd(struct swap_visit *v, const struct control_msg *o, int by, struct surgeon_error *err)
+{
+	if (visit(v, o->pid, err))
+		return -1;
+	return went(v, surgeon_swap_fd_in(&v->patient, o->fd, by, o->flags & 1, err));
+}
+
+int swap_make(struct swap_visit *v, const struct swap *s, struct surgeon_error *err)
 {
 	const struct control_msg *o = &s->order;
 
 	switch (o->type) {
 	case CONTROL_SWAP_FD:
-		return surgeon_swap_fd(o->pid, o->fd, s->placeholder, o->flags & 1, err);
+		return swap_fd(v, o, s->placeholder, err);
 	case CONTROL_SWAP_MAPPING:
-		return surgeon_swap_mapping(o->pid, o->addr, o->len, (int)o->a0, (int)o->a1, s->placeholder, -1, o->a2,
-					    (struct surgeon_cut){ 0 }, err);
+		return swap_map(v, o->pid, o->addr, o->len, (int)o->a0, (int)o->a1, s->placeholder, -1, o->a2,
+				(struct surgeon_cut){ 0 }, err);
 	case CONTROL_SWAP_CWD:
-		return surgeon_swap_cwd(o->pid, s->now, s->placeholder, err);
+		return swap_leave(v, err) ? -1 : surgeon_swap_cwd(o->pid, s->now, s->placeholder, err);
 	case CONTROL_SWAP_ROOT:
-		return surgeon_swap_root(o->pid, s->now, s->placeholder, err);
+		return swap_leave(v, err) ? -1 : surgeon_swap_root(o->pid, s->now, s->placeholder, err);
 	}
 	*err = (struct surgeon_error){ "a swap of another version", ENOSYS };
 	return -1;
 }
 
-int swap_undo(const struct swap *s, struct surgeon_error *err)
+int swap_undo(struct swap_visit *v, const struct swap *s, struct surgeon_error *err)
 {
 	const struct control_msg *o = &s->order;
 
 	switch (o->type) {
 	case CONTROL_SWAP_FD:
-		return surgeon_swap_fd(o->pid, o->fd, s->now, o->flags & 1, err);
+		return swap_fd(v, o, s->now, err);
 	case CONTROL_SWAP_MAPPING:
-		return surgeon_swap_mapping(o->pid, o->addr, o->len, (int)o->a0, (int)o->a4, s->now,
-					    o->flags & CONTROL_OWN_FD ? o->fd : -1, o->a3,
-					    (struct surgeon_cut){ o->a5, o->a6 }, err);
+		return swap_map(v, o->pid, o->addr, o->len, (int)o->a0, (int)o->a4, s->now,
+				o->flags & CONTROL_OWN_FD ? o->fd : -1, o->a3, (struct surgeon_cut){ o->a5, o->a6 }, err);
 	case CONTROL_SWAP_CWD:
-		return surgeon_swap_cwd(o->pid, -1, s->now, err);
+		return swap_leave(v, err) ? -1 : surgeon_swap_cwd(o->pid, -1, s->now, err);
 	case CONTROL_SWAP_ROOT:
-		return surgeon_swap_root(o->pid, -1, s->now, err);
+		return swap_leave(v, err) ? -1 : surgeon_swap_root(o->pid, -1, s->now, err);
 	}
 	return 0;
 }

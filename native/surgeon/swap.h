@@ -24,9 +24,22 @@ struct swap {
 int swap_read(struct swap *s, const struct control_msg *order, int *fds, int n_fds, struct surgeon_error *err);
 void swap_close(struct swap *s);
 
+/*
+ * The task in which something is being swapped: what the next swap in it can use as well is kept until it is left. Begins as
+ * { 0 }; whoever made or undid swaps leaves.
+ */
+struct swap_visit {
+	struct surgeon patient;
+	bool open;
+};
+int swap_leave(struct swap_visit *v, struct surgeon_error *err);
+
 /* Both on a task that the caller traces and has stopped. Undoing twice does no harm. */
-int swap_make(const struct swap *s, struct surgeon_error *err);
-int swap_undo(const struct swap *s, struct surgeon_error *err);
+int swap_make(struct swap_visit *v, const struct swap *s, struct surgeon_error *err);
+int swap_undo(struct swap_visit *v, const struct swap *s, struct surgeon_error *err);
+/* surgeon_swap_mapping() on a visit. */
+int swap_map(struct swap_visit *v, pid_t pid, uint64_t addr, uint64_t len, int prot, int flags, int new_fd, int own_fd,
+	     uint64_t offset, struct surgeon_cut cut, struct surgeon_error *err);
 
 /* Whether the placeholder is there now. The task need not be stopped. */
 bool swap_in_place(const struct swap *s);

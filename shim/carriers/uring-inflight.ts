@@ -121,6 +121,8 @@ const nudge = async (reads: readonly Read[], { engine }: CarrierContext): Promis
 /** The carrier of requests in flight, for one session. */
 export const inFlightCarrier = ({ policy, wait }: UringSettings): InFlightCarrier => {
   let reader: InFlightReader | undefined;
+  /** What was read last, by the ring's descriptor: it stays so while the tasks stand still. */
+  const known = new Map<number, Read>();
   const read = (rings: readonly Ring[]): Read[] => {
     reader ??= new InFlightReader();
     return rings.map((ring) => ({ ring, ...reader!.read(ring.fd) }));
@@ -172,9 +174,12 @@ export const inFlightCarrier = ({ policy, wait }: UringSettings): InFlightCarrie
           "checkpoint again, or wait longer ([io-uring] wait)",
         );
       }
+      known.clear();
+      // A thread of the kernel's goes on.
+      for (const each of reads) if ((each.ring.flags & SETUP.sqpoll) === 0) known.set(each.ring.fd, each);
     },
     async save(ring) {
-      return give(read([ring])[0]!);
+      return give(known.get(ring.fd) ?? read([ring])[0]!);
     },
     async resubmit(ring, requests, context) {
       await resubmit(ring, requests as unknown as SavedRequest[], context);

@@ -71,6 +71,8 @@ export interface Engine {
     pid: number,
     at: { addr: bigint; len: bigint; prot: number; flags: number; fd: number; offset: bigint; cut?: Cut },
   ): Promise<void>;
+  /** Puts a descriptor of this process at the task's number, for good. One that can be sent over no socket, in a restore. */
+  give(pid: number, fd: number, ours: number, cloexec: boolean): Promise<void>;
   /**
    * Lets a thread submit entries of a ring of its own, so many at a time and so many times; completions are thrown away.
    * `at`: where in the ring's memory, of `len` bytes, are the tail of submissions, and head and tail of completions.
@@ -195,6 +197,10 @@ export const engineBy = (command: Command, undoer: Undoer): Engine => {
     async mapOwn(pid, { addr, len, prot, flags, fd, offset, cut }) {
       const args = [BigInt(prot), BigInt(flags), offset, cut?.before ?? 0n, cut?.after ?? 0n];
       await command({ type: TYPE.MAP, pid, fd, addr, len, args });
+    },
+    async give(pid, fd, ours, cloexec) {
+      const args = [process.pid, ours].map(BigInt);
+      await command({ type: TYPE.GIVE, pid, fd, flags: cloexec ? 1 : 0, args });
     },
     async submit(pid, tid, fd, len, { sqTail, cqHead, cqTail }, each, times) {
       const args = [each, times, sqTail, cqHead, cqTail, pid].map(BigInt);

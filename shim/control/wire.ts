@@ -2,7 +2,7 @@
 // The control socket's messages as native/control.h declares them (test/unit/control.test.ts holds the two together).
 
 export const MAGIC = 0x31534343;
-export const VERSION = 5;
+export const VERSION = 6;
 export const MAX_DATA = 64 << 10;
 /** sizeof(struct control_msg) */
 export const SIZE = 112;
@@ -31,6 +31,7 @@ export const TYPE = {
   INTERCEPT: 24,
   SUBMIT: 25,
   RESTART: 26,
+  GIVE: 27,
   HOLD: 30,
 } as const;
 
