@@ -4,7 +4,9 @@
 #include "addon.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/io_uring.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -109,6 +111,76 @@ static napi_value uring_setup(napi_env env, napi_callback_info info)
 	return napi_create_int32(env, (int32_t)fd, &result) == napi_ok ? result : NULL;
 }
 
+struct setup_for {
+	unsigned entries;
+	struct io_uring_params *params;
+	uid_t uid;
+	long fd;
+	int err;
+	const char *step;
+};
+
+/*
+ * By a thread that ends with it: credentials are a thread's own, and only libc makes them the process's. The effective ids
+ * stay, so nobody else may look at this process meanwhile.
+ */
+static void *setup_for(void *data)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct caps[2];
+	struct setup_for *s = data;
+
+	s->step = "setresuid";
+	s->fd = syscall(SYS_setresuid, s->uid, (uid_t)-1, (uid_t)-1);
+	if (!s->fd) {
+		s->step = "capset";
+		s->fd = syscall(SYS_capget, &head, caps);
+	}
+	if (!s->fd) {
+		caps[0].effective &= ~(1u << CAP_IPC_LOCK);
+		s->fd = syscall(SYS_capset, &head, caps);
+	}
+	if (!s->fd) {
+		s->step = "io_uring_setup";
+		s->fd = syscall(SYS_io_uring_setup, s->entries, s->params);
+	}
+	s->err = s->fd < 0 ? errno : 0;
+	return NULL;
+}
+
+/*
+ * uringSetupFor(entries, params, uid): number — as uringSetup(), but memory that is registered with the ring is charged to
+ * a user, as if a process of his without CAP_IPC_LOCK had set it up (io_uring/io_uring.c: io_uring_create)
+ */
+static napi_value uring_setup_for(napi_env env, napi_callback_info info)
+{
+	struct setup_for s = { 0 };
+	napi_value args[3], result;
+	pthread_t thread;
+	int32_t entries;
+	size_t len;
+	void *data;
+	int err;
+
+	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &entries))
+		return NULL;
+	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len != sizeof(struct io_uring_params) ||
+	    napi_get_value_uint32(env, args[2], &s.uid) != napi_ok) {
+		napi_throw_type_error(env, "ERR_ARGS", "a Buffer with struct io_uring_params and a user were expected");
+		return NULL;
+	}
+	s.entries = (unsigned)entries;
+	s.params = data;
+	err = pthread_create(&thread, NULL, setup_for, &s);
+	if (!err)
+		err = pthread_join(thread, NULL);
+	if (err)
+		return throw_errno(env, err, "run a thread");
+	if (s.err)
+		return throw_errno(env, s.err, s.step);
+	return napi_create_int32(env, (int32_t)s.fd, &result) == napi_ok ? result : NULL;
+}
+
 /* A ring's shared memory: mapped in this process, or memory of the program's own (IORING_SETUP_NO_MMAP), which cannot be. */
 struct ring {
 	int fd;
@@ -123,6 +195,7 @@ struct ring {
 	size_t sqes_len, sqe_size;
 	uint32_t unread;	/* completions that are to stay */
 	int err;		/* of the first access that failed: nothing is got or set any more */
+	const _Atomic uint32_t *stop;	/* not 0: what it is done for is over */
 };
 
 static int copy(pid_t pid, uint64_t at, void *bytes, size_t len, bool out)
@@ -133,6 +206,14 @@ static int copy(pid_t pid, uint64_t at, void *bytes, size_t len, bool out)
 	if (n >= 0 && (size_t)n != len)
 		errno = EFAULT;
 	return n == (ssize_t)len ? 0 : -1;
+}
+
+static bool is_stopped(const struct ring *r)
+{
+	if (!atomic_load(r->stop))
+		return false;
+	errno = ECANCELED;
+	return true;
 }
 
 static _Atomic uint32_t *word(const struct ring *r, uint32_t offset)
@@ -272,7 +353,7 @@ static int advance_by_nops(struct ring *r, bool with_array, uint32_t steps, bool
 		n = steps < most ? steps : most;
 		if (!skip && n > room(r))
 			n = room(r);
-		if (submit_nops(r, n))
+		if (is_stopped(r) || submit_nops(r, n))
 			return -1;
 		/* An SQPOLL thread posts after it has taken. */
 		if (r->flags & SETUP_SQPOLL && !skip) {
@@ -386,6 +467,8 @@ struct advance {
 	pid_t pid;		/* whose ring it is */
 	bool with_array;
 	uint32_t sq, cq, unread;
+	napi_ref stop_ref;
+	const _Atomic uint32_t *stop;
 	int err;
 };
 
@@ -399,6 +482,7 @@ static int advance(struct advance *a)
 	if (map_ring(&r, a->fd, &a->params, a->with_array, a->pid))
 		return -1;
 	r.unread = a->unread;
+	r.stop = a->stop;
 	if (advance_by_nops(&r, a->with_array, both, false, &left) || advance_by_nops(&r, a->with_array, a->sq - both, true, &left))
 		goto out;
 	if (rest) {
@@ -409,7 +493,7 @@ static int advance(struct advance *a)
 		while (!ret && rest > 0) {
 			unsigned n = rest < room(&r) ? rest : room(&r);
 
-			ret = post(own_fd, &own, a->fd, NULL, n);
+			ret = is_stopped(&r) ? -1 : post(own_fd, &own, a->fd, NULL, n);
 			rest -= n;
 			drain(&r, rest);
 			if (!ret)
@@ -449,24 +533,25 @@ static void advance_complete(napi_env env, napi_status status, void *data)
 		napi_resolve_deferred(env, a->deferred, value);
 	}
 	napi_delete_async_work(env, a->work);
+	napi_delete_reference(env, a->stop_ref);
 	close(a->fd);
 	free(a);
 }
 
 /*
- * uringAdvance(fd, pid, params, sq, cq, unread): Promise — brings the counters of a process's ring that any thread may submit
- * to on by so many submissions and completions, the last `unread` of which stay in the queue; its memory is overwritten. In
- * another thread.
+ * uringAdvance(fd, pid, params, sq, cq, unread, stop): Promise — brings the counters of a process's ring that any thread may
+ * submit to on by so many submissions and completions, the last `unread` of which stay in the queue; its memory is overwritten.
+ * In another thread; ends with ECANCELED when the four bytes of `stop` are not 0 any more.
  */
 static napi_value uring_advance(napi_env env, napi_callback_info info)
 {
-	napi_value args[6], promise, name;
+	napi_value args[7], promise, name;
 	struct advance *a;
 	int32_t fd, pid;
 	size_t len;
 	void *data;
 
-	if (!get_args(env, info, 6, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &pid))
+	if (!get_args(env, info, 7, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &pid))
 		return NULL;
 	a = calloc(1, sizeof(*a));
 	if (!a)
@@ -480,10 +565,17 @@ static napi_value uring_advance(napi_env env, napi_callback_info info)
 	}
 	memcpy(&a->params, data, len);
 	a->pid = pid;
+	if (napi_get_buffer_info(env, args[6], &data, &len) != napi_ok || len != 4 || (uintptr_t)data % 4) {
+		free(a);
+		napi_throw_type_error(env, "ERR_ARGS", "a Buffer of four bytes was expected");
+		return NULL;
+	}
+	a->stop = data;
 	a->with_array = !(a->params.flags & (1u << 16));
 	a->fd = dup(fd);
 	if (a->fd < 0 || napi_create_promise(env, &a->deferred, &promise) != napi_ok ||
 	    napi_create_string_utf8(env, "uringAdvance", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+	    napi_create_reference(env, args[6], 1, &a->stop_ref) != napi_ok ||
 	    napi_create_async_work(env, NULL, name, advance_execute, advance_complete, a, &a->work) != napi_ok ||
 	    napi_queue_async_work(env, a->work) != napi_ok) {
 		if (a->fd >= 0)
@@ -514,6 +606,7 @@ bool uring_register(napi_env env, napi_value exports)
 	const napi_property_descriptor verbs[] = {
 #define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_default_jsproperty, NULL }
 		VERB("uringRead", uring_read), VERB("uringWrite", uring_write), VERB("uringSetup", uring_setup),
+		VERB("uringSetupFor", uring_setup_for),
 		VERB("uringPost", uring_post), VERB("eventfd", make_eventfd), VERB("uringAdvance", uring_advance),
 #undef VERB
 	};

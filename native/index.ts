@@ -66,6 +66,8 @@ interface Addon {
   uringRead(fd: number, offset: bigint, length: number): Buffer;
   uringWrite(fd: number, offset: bigint, at: number, data: Uint8Array): void;
   uringSetup(entries: number, params: Uint8Array): number;
+  /** The same for a user who is charged for what is locked: by what the kernel numbers him. */
+  uringSetupFor(entries: number, params: Uint8Array, uid: number): number;
   eventfd(count: number): number;
   uringPost(fd: number, completions: Uint8Array): void;
   uringAdvance(
@@ -75,6 +77,7 @@ interface Addon {
     submissions: number,
     completions: number,
     unread: number,
+    stop: Uint8Array,
   ): Promise<void>;
   watchReadable(fd: number, callback: () => void): WatchHandle;
   unwatch(handle: WatchHandle): void;

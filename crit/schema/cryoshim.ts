@@ -342,6 +342,8 @@ const uringRing = message("cryoshim_uring_ring", {
   users: [36, () => uringUser, "repeated"],
   /** Of an SQPOLL thread's workers, likewise. */
   processors: [37, "bytes"],
+  /** The user to whom registered memory is charged, as the kernel numbers him; not there: to nobody. */
+  user: [38, "uint32"],
 });
 
 export const uring = message("cryoshim_uring_entry", {

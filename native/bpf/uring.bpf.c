@@ -212,7 +212,7 @@ struct ring {
 	u32 napi_prefer, napi_track;
 	u32 workers[2];
 	s32 clock;
-	u32 has;		/* bit 0 overflow, 1 buffer groups, 2 personalities, 3 parameters, 4 zero copy receive, 5 not privileged, 6 before Linux 6.13, 7 before 6.12 */
+	u32 has;		/* bit 0 overflow, 1 buffer groups, 2 personalities, 3 parameters, 4 zero copy receive, 5 not privileged */
 	u32 alloc_start, alloc_end;
 	u32 zero;
 	u64 ring_page, sqe_page;/* struct page of user memory (NO_MMAP) */
@@ -319,10 +319,6 @@ static __attribute__((always_inline)) int write_ring(void *seq, struct file *fil
 	READ(user, ctx->user);
 	if (user)
 		r.has |= 32;
-	if (!HAS(ctx->buf_table))
-		r.has |= 64;
-	if (!HAS(ctx->clockid))
-		r.has |= 128;
 	READ(task, ctx->submitter_task);
 	r.submitter = number(task);
 	READ(r.idle, ctx->sq_thread_idle);

@@ -72,6 +72,8 @@ export interface ImageRing {
   users?: { task: string; thread: string; bounded: number; unbounded: number; processors?: Uint8Array }[];
   /** Of the SQPOLL thread's workers. */
   processors?: Uint8Array;
+  /** To whom registered memory is charged; undefined: to nobody. */
+  user?: number;
   rings_address?: bigint;
   sqes_address?: bigint;
 }
@@ -96,6 +98,28 @@ export const placeOf = (
   const after = BigInt(whole) - before - length;
   return { base, cut: { before, after: after > 0n ? after : 0n } };
 };
+
+/** Provided buffers that follow one another, one submission each. */
+export const runsOf = ({ provided = [] }: Group): { id: number; address: bigint; length: number; count: number }[] => {
+  const runs: { id: number; address: bigint; length: number; count: number }[] = [];
+  for (const { id, address, length } of provided) {
+    const last = runs.at(-1);
+    const size = Number(length);
+    if (
+      last !== undefined &&
+      size === last.length &&
+      id === last.id + last.count &&
+      address === last.address + BigInt(size * last.count)
+    )
+      last.count++;
+    else runs.push({ id, address, length: size, count: 1 });
+  }
+  return runs;
+};
+
+/** How many of the ring's submissions it takes to give buffers again, and to take as many from the rings of buffers. */
+export const submissionsFor = (groups: readonly Group[]): number =>
+  groups.reduce((sum, group) => sum + (group.ring ? group.head : runsOf(group).length), 0);
 
 /** Writes the image. */
 export const writeRings = (imagesDir: string, rings: readonly ImageRing[]): void => {
@@ -233,6 +257,7 @@ const RING: Record<string, Check> = {
     },
     1 << 20,
   ),
+  user: optional(word),
   rings_address: optional(place),
   sqes_address: optional(place),
 };

@@ -3,8 +3,8 @@
 import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { MAX_DATA } from "../control/wire.js";
-import type { ImageRing } from "./uring-image.js";
-import type { RingOffsets } from "./uring-params.js";
+import { type ImageRing, submissionsFor } from "./uring-image.js";
+import type { RingOffsets, RingParams } from "./uring-params.js";
 import { type Ring, SETUP } from "./uring-ring.js";
 import { CALL, type Hand } from "./uring-task.js";
 
@@ -23,7 +23,27 @@ export interface Made {
   /** struct io_uring_params as the kernel has filled it in. */
   params: Buffer;
   memory: RingMemory;
+  /** It is being brought on already: when that is done. */
+  ahead?: Promise<void>;
 }
+
+/** What io_uring_setup(2) is to be asked for. */
+export const askedFor = (image: ImageRing, flags: number): RingParams => {
+  const sized = image.cq_entries !== 2 * image.sq_entries;
+  return {
+    flags: sized ? flags | SETUP.cqsize : flags,
+    ...((sized || flags & SETUP.cqsize) && { cqEntries: image.cq_entries }),
+    ...(image.cpu !== undefined && { cpu: image.cpu }),
+    ...(image.idle !== undefined && { idle: image.idle }),
+    ...(image.rings_address !== undefined && { rings: image.rings_address, sqes: image.sqes_address! }),
+  };
+};
+
+/** How far a new ring is to be brought on; what is in flight and what gives buffers again is submitted after that. */
+export const historyOf = (image: ImageRing): { sq: number; cq: number } => ({
+  sq: image.sq_head - (image.submissions ?? 0) - submissionsFor(image.groups ?? []),
+  cq: image.cq_tail,
+});
 
 export const u32 = (value: number): Buffer => {
   const bytes = Buffer.alloc(4);
@@ -190,11 +210,14 @@ export const post = async ({ ring }: Made, hand: Hand, cqes: Buffer): Promise<vo
 };
 
 /** Brings the counters on by so many submissions and completions. */
-export const advance = async (made: Made, hand: Hand, sq: number, cq: number): Promise<void> => {
+export const advance = async (made: Made, hand: Hand): Promise<void> => {
+  const { ring, params, ahead } = made;
+  if (ahead !== undefined) return ahead;
+  const { sq, cq } = historyOf(made.image);
   if (sq === 0 && cq === 0) return;
-  const { ring, params } = made;
   if ((ring.flags & SETUP.singleIssuer) === 0) {
-    await addon.uringAdvance(ring.fd, ring.pid, params, sq, cq, unreadOf(made.image, made.offsets));
+    const unread = unreadOf(made.image, made.offsets);
+    await addon.uringAdvance(ring.fd, ring.pid, params, sq, cq, unread, new Uint8Array(4));
     return;
   }
   // Only its own thread may submit.

@@ -2,7 +2,7 @@
 // What a ring has registered, registered again by its own thread: tables of buffers and files, and all smaller things.
 import { addon } from "../../native/index.js";
 import type { DirectFile } from "./uring-direct.js";
-import type { Descriptor, Group, ImageRing } from "./uring-image.js";
+import { type Descriptor, type Group, type ImageRing, runsOf } from "./uring-image.js";
 import { entry, IOSQE_CQE_SKIP_SUCCESS, type Made, submit, u32 } from "./uring-memory.js";
 import { CALL, type Hand, REGISTER } from "./uring-task.js";
 
@@ -157,28 +157,6 @@ export const limitWorkers = async (
   limits.writeUInt32LE(unbounded, 4);
   await hand.register("worker limits", fd, REGISTER.iowqMaxWorkers, limits, 2);
 };
-
-/** Provided buffers that follow one another, one submission each. */
-const runsOf = ({ provided = [] }: Group): { id: number; address: bigint; length: number; count: number }[] => {
-  const runs: { id: number; address: bigint; length: number; count: number }[] = [];
-  for (const { id, address, length } of provided) {
-    const last = runs.at(-1);
-    const size = Number(length);
-    if (
-      last !== undefined &&
-      size === last.length &&
-      id === last.id + last.count &&
-      address === last.address + BigInt(size * last.count)
-    )
-      last.count++;
-    else runs.push({ id, address, length: size, count: 1 });
-  }
-  return runs;
-};
-
-/** How many of the ring's submissions it takes to give buffers again, and to take as many from the rings of buffers. */
-export const submissionsFor = (groups: readonly Group[]): number =>
-  groups.reduce((sum, group) => sum + (group.ring ? group.head : runsOf(group).length), 0);
 
 /** Gives a ring its lists of buffers again, and takes from its rings of buffers what had been taken. */
 export const provide = async (made: Made, hand: Hand): Promise<void> => {

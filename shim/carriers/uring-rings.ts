@@ -7,21 +7,14 @@ import { reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import type { CarrierContext } from "./carrier.js";
 import { depthOf, taskName } from "./tasks.js";
+import { type Ahead, chargedFor, startAhead } from "./uring-ahead.js";
 import { type DirectFile, openDirect } from "./uring-direct.js";
 import { type Descriptor, type ImageRing, loadRings, placeOf } from "./uring-image.js";
-import { advance, type Made, post, RingMemory } from "./uring-memory.js";
+import { advance, askedFor, historyOf, type Made, post, RingMemory } from "./uring-memory.js";
 import { encodeParams, offsetsOf, PARAMS_SIZE } from "./uring-params.js";
-import {
-  asUser,
-  limitWorkers,
-  provide,
-  registerAll,
-  registerBufferRing,
-  restrictionsOf,
-  submissionsFor,
-} from "./uring-registered.js";
+import { asUser, limitWorkers, provide, registerAll, registerBufferRing, restrictionsOf } from "./uring-registered.js";
 import { type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
-import { CALL, CallFailed, Hand, REGISTER } from "./uring-task.js";
+import { CALL, CallFailed, closesOnExec, Hand, REGISTER } from "./uring-task.js";
 
 const [O_CLOEXEC, MAP_SHARED, MADV_DONTFORK] = [0o2000000, 1, 10n];
 const [EPOLL_CTL_ADD, EPOLL_CTL_DEL] = [1, 2];
@@ -34,6 +27,7 @@ const ENTER_SQ_WAKEUP = 2;
 export class RingRestore {
   readonly #images: ImageRing[];
   readonly #inFlight: InFlightCarrier | undefined;
+  readonly #ahead = new Map<ImageRing, Ahead>();
   #done = false;
 
   /** Throws ERR_IMAGE. */
@@ -42,13 +36,22 @@ export class RingRestore {
     this.#inFlight = inFlight;
   }
 
+  /** What takes long is begun: CRIU restores meanwhile. Returns of how many rings. */
+  start(): number {
+    for (const image of this.#images) {
+      const ahead = startAhead(image);
+      if (ahead !== undefined) this.#ahead.set(image, ahead);
+    }
+    return this.#ahead.size;
+  }
+
   /** All tasks stand before their first instruction; the first that is asked about is the root (criu/cr-restore.c). */
   async resume(root: number, context: CarrierContext): Promise<void> {
     if (this.#done) return;
     this.#done = true;
     const depth = depthOf(root);
     const tree = new Map(treeOf(root).map((pid) => [taskName(pid, depth), pid]));
-    const session = new Session(tree, depth, context);
+    const session = new Session(tree, depth, context, this.#ahead);
     const made: Made[] = [];
     try {
       for (const image of this.#images) {
@@ -68,11 +71,14 @@ export class RingRestore {
       await session.end();
     } finally {
       for (const { ring } of made) closeSync(ring.fd);
+      this.close();
     }
   }
 
   close(): void {
     this.#done = true;
+    for (const ahead of this.#ahead.values()) ahead.close();
+    this.#ahead.clear();
   }
 }
 
@@ -91,8 +97,15 @@ class Session {
   readonly #context: CarrierContext;
   /** Direct descriptors, by their number in the images. */
   readonly #opened = new Map<number, Descriptor>();
+  readonly #ahead: ReadonlyMap<ImageRing, Ahead>;
 
-  constructor(tree: ReadonlyMap<string, number>, depth: number, context: CarrierContext) {
+  constructor(
+    tree: ReadonlyMap<string, number>,
+    depth: number,
+    context: CarrierContext,
+    ahead: ReadonlyMap<ImageRing, Ahead>,
+  ) {
+    this.#ahead = ahead;
     this.#tree = tree;
     this.#depth = depth;
     this.#context = context;
@@ -120,25 +133,11 @@ class Session {
     const hand = new Hand(tid, this.#context.engine);
     const fd = image.fd!;
     try {
-      const sharing = made.find((other) => image.poller !== undefined && other.image.poller === image.poller);
-      let flags = image.flags & ~SETUP.attachWq;
-      if (image.flags & SETUP.attachWq && sharing !== undefined) flags |= SETUP.attachWq;
-      if (image.restrictions !== undefined) flags |= SETUP.rDisabled;
-      if (image.cq_entries !== 2 * image.sq_entries) flags |= SETUP.cqsize;
-      const asked = encodeParams({
-        flags,
-        ...(flags & SETUP.cqsize && { cqEntries: image.cq_entries }),
-        ...(image.cpu !== undefined && { cpu: image.cpu }),
-        ...(image.idle !== undefined && { idle: image.idle }),
-        ...(flags & SETUP.attachWq && { wqFd: sharing!.image.fd! }),
-        ...(image.rings_address !== undefined && { rings: image.rings_address, sqes: image.sqes_address! }),
-      });
-      // A new ring begins at zero, which its memory need not know yet.
-      if (image.rings_address !== undefined) await hand.writeAll(image.rings_address, Buffer.alloc(image.rings.length));
-      const at = await hand.lend(asked);
-      const got = await hand.call("io_uring_setup", CALL.setup, image.sq_entries, at);
-      const params = await hand.read(at, PARAMS_SIZE);
-      await this.#replace(hand, pid, fd, got);
+      const ahead = this.#ahead.get(image);
+      const isAhead = ahead !== undefined && chargedFor(pid) === image.user;
+      const params = isAhead ? ahead.params : await this.#setUp(image, made, hand);
+      if (isAhead) await this.#context.engine.give(pid, fd, ahead.fd, closesOnExec(pid, fd));
+      else ahead?.close();
       const offsets = offsetsOf(params);
       if (params.readUInt32LE(0) !== image.sq_entries || params.readUInt32LE(4) !== image.cq_entries)
         throw new Error(`it has ${params.readUInt32LE(0)} and ${params.readUInt32LE(4)} entries here`);
@@ -153,15 +152,35 @@ class Session {
         sqHead: image.sq_head,
         cqTail: image.cq_tail,
       };
-      return { image, ring, offsets, params, memory: new RingMemory(ring, image, this.#context.engine) };
+      const memory = new RingMemory(ring, image, this.#context.engine);
+      return { image, ring, offsets, params, memory, ...(isAhead && { ahead: ahead.done }) };
     } finally {
       await hand.end();
     }
   }
 
+  /** By its own thread. Returns struct io_uring_params as the kernel has filled it in. */
+  async #setUp(image: ImageRing, made: readonly Made[], hand: Hand): Promise<Buffer> {
+    const sharing = made.find((other) => image.poller !== undefined && other.image.poller === image.poller);
+    let flags = image.flags & ~SETUP.attachWq;
+    if (image.flags & SETUP.attachWq && sharing !== undefined) flags |= SETUP.attachWq;
+    if (image.restrictions !== undefined) flags |= SETUP.rDisabled;
+    const asked = encodeParams({
+      ...askedFor(image, flags),
+      ...(flags & SETUP.attachWq && { wqFd: sharing!.image.fd! }),
+    });
+    // A new ring begins at zero, which its memory need not know yet.
+    if (image.rings_address !== undefined) await hand.writeAll(image.rings_address, Buffer.alloc(image.rings.length));
+    const at = await hand.lend(asked);
+    const got = await hand.call("io_uring_setup", CALL.setup, image.sq_entries, at);
+    const params = await hand.read(at, PARAMS_SIZE);
+    await this.#replace(hand, this.#pid(image.task), image.fd!, got);
+    return params;
+  }
+
   /** Puts a new descriptor in the place of a placeholder: close-on-exec as that was, and in the epolls in which it is. */
   async #replace(hand: Hand, pid: number, fd: number, by: number): Promise<void> {
-    const flags = Number.parseInt(/^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))![1]!, 8);
+    const cloexec = closesOnExec(pid, fd);
     const watches: Watch[] = [];
     for (const watch of watchesOf(pid, fd)) {
       // One that is not in it any more has been put back by another process, who shares the epoll.
@@ -172,7 +191,7 @@ class Session {
       );
       if (gone === 0) watches.push(watch);
     }
-    await hand.call("dup3", CALL.dup3, by, fd, flags & O_CLOEXEC);
+    await hand.call("dup3", CALL.dup3, by, fd, cloexec ? O_CLOEXEC : 0);
     await hand.call("close", CALL.close, by);
     for (const { epoll, event } of watches)
       await hand.call("epoll_ctl", CALL.epollCtl, epoll, EPOLL_CTL_ADD, fd, await hand.lend(event));
@@ -222,10 +241,8 @@ class Session {
   /** Brings the counters on to where they were; what gives buffers again is part of that. */
   async #advance(made: Made, hand: Hand): Promise<void> {
     const { image } = made;
-    const giving = submissionsFor(image.groups ?? []);
-    const sq = image.sq_head - (image.submissions ?? 0) - giving;
-    if (sq < 0) throw new Error("its buffers need more submissions than it has made");
-    await advance(made, hand, sq, image.cq_tail);
+    if (historyOf(image).sq < 0) throw new Error("its buffers need more submissions than it has made");
+    await advance(made, hand);
     for (const group of image.groups ?? []) if (group.ring) await registerBufferRing(made.ring.fdInTask!, group, hand);
     await provide(made, hand);
   }

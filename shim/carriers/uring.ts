@@ -19,13 +19,14 @@ import {
 } from "../xray/rings.js";
 import type { Carrier, CarrierContext, Seized } from "./carrier.js";
 import { depthOf, taskName } from "./tasks.js";
+import { chargedFor } from "./uring-ahead.js";
 import { DirectFinder } from "./uring-direct.js";
-import { type Group, type ImageRing, placeOf, writeRings } from "./uring-image.js";
+import { type Group, type ImageRing, placeOf, submissionsFor, writeRings } from "./uring-image.js";
 import { encodeParams, offsetsHere } from "./uring-params.js";
 import { boundTo } from "./uring-processors.js";
-import { submissionsFor } from "./uring-registered.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { RingRestore } from "./uring-rings.js";
+import { closesOnExec } from "./uring-task.js";
 import { restartWaits } from "./uring-waits.js";
 
 /** Swaps that are under way at once. */
@@ -50,12 +51,6 @@ interface Saved {
   image: ImageRing;
 }
 
-/** Whether a descriptor of a process is close-on-exec. */
-export const closesOnExec = (pid: number, fd: number): boolean => {
-  const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
-  return (Number.parseInt(flags, 8) & 0o2000000) !== 0;
-};
-
 const tgidOf = (tid: number): number =>
   Number(/^Tgid:\s+(\d+)$/m.exec(readFileSync(`/proc/${tid}/status`, "utf8"))?.[1] ?? 0);
 
@@ -70,10 +65,7 @@ const memoryOf = ({ flags, sqEntries, cqEntries, sqArray }: RingState, cqes: num
 
 /** What of a ring is not carried. */
 const objection = (state: RingState): string | undefined => {
-  const { flags, has, before, submitter } = state;
-  if (before.clock) return "rings are carried on Linux 6.12 and later only";
-  if (before.resources && (state.buffers > 0 || state.files > 0))
-    return "it has registered files or buffers, which are carried on Linux 6.13 and later only";
+  const { flags, has, submitter } = state;
   if ((flags & ~KNOWN) !== 0) return `set up with flags that this version does not know (0x${flags.toString(16)})`;
   if (has.zcrx) return "a queue of a network device is registered for zero copy receive";
   if (has.parameters) return "memory for the arguments of waits is registered (IORING_REGISTER_MEM_REGION)";
@@ -203,6 +195,7 @@ class Dump {
     );
     const depth = depthOf(root);
     const name = (pid: number): string => taskName(pid, depth);
+    const user = state.has.user ? chargedFor(owner.pid) : undefined;
     const image: ImageRing = {
       task: name(owner.pid),
       thread: name(owner.tid),
@@ -212,6 +205,7 @@ class Dump {
       cq_entries: state.cqEntries,
       sq_head: state.sqHead,
       cq_tail: state.cqTail,
+      ...(user !== undefined && { user }),
       ...(await this.#memory(state, fd, owner, at, context)),
       descriptors: descriptors.map((each) => ({ task: name(each.pid), fd: each.fd })),
       mappings: mappings.map(({ pid, start, end, offset, flags }) => ({
@@ -603,8 +597,10 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
     async dumped(ok, { imagesDir }) {
       if (ok && dump !== undefined && dump.saved.length > 0) dump.write(imagesDir);
     },
-    async restoring({ imagesDir }) {
+    async restoring({ imagesDir, log }) {
       restore = new RingRestore(imagesDir, inFlight);
+      const ahead = restore.start();
+      if (ahead > 0) log("Info ", `rings that are brought on while CRIU restores: ${ahead}`);
     },
     async resume(pid, context) {
       await restore?.resume(pid, context);

@@ -39,9 +39,15 @@ export interface RingState {
   /** Limits of bounded and unbounded workers; 0: never set. */
   workers: [number, number];
   clock: number;
-  has: { overflow: boolean; groups: boolean; personalities: boolean; parameters: boolean; zcrx: boolean };
-  /** The kernel is of before Linux 6.13 (resources), or before 6.12 (clock). */
-  before: { resources: boolean; clock: boolean };
+  has: {
+    overflow: boolean;
+    groups: boolean;
+    personalities: boolean;
+    parameters: boolean;
+    zcrx: boolean;
+    /** Memory that is registered is charged to who set it up. */
+    user: boolean;
+  };
   /** The slots that the kernel chooses from: first, and first after. */
   alloc: [number, number];
   /** First pages of user memory that is the ring's (NO_MMAP), by their address in the kernel. */
@@ -207,8 +213,8 @@ const ringOf = (r: Buffer): RingState => {
       personalities: (has & 4) !== 0,
       parameters: (has & 8) !== 0,
       zcrx: (has & 16) !== 0,
+      user: (has & 32) !== 0,
     },
-    before: { resources: (has & 64) !== 0, clock: (has & 128) !== 0 },
     alloc: [word(148), word(152)],
     pages: [long(160), long(168)],
   };

@@ -39,6 +39,18 @@ describe("criu's command line", () => {
 start $program ${kinds}; dump; restore; checked l`);
   });
 
+  test.each([
+    ["", 3],
+    ["setpriv --bounding-set -ipc_lock", 3],
+  ])(
+    "a long history is gone through while CRIU restores, and memory is charged to the same user: %s",
+    async (as, ahead) => {
+      await holds(`${WORDS}
+start ${as} $program charged=150000 shared=200000 plain=300000 defer=100000
+dump; restore; cat i/r.log i/cryoshim.log | grep "brought on while CRIU restores: ${ahead}"; checked l; kill -9 $pid`);
+    },
+  );
+
   test("--leave-running leaves every ring as it is, and again", () =>
     holds(`${WORDS}
 start $program plain sqe128 defer sqpoll no-sqarray epoll dup shared overflow buffers pbuf-ring pbuf-mmap waits waits-limited waits-signal

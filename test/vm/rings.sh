@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Rings of io_uring on another kernel; what is not carried there is refused.
+# Rings of io_uring on another kernel.
 . /cryoshim/test/vm/carried.sh
 uname -r
 
@@ -20,31 +20,6 @@ rings() {
 	kill -9 $pid
 }
 
-# refused WHY KIND...: before anything is stopped, and doctor says so, too.
-refused() {
-	why=$1
-	shift
-	rm -rf l i && mkdir l i
-	setsid /cryoshim/build/workloads/rings /tmp/l/out /tmp/l/go "$@" </dev/null >/dev/null 2>&1 &
-	pid=$!
-	until_true grep -q ready l/out
-	cryoshim doctor --pid $pid >said || true
-	grep -q "$why" said
-	! criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job >/dev/null 2>&1
-	cat i/*.log | grep -q "$why"
-	[ ! -e i/cryoshim.img ]
-	kill -0 $pid && echo "refused: rings $*"
-	kill -9 $pid
-}
-
-case $(uname -r) in
-6.1.*)
-	refused "on Linux 6.12 and later only" plain
-	;;
-*)
-	rings plain coop cqsize defer sqpoll attach iopoll sqe128 cqe32
-	rings shared dup registered epoll mapped
-	refused "on Linux 6.13 and later only" files
-	refused "on Linux 6.13 and later only" buffers
-	;;
-esac
+rings plain coop cqsize defer sqpoll attach iopoll sqe128 cqe32
+rings shared dup registered epoll mapped
+rings files buffers

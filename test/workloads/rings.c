@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/io_uring.h>
 #include <poll.h>
 #include <pthread.h>
@@ -26,6 +27,8 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -326,7 +329,8 @@ static void plain(const struct kind *kind, unsigned number)
 {
 	struct ring r;
 
-	setup(&r, kind->name, ENTRIES, kind->flags);
+	/* A long history is made by many at a time. */
+	setup(&r, kind->name, number > 1000000 ? 8 * ENTRIES : ENTRIES, kind->flags);
 	do_history(&r, number ? number : 1005);
 	leave(&r);
 	go_on();
@@ -635,7 +639,7 @@ struct rsrc_update2 {
 	uint64_t data, tags;
 	uint32_t nr, resv2;
 };
-enum { REGISTER_FILES2 = 13, REGISTER_BUFFERS2 = 15, REGISTER_BUFFERS_UPDATE = 16, RSRC_SPARSE = 1 };
+enum { REGISTER_FILES2 = 13, REGISTER_FILES_UPDATE2 = 14, REGISTER_BUFFERS2 = 15, REGISTER_BUFFERS_UPDATE = 16, RSRC_SPARSE = 1 };
 
 static bool fixed(struct ring *r, unsigned op, int fd, unsigned flags, char *buf, unsigned len, unsigned index)
 {
@@ -660,6 +664,7 @@ static void buffers(const struct kind *kind, unsigned number)
 	char *buf[2] = { mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
 			 mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) };
 	struct iovec iov[2] = { { buf[0] + 100, 5000 }, { buf[1], len } };
+	struct iovec none = { NULL, 0 };
 	uint64_t tags[2] = { 0, 0xdada };
 	struct rsrc_register sparse = { .nr = 8, .flags = RSRC_SPARSE };
 	struct rsrc_update2 update = { .offset = 2, .data = (uintptr_t)iov, .tags = (uintptr_t)tags, .nr = 2 };
@@ -695,7 +700,9 @@ static void buffers(const struct kind *kind, unsigned number)
 		check(submit(&r, 1) && wait_for(&r, 1) && peek(&r, 0)->res == -EFAULT, "buffers: empty slots are empty");
 		consume(&r, 1);
 	}
-	check(reg(&r, IORING_UNREGISTER_BUFFERS, NULL, 0) == 0 && wait_for(&r, 1) && peek(&r, 0)->user_data == 0xdada, "buffers: tags");
+	update = (struct rsrc_update2){ .offset = 3, .data = (uintptr_t)&none, .nr = 1 };
+	check(reg(&r, REGISTER_BUFFERS_UPDATE, &update, sizeof(update)) == 1 && wait_for(&r, 1) && peek(&r, 0)->user_data == 0xdada,
+	      "buffers: tags");
 }
 
 static void files(const struct kind *kind, unsigned number)
@@ -703,6 +710,7 @@ static void files(const struct kind *kind, unsigned number)
 	int table[4] = { -1, memfd_create("one", 0), -1, -1 };
 	uint64_t tags[4] = { 0, 0xbeef, 0, 0 };
 	struct rsrc_register all = { .nr = 4, .data = (uintptr_t)table, .tags = (uintptr_t)tags };
+	struct rsrc_update2 none = { .offset = 1, .data = (uintptr_t)&table[0], .nr = 1 };
 	char text[] = "fixed file", back[sizeof(text)] = { 0 };
 	int tube[2];
 	struct ring r;
@@ -720,7 +728,9 @@ static void files(const struct kind *kind, unsigned number)
 	      "files: a file");
 	check(fixed(&r, IORING_OP_WRITE, 3, IOSQE_FIXED_FILE, text, 5, 0) && read(tube[0], back, 5) == 5, "files: a pipe");
 	check(!fixed(&r, IORING_OP_WRITE, 2, IOSQE_FIXED_FILE, text, 5, 0), "files: an empty slot");
-	check(reg(&r, IORING_UNREGISTER_FILES, NULL, 0) == 0 && wait_for(&r, 1) && peek(&r, 0)->user_data == 0xbeef, "files: tags");
+	/* Unregistering the whole table tells of tags only since Linux 6.13. */
+	check(reg(&r, REGISTER_FILES_UPDATE2, &none, sizeof(none)) == 1 && wait_for(&r, 1) && peek(&r, 0)->user_data == 0xbeef,
+	      "files: tags");
 }
 
 /* A thread that waits for a completion, and what it is told. */
@@ -1214,6 +1224,37 @@ static void idle(const struct kind *kind, unsigned number)
 	go_on();
 }
 
+/* Whether more memory can be locked than the limit says is up to the user whom the ring charges, and not to the caller. */
+static bool locks(struct ring *r, char *memory, size_t len)
+{
+	struct iovec iov = { memory, len };
+	bool ok = reg(r, IORING_REGISTER_BUFFERS, &iov, 1) == 0;
+
+	if (ok)
+		reg(r, IORING_UNREGISTER_BUFFERS, NULL, 0);
+	return ok;
+}
+
+static void charged(const struct kind *kind, unsigned number)
+{
+	const struct rlimit limit = { 64 << 10, 64 << 10 };
+	size_t len = 1 << 20;
+	char *memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct ring r;
+	bool before;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 6);
+	if (setrlimit(RLIMIT_MEMLOCK, &limit))
+		die("limit");
+	before = locks(&r, memory, len);
+	leave(&r);
+	go_on();
+	check(before == (prctl(PR_CAPBSET_READ, CAP_IPC_LOCK) == 1), "charged: the user is");
+	check(locks(&r, memory, len) == before, "charged: the same one");
+	check_ring(&r);
+}
+
 /* Nothing is done with it. */
 static void alone(const struct kind *kind, unsigned number)
 {
@@ -1266,6 +1307,7 @@ static const struct kind kinds[] = {
 	{ "full-single", full, SETUP_SINGLE_ISSUER },
 	{ "posted", posted, SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN },
 	{ "idle", idle, 0 },
+	{ "charged", charged, 0 },
 	{ "many-buffers", many_buffers, 0 },
 	{ "dropped", dropped, 0 },
 	{ "buffers", buffers, 0 },
