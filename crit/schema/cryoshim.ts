@@ -265,6 +265,8 @@ const uringGroup = message("cryoshim_uring_group", {
   address: [7, "uint64"],
   provided: [8, () => uringProvided, "repeated"],
   memory: [9, "bytes"],
+  /** Of an incremental one: a buffer of which less is left is done with. */
+  min_left: [10, "uint32"],
 });
 
 /** A thread that has the ring registered (IORING_REGISTER_RING_FDS). */

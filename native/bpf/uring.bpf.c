@@ -461,6 +461,7 @@ struct io_overflow_cqe {
 struct io_buffer_list {
 	struct list_head buf_list;
 	u16 nr_entries, head, mask, flags;
+	u32 min_left_sub_one;	/* not in every 6.18 */
 	struct io_mapped_region region;
 } __core;
 
@@ -679,6 +680,7 @@ static __attribute__((always_inline)) void next_group(struct walk *w, struct cur
 	struct page **pages = 0;
 	struct list_head *first = 0;
 	u64 page = 0;
+	u32 min_left = 0;
 	u8 byte = 0;
 
 	if (index == ~0ULL) {
@@ -728,8 +730,10 @@ static __attribute__((always_inline)) void next_group(struct walk *w, struct cur
 	if (pages && (flags & 1))
 		bpf_probe_read_kernel(&page, sizeof(page), pages);
 	READ(first, list->buf_list.next);
+	if (HAS(list->min_left_sub_one))
+		READ(min_left, list->min_left_sub_one);
 	put(w->seq, c, (u32)index, (u64)entries | (u64)head << 16 | (u64)mask << 32 | (u64)flags << 48, page,
-	    (u64)&list->buf_list, (u64)first);
+	    (u64)&list->buf_list, flags & 1 ? min_left : (u64)first);
 }
 
 /* Buffers of IORING_OP_PROVIDE_BUFFERS, from c->at to the list's own head. */

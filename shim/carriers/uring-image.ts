@@ -28,6 +28,7 @@ export interface Group {
   head: number;
   ring?: boolean;
   incremental?: boolean;
+  min_left?: number;
   mapped?: boolean;
   address?: bigint;
   provided?: { id: number; address: bigint; length: bigint }[];
@@ -233,6 +234,7 @@ const RING: Record<string, Check> = {
       id: upTo(0xffff),
       entries: upTo(1 << 15),
       head: upTo(0xffff),
+      min_left: optional(word),
       address: optional(long),
       provided: each({ id: upTo(0xffff), address: long, length: long }, MAX_PROVIDED),
       memory: optional(bytes(1 << 19)),

@@ -130,6 +130,7 @@ export const registerBufferRing = async (fd: number, group: Group, hand: Hand): 
   reg.writeUInt32LE(group.entries, 8);
   reg.writeUInt16LE(group.id, 12);
   reg.writeUInt16LE((group.mapped ? PBUF_RING_MMAP : 0) | (group.incremental ? PBUF_RING_INC : 0), 14);
+  reg.writeUInt32LE(group.min_left ?? 0, 16);
   await hand.register(`buffer ring ${group.id}`, fd, REGISTER.pbufRing, reg, 1);
 };
 

@@ -385,12 +385,13 @@ class Dump {
 
   /** Buffers for the kernel to choose from; a ring of them in memory of the process is found by its first page. */
   #groups(fd: number, pid: number, at: string): Group[] {
-    return this.#reader.groups(fd).map(({ id, entries, head, ring, incremental, mapped, page, provided }): Group => {
+    return this.#reader.groups(fd).map((found): Group => {
+      const { id, entries, head, ring, incremental, minLeft, mapped, page, provided } = found;
       if (!ring) {
         const list = provided.map((one) => ({ id: one.id, address: one.addr, length: BigInt(one.len) }));
         return { id, entries: 0, head: 0, provided: list };
       }
-      const group: Group = { id, entries, head, ring, incremental, mapped };
+      const group: Group = { id, entries, head, ring, incremental, mapped, ...(minLeft > 0 && { min_left: minLeft }) };
       if (mapped) {
         const offset = OFF_PBUF_RING | (BigInt(id) << 16n);
         return { ...group, memory: new Uint8Array(addon.uringRead(fd, offset, pageAlign(16 * entries))) };

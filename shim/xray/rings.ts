@@ -134,6 +134,8 @@ export interface BufferGroup {
   ring: boolean;
   /** IOU_PBUF_RING_INC */
   incremental: boolean;
+  /** Bytes of which less is not worth a read; 0: each is. */
+  minLeft: number;
   /** Memory of the kernel's, mapped by the process. */
   mapped: boolean;
   /** The first page of user memory, by its address in the kernel. */
@@ -329,6 +331,7 @@ export class RingReader {
         head: Number((a >> 16n) & 0xffffn),
         ring,
         incremental: (flags & 2) !== 0,
+        minLeft: ring && d > 0n ? Number(d) + 1 : 0,
         mapped: (flags & 0x100) !== 0,
         page: b,
         provided: ring

@@ -32,7 +32,7 @@ describe("criu's command line", () => {
     "buffers files eventfd personality workers napi",
     "waits waits-limited waits-signal posted affinity",
     "direct affinity-sqpoll",
-    "restricted provided pbuf-ring pbuf-mmap",
+    "restricted provided pbuf-ring pbuf-mmap pbuf-inc",
     "plain=100000 defer=20000 sqpoll=5000 cqe32=70000",
   ])("rings are made again as they were, with what is in them and registered: %s", async (kinds) => {
     await holds(`${WORDS}

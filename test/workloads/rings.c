@@ -1105,7 +1105,8 @@ struct buf_reg {
 	uint64_t addr;
 	uint32_t entries;
 	uint16_t group, flags;
-	uint64_t resv[3];
+	uint32_t min_left;
+	uint32_t resv[5];
 };
 
 static void pbuf_ring(const struct kind *kind, unsigned number)
@@ -1152,6 +1153,64 @@ static void pbuf_ring(const struct kind *kind, unsigned number)
 	bufs[6].bid = 6;
 	atomic_store(&bufs[0].tail, 7);
 	check(write(tube[1], "more", 4) == 4 && select_buffer(&r, tube[0], 0x123, memory, 64, 6, "more"), "%s: one that is given now", kind->name);
+}
+
+/* Buffers that are used up bit by bit (IOU_PBUF_RING_INC, Linux 6.12): which one is next, and where in it. */
+static void pbuf_inc(const struct kind *kind, unsigned number)
+{
+	struct buf_reg pbuf = { .entries = 8, .group = 9, .flags = 2, .min_left = 48 };
+	const char *const texts[] = { "first", "number 1", "number 2", "number 3", "more", "the last one" };
+	unsigned id = 0, used = 0;
+	static char memory[8 * 64];
+	struct buf *bufs;
+	struct ring r;
+	int tube[2];
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 12);
+	bufs = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pbuf.addr = (uintptr_t)bufs;
+	if (pipe(tube))
+		die("pipe");
+	/* Not every kernel that has such buffers asks how much must be left. */
+	if (reg(&r, 22 /* IORING_REGISTER_PBUF_RING */, &pbuf, 1)) {
+		pbuf.min_left = 0;
+		if (reg(&r, 22, &pbuf, 1)) {
+			check(errno == EINVAL, "%s: this kernel has none", kind->name);
+			go_on();
+			return;
+		}
+	}
+	for (unsigned i = 0; i < 6; i++) {
+		bufs[i].addr = (uintptr_t)memory + i * 64;
+		bufs[i].len = 64;
+		bufs[i].bid = (uint16_t)i;
+	}
+	atomic_store(&bufs[0].tail, 6);
+	for (unsigned i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		unsigned len = (unsigned)strlen(texts[i]), left = 64 - used - len;
+		struct io_uring_sqe *sqe = next_sqe(&r);
+		const struct io_uring_cqe *cqe;
+		bool stays = left > 0 && left >= pbuf.min_left;
+
+		sqe->opcode = IORING_OP_READ;
+		sqe->flags = IOSQE_BUFFER_SELECT;
+		sqe->fd = tube[0];
+		sqe->len = 64;
+		sqe->buf_group = 9;
+		check(write(tube[1], texts[i], len) == (ssize_t)len && submit(&r, 1) && wait_for(&r, 1), "%s: a read", kind->name);
+		cqe = peek(&r, 0);
+		check(cqe->res == (int)len && cqe->flags >> 16 == id && !memcmp(memory + id * 64 + used, texts[i], len) &&
+		      !(cqe->flags & 1u << 4 /* IORING_CQE_F_BUF_MORE */) == !stays,
+		      "%s: %s is in buffer %u at %u", kind->name, texts[i], id, used);
+		consume(&r, 1);
+		r.history++;
+		used = stays ? used + len : 0;
+		id += !stays;
+		/* In the middle of the second buffer, where there are some. */
+		if (i == (pbuf.min_left ? 3 : 1))
+			go_on();
+	}
 }
 
 /* One submission takes more buffers than its ring makes submissions. */
@@ -1329,6 +1388,7 @@ static const struct kind kinds[] = {
 	{ "provided", provided, 0 },
 	{ "pbuf-ring", pbuf_ring, 0 },
 	{ "pbuf-mmap", pbuf_ring, 0 },
+	{ "pbuf-inc", pbuf_inc, 0 },
 	{ "multishot", multishot, 0 },
 	{ "hybrid-iopoll", alone, IORING_SETUP_IOPOLL | SETUP_HYBRID_IOPOLL },
 	{ "no-mmap", no_mmap, SETUP_NO_MMAP },
