@@ -178,6 +178,7 @@ struct io_ring_ctx {
 struct io_ring_ctx___old {
 	unsigned int nr_user_files;
 	unsigned int nr_user_bufs;
+	struct io_buffer_list *io_bl;	/* of groups below 64, as long as there is one */
 	struct io_mapped_ubuf **user_bufs;
 	struct io_rsrc_data___old *file_data;
 	struct io_rsrc_data___old *buf_data;
@@ -212,7 +213,7 @@ struct ring {
 	u32 napi_prefer, napi_track;
 	u32 workers[2];
 	s32 clock;
-	u32 has;		/* bit 0 overflow, 1 buffer groups, 2 personalities, 3 parameters, 4 zero copy receive, 5 not privileged */
+	u32 has;		/* bit 0 overflow, 1 buffer groups, 2 personalities, 3 parameters, 4 zero copy receive, 5 not privileged, 6 buffer groups in an array */
 	u32 alloc_start, alloc_end;
 	u32 zero;
 	u64 ring_page, sqe_page;/* struct page of user memory (NO_MMAP) */
@@ -319,6 +320,13 @@ static __attribute__((always_inline)) int write_ring(void *seq, struct file *fil
 	READ(user, ctx->user);
 	if (user)
 		r.has |= 32;
+	if (HAS(old->io_bl)) {
+		struct io_buffer_list *array = 0;
+
+		READ(array, old->io_bl);
+		if (array)
+			r.has |= 64;
+	}
 	READ(task, ctx->submitter_task);
 	r.submitter = number(task);
 	READ(r.idle, ctx->sq_thread_idle);

@@ -45,6 +45,9 @@ export const REGISTER = {
   clock: 29,
 } as const;
 
+/** Where a task has room, and not next to rings: a part of one that is not mapped any more must stay free until it is put back. */
+const AWAY = 2 ** 32;
+
 /** Whether a descriptor of a process is close-on-exec. */
 export const closesOnExec = (pid: number, fd: number): boolean => {
   const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
@@ -85,7 +88,7 @@ export class Hand {
     if (this.#memory.length < bytes.length) {
       await this.end();
       const length = Math.ceil(bytes.length / 4096) * 4096;
-      const at = await this.call("mmap", CALL.mmap, 0, length, PROT_RW, MAP_PRIVATE_ANONYMOUS, -1, 0);
+      const at = await this.call("mmap", CALL.mmap, AWAY, length, PROT_RW, MAP_PRIVATE_ANONYMOUS, -1, 0);
       this.#memory = { at: BigInt(at), length };
     }
     await this.writeAll(this.#memory.at, bytes);

@@ -68,6 +68,7 @@ const objection = (state: RingState): string | undefined => {
   const { flags, has, submitter } = state;
   if ((flags & ~KNOWN) !== 0) return `set up with flags that this version does not know (0x${flags.toString(16)})`;
   if (has.zcrx) return "a queue of a network device is registered for zero copy receive";
+  if (has.oldGroups) return "it has buffers to choose from in groups below 64, which are not carried on this kernel";
   if (has.parameters) return "memory for the arguments of waits is registered (IORING_REGISTER_MEM_REGION)";
   if (flags & SETUP.singleIssuer && submitter === 0 && (flags & SETUP.rDisabled) === 0)
     return "it belongs to a thread that has ended (IORING_SETUP_SINGLE_ISSUER)";

@@ -47,6 +47,8 @@ export interface RingState {
     zcrx: boolean;
     /** Memory that is registered is charged to who set it up. */
     user: boolean;
+    /** Groups of buffers are where they are not read (Linux 6.1). */
+    oldGroups: boolean;
   };
   /** The slots that the kernel chooses from: first, and first after. */
   alloc: [number, number];
@@ -216,6 +218,7 @@ const ringOf = (r: Buffer): RingState => {
       parameters: (has & 8) !== 0,
       zcrx: (has & 16) !== 0,
       user: (has & 32) !== 0,
+      oldGroups: (has & 64) !== 0,
     },
     alloc: [word(148), word(152)],
     pages: [long(160), long(168)],
