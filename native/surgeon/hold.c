@@ -243,7 +243,7 @@ static void calm(struct parent parent)
 
 bool surgeon_is_held(pid_t pid)
 {
-	return trap_of(pid) == SIGSTOP;
+	return trap_of(pid) == SIGSTOP || waits_for(pid, SIGSTOP);
 }
 
 static int send_to(pid_t pid, int sig, struct surgeon_error *err)

@@ -25,7 +25,7 @@ bool surgeon_may_hold(pid_t pid);
  */
 int surgeon_hold(pid_t pid, struct surgeon_error *err);
 int surgeon_unhold(pid_t pid, struct surgeon_error *err);
-/* Whether a process whose threads are traced by the caller, and stand, is stopped as a group. */
+/* Whether a process whose threads are traced by the caller, and stand, is stopped as a group, or will be as soon as it runs: who held it has died. */
 bool surgeon_is_held(pid_t pid);
 
 #endif
