@@ -308,6 +308,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   cryoshim_uring_ring: {
     name: "task thread",
     keep: "fd flags sq_entries cq_entries sq_head cq_tail idle cpu poller buffer_slots file_slots workers clock alloc_start alloc_end personalities rings_address sqes_address submissions processors",
+    id: "user",
     blank: "rings sqes",
     inside: "descriptors mappings buffers files overflow eventfd restrictions napi groups slots requests users",
   },
@@ -321,7 +322,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   cryoshim_uring_napi: { keep: "timeout prefer track" },
   cryoshim_uring_provided: { keep: "id address length" },
   cryoshim_uring_group: {
-    keep: "id entries head ring incremental mapped address",
+    keep: "id entries head ring incremental min_left mapped address",
     inside: "provided",
     blank: "memory",
   },
