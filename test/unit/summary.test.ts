@@ -16,7 +16,13 @@ afterEach(() => rmSync(directory, { recursive: true }));
 
 /** Leaves what test.sh would leave after one vitest run. */
 function suite(name: string, exit: number, passed: number, failed: number, skipped: number): void {
-  const report = { numPassedTests: passed, numFailedTests: failed, numPendingTests: skipped, numTodoTests: 0 };
+  const report = {
+    numPassedTests: passed,
+    numFailedTests: failed,
+    numPendingTests: skipped,
+    numTodoTests: 0,
+    testResults: [],
+  };
   writeFileSync(join(directory, `${name}.exit`), `${exit}\n`);
   writeFileSync(join(directory, `${name}.json`), JSON.stringify(report));
 }
