@@ -238,8 +238,12 @@ export class Reopen {
       const contents = file.pipe === undefined ? undefined : pipeContents(this.#imagesDir, file.pipe);
       if (contents !== undefined) {
         if (contents.size > 0) addon.setPipeSize(fd, contents.size);
+        const { atimeNs, mtimeNs } = fstatSync(fd, { bigint: true });
         if (contents.data.length > 0 && writeSync(fd, contents.data) < contents.data.length)
           throw new Error("what was in it does not fit into it again");
+        // Nobody has written into it.
+        if (fstatSync(fd, { bigint: true }).mtimeNs !== mtimeNs)
+          addon.setAttributes(`/proc/self/fd/${fd}`, file.mode & 0o7777, atimeNs, mtimeNs);
       }
       return fd;
     } catch (error) {
