@@ -25,6 +25,8 @@
 
 #include "addon.h"
 
+#define HANDLE_MAX 128
+
 /* linux/mount.h, which does not go together with sys/mount.h everywhere. */
 enum { OPEN_TREE_CLONE_ = 1, MOVE_MOUNT_F_EMPTY_PATH_ = 4 };
 struct mount_attr_ {
@@ -92,6 +94,97 @@ static napi_value is_beneath(napi_env env, napi_callback_info info)
 	if (found >= 0)
 		close(found);
 	return napi_get_boolean(env, same, &out) == napi_ok ? out : NULL;
+}
+
+/* What areAt() is told of one file. */
+struct known {
+	const char *path;
+	int64_t dev, ino, mode;
+	const char *handle;	/* as fileHandle() has it; NULL: none */
+	size_t len;
+};
+
+static bool has_handle(int fd, const struct known *k)
+{
+	union {
+		struct file_handle head;
+		char space[sizeof(struct file_handle) + HANDLE_MAX];
+	} h = { .head.handle_bytes = HANDLE_MAX };
+	const size_t type = sizeof(h.head.handle_type);
+	int mount;
+
+	if (!k->handle)
+		return true;
+	return !name_to_handle_at(fd, "", &h.head, &mount, AT_EMPTY_PATH) && k->len == type + h.head.handle_bytes &&
+	       !memcmp(k->handle, &h.head.handle_type, type) && !memcmp(k->handle + type, h.head.f_handle, h.head.handle_bytes);
+}
+
+static bool is_known(const struct stat *st, const struct known *k)
+{
+	return (int64_t)st->st_dev == k->dev && (int64_t)st->st_ino == k->ino && (int64_t)st->st_mode == k->mode;
+}
+
+/* Whether a process's descriptor is still that file, and its name below `dir` leads to it. */
+static bool is_at(int dir, int pid, int fd, const struct known *k)
+{
+	struct open_how how = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+				.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS };
+	char link[48];
+	struct stat st;
+	bool same;
+	int found;
+
+	snprintf(link, sizeof(link), "/proc/%d/fd/%d", pid, fd);
+	if (stat(link, &st) || !st.st_nlink || !is_known(&st, k))
+		return false;
+	found = (int)syscall(SYS_openat2, dir, k->path, &how, sizeof(how));
+	if (found < 0)
+		return false;
+	same = !fstat(found, &st) && is_known(&st, k) && has_handle(found, k);
+	close(found);
+	return same;
+}
+
+/*
+ * areAt(dir, pid, fds, paths, words, handles): Uint8Array: 1 for each descriptor of a process that is still what is known of it (of st_dev,
+ * st_ino and st_mode in `words`, and the handle, undefined for none) and is to be found below `dir`. Many at once: see addon_many.c.
+ */
+static napi_value are_at(napi_env env, napi_callback_info info)
+{
+	napi_value args[6], buffer, result, each;
+	napi_typedarray_type types[2];
+	size_t n, n_words;
+	void *fds, *words, *out, *handle;
+	int32_t dir, pid;
+	char path[4096];
+	bool is_buffer;
+
+	if (!get_args(env, info, 6, args) || !get_int(env, args[0], &dir) || !get_int(env, args[1], &pid))
+		return NULL;
+	if (napi_get_typedarray_info(env, args[2], &types[0], &n, &fds, NULL, NULL) != napi_ok || types[0] != napi_int32_array ||
+	    napi_get_typedarray_info(env, args[4], &types[1], &n_words, &words, NULL, NULL) != napi_ok ||
+	    types[1] != napi_bigint64_array || n_words != 3 * n) {
+		napi_throw_type_error(env, "ERR_ARGS", "descriptors and three words for each were expected");
+		return NULL;
+	}
+	if (napi_create_arraybuffer(env, n, &out, &buffer) != napi_ok ||
+	    napi_create_typedarray(env, napi_uint8_array, n, buffer, 0, &result) != napi_ok)
+		return NULL;
+	for (uint32_t i = 0; i < n; i++) {
+		const int64_t *w = (const int64_t *)words + 3 * (size_t)i;
+		struct known k = { .path = path, .dev = w[0], .ino = w[1], .mode = w[2] };
+
+		if (napi_get_element(env, args[3], i, &each) != napi_ok || !get_path(env, each, path, sizeof(path)) ||
+		    napi_get_element(env, args[5], i, &each) != napi_ok || napi_is_buffer(env, each, &is_buffer) != napi_ok)
+			return NULL;
+		if (is_buffer) {
+			if (napi_get_buffer_info(env, each, &handle, &k.len) != napi_ok)
+				return NULL;
+			k.handle = handle;
+		}
+		((uint8_t *)out)[i] = is_at(dir, pid, ((const int32_t *)fds)[i], &k);
+	}
+	return result;
 }
 
 /* seek(fd, position) */
@@ -220,8 +313,6 @@ static napi_value make_node(napi_env env, napi_callback_info info)
 	err = S_ISDIR(mode) ? mkdirat(dir, path, (mode_t)mode & 07777) : mknodat(dir, path, (mode_t)mode, (dev_t)rdev);
 	return err ? throw_errno(env, errno, "mknodat") : NULL;
 }
-
-#define HANDLE_MAX 128
 
 /* fileHandle(fd): Buffer | undefined: the kernel's name for an inode in its file system; some have none, or cannot tell it */
 static napi_value file_handle(napi_env env, napi_callback_info info)
@@ -939,6 +1030,7 @@ bool mount_register(napi_env env, napi_value exports)
 	const napi_property_descriptor verbs[] = {
 		{ "openBeneath", NULL, open_beneath, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "isBeneath", NULL, is_beneath, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "areAt", NULL, are_at, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "seek", NULL, seek_to, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "nextData", NULL, next_data, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setPipeSize", NULL, set_pipe_size, NULL, NULL, NULL, napi_enumerable, NULL },

@@ -20,6 +20,14 @@ interface Addon {
   peerPid(fd: number): number;
   openBeneath(dir: number, path: string, flags: number, mode: number): number;
   isBeneath(dir: number, path: string, fd: number): boolean;
+  areAt(
+    dir: number,
+    pid: number,
+    fds: Int32Array,
+    paths: string[],
+    words: BigInt64Array,
+    handles: (Buffer | undefined)[],
+  ): Uint8Array;
   seek(fd: number, position: number): void;
   nextData(fd: number, from: number): [start: number, end: number] | undefined;
   setPipeSize(fd: number, bytes: number): void;

@@ -40,6 +40,9 @@ interface Held {
   what: string;
   directory: boolean;
   use?: Use;
+  /** Of a descriptor: its number, and the kernel's of the inode. */
+  fd?: number;
+  ino?: bigint;
 }
 
 /** A file of a file system of which no directory can be looked at. */
@@ -54,18 +57,26 @@ export interface DetachedOptions {
   search: boolean;
   /** MiB that may be saved of file systems that are mounted nowhere else. */
   largest: number;
+  /** The tasks run. */
+  running?: boolean;
   /** Whether somebody wants to know all that is held. */
   tell?: boolean;
+  /** What was found before the freeze: there it is looked first. */
+  known?: KnownFiles;
 }
+
+/** Files that were found by a name, by the descriptors that they were found for. */
+type KnownFiles = ReadonlyMap<string, Saved>;
+const knownAs = ({ pid, mntId, fd, ino }: Held): string => `${pid} ${mntId} ${fd} ${ino}`;
 
 const WORDS = { cwd: "the working directory", root: "the root", exe: "the program", mapping: "a mapped file" } as const;
 
 const heldBy = (found: readonly Found[], uses: readonly Use[]): Held[] => [
   ...found
     .filter(({ kind }) => kind === "detached")
-    .map(({ pid, mntId, dev, mntFlags, fd, mode }) => {
+    .map(({ pid, mntId, dev, mntFlags, fd, ino, mode }) => {
       const [link, what, directory] = [`/proc/${pid}/fd/${fd}`, `descriptor ${fd}`, (mode & S_IFMT) === S_IFDIR];
-      return { pid, mntId, dev, mntFlags, link, what, directory };
+      return { pid, mntId, dev, mntFlags, link, what, directory, fd, ino };
     }),
   ...uses.map((use) => {
     const directory = use.kind === "cwd" || use.kind === "root";
@@ -79,6 +90,8 @@ interface Saved {
   place: Place;
   mode: number;
   ino: bigint;
+  /** As stat(2) has it. */
+  dev: bigint;
   gone?: Gone;
   /** A descriptor of ours for the contents of a file without a name. */
   contents?: number;
@@ -153,6 +166,8 @@ export class DetachedFiles {
   readonly #options: DetachedOptions;
   /** File systems that are mounted nowhere else, by device. */
   readonly #trees = new Map<number, { tree: Tree; lone: LoneFile[] }>();
+  /** Each thing of a task that was looked at one by one. */
+  readonly #found: [Held, Saved][] = [];
   /** Whether they are, as far as it was asked. */
   readonly #mounted = new Map<number, boolean>();
 
@@ -170,22 +185,105 @@ export class DetachedFiles {
     this.#bound = new Set(found.filter(({ kind }) => kind === "bound").map(({ ino }) => ino));
     this.#cover = uses.length + this.#bound.size === 0 ? undefined : coverIn(root);
     const all = heldBy(found, uses);
-    for (const held of all) if (held.directory && !this.#isMounted(held)) this.#offer(held);
+    for (const held of all)
+      this.#ifThere(() => {
+        if (held.directory && !this.#isMounted(held)) this.#offer(held);
+      });
     const byKey = new Map<string, Saved | undefined>();
+    for (const held of this.#takeKnown(all, byKey)) this.#ifThere(() => this.#look(held, byKey));
+  }
+
+  #look(held: Held, byKey: Map<string, Saved | undefined>): void {
+    const fd = openSync(held.link, O_PATH);
+    try {
+      const st = fstatSync(fd, { bigint: true });
+      const key = fileKey(held.mntId, st.ino);
+      if (!byKey.has(key)) byKey.set(key, this.#save(key, held, fd, st));
+      const before = this.refused.length;
+      const saved = byKey.get(key);
+      if (saved !== undefined) this.#found.push([held, saved]);
+      if (saved !== undefined && held.use !== undefined) this.#use(saved, held, st);
+      const error = this.refused[before] ?? (saved === undefined ? this.refused.at(-1) : undefined);
+      this.#tell(held, error);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Of tasks that run one may end at any moment, and others are looked at all the same. */
+  #ifThere(look: () => void): void {
+    try {
+      look();
+    } catch (error) {
+      const { code = "" } = error as NodeJS.ErrnoException;
+      if (!this.#options.running || !["ENOENT", "ESRCH"].includes(code)) throw error;
+    }
+  }
+
+  /** What was found by a name, for a later look. */
+  get known(): KnownFiles {
+    return new Map(
+      this.#found
+        .filter(([{ fd }, { gone, place }]) => fd !== undefined && (gone ?? place.tree ?? place.handle) === undefined)
+        .map(([held, saved]) => [knownAs(held), saved]),
+    );
+  }
+
+  /** Takes what is still the file that it was, and where it was. Returns what is left. */
+  #takeKnown(all: readonly Held[], byKey: Map<string, Saved | undefined>): readonly Held[] {
+    const { known } = this.#options;
+    if (known === undefined || known.size === 0) return all;
+    const left: Held[] = [];
+    const groups = new Map<string, [Held, Saved][]>();
     for (const held of all) {
-      const fd = openSync(held.link, O_PATH);
-      try {
-        const st = fstatSync(fd, { bigint: true });
-        const key = fileKey(held.mntId, st.ino);
-        if (!byKey.has(key)) byKey.set(key, this.#save(key, held, fd, st));
-        const before = this.refused.length;
-        const saved = byKey.get(key);
-        if (saved !== undefined && held.use !== undefined) this.#use(saved, held, st);
-        const error = this.refused[before] ?? (saved === undefined ? this.refused.at(-1) : undefined);
-        this.#tell(held, error);
-      } finally {
-        closeSync(fd);
+      const before = held.use === undefined ? known.get(knownAs(held)) : undefined;
+      if (before === undefined) {
+        left.push(held);
+        continue;
       }
+      const { host, elsewhere, root } = before.place;
+      const id = `${held.pid} ${held.mntId} ${host} ${elsewhere} ${root}`;
+      const group = groups.get(id);
+      if (group === undefined) groups.set(id, [[held, before]]);
+      else group.push([held, before]);
+    }
+    for (const group of groups.values()) {
+      let there: Uint8Array | undefined;
+      this.#ifThere(() => {
+        there = this.#areThere(group);
+      });
+      for (const [i, [held, { key, place, mode, ino, dev }]] of group.entries()) {
+        if (there?.[i] !== 1) left.push(held);
+        else if (!byKey.has(key)) {
+          const saved: Saved = { key, held, place, mode, ino, dev, users: new Set(), rooted: new Set() };
+          byKey.set(key, saved);
+          this.saved.push(saved);
+        }
+      }
+    }
+    return left;
+  }
+
+  /** Of descriptors of one process that were found on one mount. */
+  #areThere(group: readonly [Held, Saved][]): Uint8Array | undefined {
+    const [[held, { place }]] = group as [[Held, Saved]];
+    const fd = openSync(held.link, O_PATH);
+    try {
+      const sought = { found: held, link: held.link, fd, st: fstatSync(fd, { bigint: true }) };
+      const at = this.#places().again(sought, place);
+      return (
+        at &&
+        addon.areAt(
+          at.top,
+          held.pid,
+          Int32Array.from(group, ([each]) => each.fd!),
+          group.map(([, saved]) => join(at.part, `/${saved.place.path}`).slice(1)),
+          BigInt64Array.from(group.flatMap(([, { dev, ino, mode }]) => [dev, ino, BigInt(mode)])),
+          group.map(([, saved]) => saved.place.inode),
+        )
+      );
+    } finally {
+      closeSync(fd);
     }
   }
 
@@ -314,7 +412,8 @@ export class DetachedFiles {
       return this.#refuse(held, "no other mount of its file system shows it as well");
     if (at === undefined) return this.#refuse(held, "its file system is mounted nowhere else, and is no tmpfs");
     if (at.gone && !canBeMade(mode)) return this.#refuse(held, "it has no name any more, and cannot be made anew");
-    const saved: Saved = { key, held, place: at.place, mode, ino: st.ino, users: new Set(), rooted: new Set() };
+    const { ino, dev } = st;
+    const saved: Saved = { key, held, place: at.place, mode, ino, dev, users: new Set(), rooted: new Set() };
     this.saved.push(saved);
     if (!at.gone) return saved;
     saved.gone = goneOf(st);

@@ -119,6 +119,18 @@ export class Places {
     return place && { place, gone: false };
   }
 
+  /** Where a place that was found before is now: a descriptor of the mount's root, and what of it the detached mount showed. */
+  again(sought: Sought, place: Place): { top: number; part: string } | undefined {
+    return this.#mounts(sought).find(
+      ({ host, elsewhere, root, tree, mark }) =>
+        host === place.host &&
+        elsewhere === place.elsewhere &&
+        root === place.root &&
+        tree === undefined &&
+        (mark === undefined ? place.mark === undefined : place.mark !== undefined && mark.equals(place.mark)),
+    );
+  }
+
   /** Another name of an inode, or its handle: the kernel may know a name for it, and otherwise it is looked for. */
   #byOtherName(candidates: readonly Candidate[], { fd, st }: Sought): Place | undefined {
     const handle = addon.fileHandle(fd);

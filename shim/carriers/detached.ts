@@ -27,6 +27,7 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
   let looked = false;
   /** What cannot be carried: known before the freeze. */
   let refused: CryoshimError[] = [];
+  let known: DetachedFiles["known"] | undefined;
   let files: DetachedFiles | undefined;
   let reopen: Reopen | undefined;
 
@@ -44,14 +45,21 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
     const [found, uses] = [findSpecial(root), usesOf(root)];
     likely = uses.length > 0;
     // Once before the freeze: the second time is faster.
-    const seen = new DetachedFiles(root, found, uses, placesOf(root), { search: true, largest });
+    const seen = new DetachedFiles(root, found, uses, placesOf(root), { search: true, running: true, largest });
     seen.measure();
     seen.rehearse();
     seen.close();
+    known = seen.known;
     refused = seen.refused;
     looked = true;
-    // Mounts may change until the tasks stand still.
-    places?.forget();
+    try {
+      // What runs for the first time in the freeze takes longer there.
+      if (known.size > 0)
+        new DetachedFiles(root, found, uses, placesOf(root), { search: false, running: true, largest, known }).close();
+    } finally {
+      // Mounts may change until the tasks stand still.
+      places?.forget();
+    }
   };
 
   const carrier: Carrier = {
@@ -72,6 +80,7 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
       files = new DetachedFiles(root, found, looks ? usesOf(root) : [], placesOf(root), {
         search: false,
         largest,
+        ...(known !== undefined && { known }),
       });
       for (const { message } of files.refused) log("Warn ", message);
       if (files.saved.length === 0) return;

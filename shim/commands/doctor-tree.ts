@@ -93,7 +93,7 @@ const unmounted = (root: number, found: readonly Found[], uses: readonly Use[]):
     return places;
   };
   const { largest } = DEFAULTS.detached;
-  const files = new DetachedFiles(root, found, uses, loaded, { search: true, largest, tell: true });
+  const files = new DetachedFiles(root, found, uses, loaded, { search: true, running: true, largest, tell: true });
   try {
     files.measure();
     const all = files.held.map(({ pid, what, error }) =>
@@ -128,6 +128,7 @@ const finding = (pid: number, where: string, { what, verdict, says, fix }: Kind)
 };
 
 const O_DIRECT = 0o40000;
+const O_PATH = 0o10000000;
 /** O_EXCL (include/uapi/linux/pidfd.h) */
 const PIDFD_THREAD = 0o200;
 const mountOf = (info: string): string => /^mnt_id:\s+(\d+)$/m.exec(info)?.[1] ?? "";
@@ -218,6 +219,12 @@ const descriptors = (
     // A server that does not answer is not waited for.
     else if (kind === undefined && link.endsWith(" (deleted)"))
       kind = remote.has(mountOf(info())) ? undefined : deletedKind(path);
+    else if (
+      descriptorFlags(info()) & O_PATH &&
+      !remote.has(mountOf(info())) &&
+      quietly(() => statSync(path).isSocket(), false)
+    )
+      kind = refused("file of a UNIX socket, opened with O_PATH");
     else
       kind ??= namespaceKind(link, tree) ?? (link.startsWith("/") && !ids.has(mountOf(info())) ? FOREIGN : undefined);
     return kind === undefined || told.has(`${pid} ${fd}`) ? [] : [finding(pid, `descriptor ${fd}`, kind)];

@@ -13,7 +13,7 @@ start() { # FILE=FD...: a process with these files of m/sub open, on a mount tha
   until_true test -e up; umount -l at
 }
 inode() { stat -L -c %i "$1"; }
-dump() { criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job; }
+dump() { criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job "$@"; }
 restore() { rm -f /tmp/pid; criu restore -D /tmp/i -o r.log -v4 --shell-job -d --pidfile /tmp/pid && pid=$(cat /tmp/pid); }
 told() { cat i/r.log i/cryoshim.log | grep -q "$1" || no "not told: $1"; rm -f i/r.log i/cryoshim.log; }
 detached() { # no mount of a descriptor is one that mountinfo has
@@ -39,6 +39,35 @@ said "3 renamed
 6 same"
 [ "$(awk '{ print $1 }' cwd)" = $old ] || no "another working directory"
 echo more >>m/sub/moved-dir/name; [ "$(stat -L -c %s /proc/$pid/fd/3)" = "$(stat -c %s m/sub/moved-dir/name)" ]`));
+
+  test("what is renamed, replaced and deleted just before the freeze is what it is then", () =>
+    on(`
+start renamed=3 replaced=4 deleted=5 same=6
+cat >script <<'END'
+#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = pre-dump ] || exit 0
+cd /tmp/m/sub; mv renamed name; mv replaced original; echo wrong >replaced; rm deleted; echo wrong >deleted; touch /tmp/done
+END
+chmod 755 script; dump --action-script /tmp/script; [ -e done ]; restore; detached 3 4 5 6
+[ "$(inode /proc/$pid/fd/3)" = "$(inode m/sub/name)" ]; [ "$(inode /proc/$pid/fd/4)" = "$(inode m/sub/original)" ]; [ "$(stat -L -c %h /proc/$pid/fd/5)" = 0 ]
+said "3 renamed
+4 replaced
+5 deleted
+6 same"`));
+
+  test("what is mounted elsewhere just before the freeze is looked for there", () =>
+    on(`
+start a=3 b=4 c=5 d=6
+cat >script <<'END'
+#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = pre-dump ] || exit 0
+cd /tmp; mkdir n; mount --bind m n; umount m; touch done
+END
+chmod 755 script; dump --action-script /tmp/script; [ -e done ]; restore; detached 3 4 5 6; [ "$(inode /proc/$pid/fd/3)" = "$(inode n/sub/a)" ]
+said "3 a
+4 b
+5 c
+6 d"`));
 
   test("a file that was deleted is told, also where another has its name", () =>
     on(`
