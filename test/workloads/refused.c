@@ -278,6 +278,18 @@ static int seccomp_listener(void)
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
 }
 
+static int socket_path(void)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	snprintf(name.sun_path, sizeof(name.sun_path), "/tmp/refused%d", (int)getpid());
+	if (listener < 0 || bind(listener, (struct sockaddr *)&name, sizeof(name)))
+		return -1;
+	close(listener);
+	return open(name.sun_path, O_PATH);
+}
+
 static int unix_outside(void)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
@@ -374,6 +386,7 @@ static const struct {
 	{ "unix-outside", unix_outside },
 	{ "large-ghost", large_ghost },
 	{ "linked-ghost", link_remap },
+	{ "socket-path", socket_path },
 	{ "fuse-device", fuse },
 	{ "namespace-outside", namespace_outside },
 };
