@@ -38,6 +38,9 @@ const [S_IFREG, S_IFDIR, S_IFIFO] = [0o100000, 0o40000, 0o10000];
 /** A file without a name is copied; this much may stay frozen meanwhile. */
 const MOST = 64 << 20;
 
+/** The name that an NFS client gives to an open file when its own is taken away (fs/nfs/unlink.c): the only one that it has. */
+const SILLY = /(^|\/)\.nfs[0-9a-f]{16,24}$/;
+
 /** Why something stays where it is. */
 export class Stays extends Error {}
 
@@ -113,7 +116,7 @@ export class Opener {
     return fd;
   }
 
-  #copy({ seen }: { seen: Seen }, tree: number, source: () => number): number {
+  #copy({ seen, path }: { seen: Seen; path: string }, tree: number, source: () => number): number {
     const key = `${seen.mount} ${seen.ino}`;
     const known = this.#copies.get(key);
     if (known !== undefined) return known;
@@ -121,7 +124,8 @@ export class Opener {
     try {
       from = openSync(`/proc/self/fd/${source()}`, O_RDONLY);
       const { size, mode, uid, gid, nlink } = fstatSync(from);
-      if (nlink > 0) throw new Stays("the name that it had is gone, and the others are not known");
+      if (nlink > (SILLY.test(path) ? 1 : 0))
+        throw new Stays("the name that it had is gone, and the others are not known");
       if (size > MOST) throw new Stays(`it has no name any more, and ${size} bytes are too many to be copied`);
       const to = nameless(tree);
       this.#keep.push(to);

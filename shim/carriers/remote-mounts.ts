@@ -58,6 +58,10 @@ export const isRemote = (type: string): boolean => REMOTE.test(type) && !NOT_REM
 /** sshfs and the like number their files anew each time that they are mounted; elsewhere a number is a file. */
 export const keepsInodes = (type: string): boolean => !type.startsWith("fuse");
 
+/** Whether locks on files of it are its server's, for all of its clients. */
+export const locksAtServer = ({ type, options }: { type: string; options: string }): boolean =>
+  /^(nfs4?|cifs|smb3|ceph|lustre|afs)$/.test(type) && !/(^|,)(nolock|local_lock=all|nobrl)(,|$)/.test(options);
+
 /** A source as a mapping names it: `*` stands for anything. */
 export const matches = (pattern: string, source: string): boolean =>
   new RegExp(`^${pattern.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*")}$`, "s").test(source);

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The keeper of a file system that SPFS stands for: waits until its server is there again, lets SPFS pass everything on to it,
 // and where that is wanted puts the real mount in SPFS's place. It ends when that is done, or when SPFS has ended.
-import { closeSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { addon } from "../../native/index.js";
 import { listSpfs, openSpfs, type Spfs } from "../../spfs/control.js";
 import { retire } from "../../spfs/retire.js";
-import { keepsInodes, mountsOf } from "../carriers/remote-mounts.js";
+import { deviceOf } from "../../spfs/retire-mounts.js";
+import { verbs } from "../../spfs/retire-native.js";
+import { keepsInodes, locksAtServer, mountsOf } from "../carriers/remote-mounts.js";
 import { partOf } from "../carriers/remote-restore.js";
 import type { RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
@@ -53,6 +55,36 @@ export const retireFor = async (remembered: Remembered, fd: number): Promise<Non
   return retired;
 };
 
+const hexDevice = (dev: string): string =>
+  dev
+    .split(":")
+    .map((number) => Number(number).toString(16).padStart(2, "0"))
+    .join(":");
+
+/** Whether unix sockets are bound to paths on these devices: retire leaves them behind, and nobody would reach them any more. */
+const hasSockets = (pid: number, devices: readonly string[]): boolean => {
+  const fd = openSync(`/proc/${pid}/ns/net`, "r");
+  try {
+    const bound = new Set(verbs.boundSockets(fd).dev);
+    return devices.some((dev) => bound.has(deviceOf(dev)));
+  } finally {
+    closeSync(fd);
+  }
+};
+
+/**
+ * Whether somebody holds locks on SPFS that had been the server's: there they are the host's own, and no other client sees them
+ * (fs/fuse/file.c, without FUSE_POSIX_LOCKS). On the real mount they are the server's again.
+ */
+const hidesLocks = ({ id, root, fs }: Remembered): boolean => {
+  if (root === undefined || !locksAtServer(fs)) return false;
+  const devices = mountsOf(root).flatMap((line) => (spfsOf(line) === id ? [line.dev] : []));
+  const named = new Set(devices.map(hexDevice));
+  const locks = readFileSync("/proc/locks", "latin1");
+  const held = [...locks.matchAll(/ ([0-9a-f]+:[0-9a-f]+):\d+ \d+ \S+$/gm)].some(([, dev]) => named.has(dev!));
+  return held && !hasSockets(root, devices);
+};
+
 /**
  * Retires, and remembers first who does: if that is killed the next keeper ends what it has begun. That the real mount cannot take
  * SPFS's place is only remembered: SPFS goes on.
@@ -86,7 +118,8 @@ export const bringBack = async (spfs: Spfs, remembered: Remembered, settings: Re
       },
     };
     remember(now);
-    if (when === "never" || (when === "auto" && (!passthrough || (await spfs.status()).passthrough))) return;
+    if (when === "never") return;
+    if (when === "auto" && !(passthrough && (hidesLocks(now) || !(await spfs.status()).passthrough))) return;
     await retireNow(now, backend);
   } finally {
     closeBackend(backend);

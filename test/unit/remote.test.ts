@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { commonBase, withParents } from "../../shim/carriers/remote-dump.js";
 import { type RemoteFs, readRemote, writeRemote } from "../../shim/carriers/remote-image.js";
 import { look } from "../../shim/carriers/remote-look.js";
-import { isRemote, publicOptions, within } from "../../shim/carriers/remote-mounts.js";
+import { isRemote, locksAtServer, matches, publicOptions, within } from "../../shim/carriers/remote-mounts.js";
 import { givenMounts } from "../../shim/session/request.js";
 
 let dir: string;
@@ -56,6 +56,23 @@ test("secrets are not recorded, and what means nothing elsewhere is not", () => 
 test("what is remote, and what is the host's own view of itself", () => {
   expect(["nfs", "nfs4", "fuse", "fuse.sshfs", "cifs", "9p", "ceph"].every(isRemote)).toBe(true);
   expect(["ext4", "fusectl", "fuse.lxcfs", "overlay", "tmpfs"].some(isRemote)).toBe(false);
+});
+
+test.each([
+  ["nfs4", "rw,vers=4.2,local_lock=none", true],
+  ["nfs", "rw,vers=3,local_lock=all", false],
+  ["nfs", "rw,nolock", false],
+  ["cifs", "rw,vers=3.1.1", true],
+  ["cifs", "rw,nobrl", false],
+  ["fuse.sshfs", "rw", false],
+])("whether locks of %s with %s are its server's", (type, options, expected) => {
+  expect(locksAtServer({ type, options })).toBe(expected);
+});
+
+test("a mapping's source names whole sources, and a star stands for anything", () => {
+  expect(matches("nas:/export/*", "nas:/export/a/b")).toBe(true);
+  expect(matches("nas:/export", "nas:/export/a")).toBe(false);
+  expect(matches("n.s:*", "nas:/")).toBe(false);
 });
 
 test("paths below others", () => {

@@ -23,6 +23,7 @@ bundle() {
 	cp /cryoshim/build/workloads/remote l
 	# The host's network: what the container has mounted itself is mounted anew from there.
 	LAB_NETNS=host LAB_BIND=/tmp/l lab-runc-bundle b "$@"
+	sed -i 's|"CAP_KILL"|&, "CAP_SYS_CHROOT"|' b/config.json
 }
 run() {
 	runc run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1
@@ -38,18 +39,22 @@ over() {
 	[ -z "$(find /srv/nfs -name '.nfs*' -o -name 'link_remap*')" ] || no "left: $(ls -A /srv/nfs)"
 	rm -rf /srv/nfs/*
 }
+# another: what another client finds out about the lock of "locked", for the server keeps it for all.
+another() {
+	python3 -c 'import fcntl, sys; fcntl.lockf(open("/srv/nfs/locked", "r+"), fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 10)' 2>/dev/null
+}
 stopped() { runc state c1 | grep -q '"status": "stopped"'; }
 
-# within VERSION: a container that has the export mounted itself.
+# within VERSION [all]: a container that has the export mounted itself.
 within() {
-	bundle /lab/remote /mnt /lab/out /lab/go
+	bundle /lab/remote /mnt /lab/out /lab/go ${2-}
 	mounted "$1" b/rootfs/mnt
 	run
 }
-# bound VERSION: one that a directory of the host's mount is bound into.
+# bound VERSION [all]: one that a directory of the host's mount is bound into.
 bound() {
 	mounted "$1" /mnt/nas
-	bundle /lab/remote /data /lab/out /lab/go
+	bundle /lab/remote /data /lab/out /lab/go ${2-}
 	sed -i 's|"mounts": \[|&{"destination": "/data", "type": "bind", "source": "/mnt/nas", "options": ["rbind"]},|' b/config.json
 	run
 }
@@ -79,7 +84,7 @@ PATH=/usr/local/sbin:$PATH
 proxied() { until_true grep -q '"proxied"' /run/cryoshim/spfs/*/session; }
 
 for version in 3 4.2; do
-	within $version
+	within $version all
 	server_hangs
 	fails "" dump
 	errors | grep -q "has not answered within 2000 ms" || no "$(errors)"
@@ -90,42 +95,54 @@ for version in 3 4.2; do
 	rm -rf i/*
 	dump || no "$(errors)"
 	umount b/rootfs/mnt
+	cp -p /srv/nfs/only-read /srv/nfs/other
+	mv /srv/nfs/other /srv/nfs/only-read
 	mounted $version /mnt/elsewhere
 	restore || no "$(errors)"
 	! pidof spfs || no "SPFS stands for what is there"
-	checked l
+	grep -q "only-read. has been replaced by another file" i/cryoshim.log || no "$(cat i/cryoshim.log)"
+	checked l 29
 	over
 	umount -l /mnt/elsewhere
-	held "$version: a mount within the container, mounted anew elsewhere"
+	held "$version: a mount within the container, mounted anew elsewhere; a file that has been replaced is told"
 
 	within $version
+	! another || no "the server does not keep locks"
 	dump || no "$(errors)"
+	another || no "a lock has stayed at the server"
 	umount b/rootfs/mnt
 	server_down
 	restore || no "$(errors)"
-	waits l
 	server_up
+	until_true no_spfs
+	runc exec c1 cat /proc/mounts | grep -q "^10.9.0.2:.* /mnt nfs" || no "$(runc exec c1 cat /proc/mounts)"
+	! another || no "the server does not have the lock again"
 	checked l
 	over
 	nothing_left
-	held "$version: a mount within the container, its server down at the restore: it waits, and goes on when it is up"
+	held "$version: its server down at the restore: once it is up the real mount takes SPFS's place, and the locks are the server's again"
 
-	bound $version
+	configure '[remote]
+retire = "never"'
+	bound $version all
 	dump || no "$(errors)"
 	server_down
 	cryoshim spfs prepare i --bundle b | grep -q /mnt/nas
 	restore || no "$(errors)"
 	echo more >>/srv/nfs/only-read
+	cp -p /srv/nfs/rw /srv/nfs/other
+	mv /srv/nfs/other /srv/nfs/rw
 	server_up
 	proxied
-	cryoshim spfs list | grep -q "not as it was: only-read: grown" || no "$(cryoshim spfs list)"
-	checked l
+	cryoshim spfs list >said
+	grep -q "not as it was: only-read: grown" said && grep -q "not as it was: rw: replaced" said || no "$(cat said)"
+	checked l 29
 	over
 	nothing_left
 	umount /mnt/nas
-	held "$version: a mount bound from the host that hangs, prepared; a file that has grown is told"
+	held "$version: a mount bound from the host that hangs, prepared; files that have grown and been replaced are told"
 
-	bound $version
+	bound $version all
 	dump || no "$(errors)"
 	umount /mnt/nas
 	server_down
@@ -137,8 +154,28 @@ for version in 3 4.2; do
 	nothing_left
 	mounted $version /mnt/nas
 	restore || no "the second restore: $(errors)"
-	checked l
+	checked l 29
 	over
 	umount /mnt/nas
+	rm /etc/cryoshim/config.toml
 	held "$version: a second checkpoint, on SPFS, restored on the real mount"
 done
+
+mounted 4.2 /mnt/nas
+rm l/*
+cp /cryoshim/build/workloads/remote l
+lab-podman-image >/dev/null
+podman --runtime crun run -d --name c1 --network none -v /tmp/l:/lab -v /mnt/nas:/data localhost/busybox \
+	/lab/remote /data /lab/out /lab/go all >/dev/null
+ready l
+podman container checkpoint --keep --file-locks c1 >/dev/null || no "$(cat /var/lib/containers/storage/overlay-containers/*/userdata/dump.log | grep Error)"
+umount /mnt/nas
+server_down
+podman container restore --keep --file-locks c1 >/dev/null || no "$(cat /var/lib/containers/storage/overlay-containers/*/userdata/restore.log | grep Error)"
+waits l
+server_up
+checked l 29
+nothing_left
+podman rm -f c1 >/dev/null
+rm -rf /srv/nfs/*
+held "podman + crun: a volume of the host's waits for its server, and goes on when it is up"

@@ -12,9 +12,9 @@ const env = {
 
 const PER_VERSION = [
   "a server that hangs: the dump is refused, nothing is stopped",
-  "a mount within the container, mounted anew elsewhere",
-  "a mount within the container, its server down at the restore: it waits, and goes on when it is up",
-  "a mount bound from the host that hangs, prepared; a file that has grown is told",
+  "a mount within the container, mounted anew elsewhere; a file that has been replaced is told",
+  "its server down at the restore: once it is up the real mount takes SPFS's place, and the locks are the server's again",
+  "a mount bound from the host that hangs, prepared; files that have grown and been replaced are told",
   "a second checkpoint, on SPFS, restored on the real mount",
 ];
 
@@ -31,5 +31,6 @@ test("containers on NFS 3 and 4.2 go on as they were, or their checkpoint is ref
     expect.stringMatching(/^server and client, Linux 6\.12\./),
     "CRIU alone refuses both",
     ...["3", "4.2"].flatMap((version) => PER_VERSION.map((what) => `${version}: ${what}`)),
+    "podman + crun: a volume of the host's waits for its server, and goes on when it is up",
   ]);
 });
