@@ -22,6 +22,7 @@ const [PR_SET_PTRACER, PR_SET_PTRACER_ANY] = [0x59616d61, 0xffffffffffffffffn];
 const [SQ_NEED_WAKEUP, SQ_CQ_OVERFLOW, CQ_EVENTFD_DISABLED] = [1, 2, 1];
 
 const ENTER_SQ_WAKEUP = 2;
+const AT_ONCE = 32;
 
 /** Makes the rings of the images anew. */
 export class RingRestore {
@@ -350,17 +351,22 @@ class Session {
     }
   }
 
+  /** All at once: the engine fills the holes of the task's memory once for orders that are there already. */
   async #map({ image }: Made): Promise<void> {
-    for (const { task, start, length, offset, prot, dontfork } of image.mappings ?? []) {
-      const pid = this.#pid(task);
+    const { engine } = this.#context;
+    const orders = (image.mappings ?? []).map(({ task, start, length, offset, prot }) => {
       const fd = image.descriptors?.find((each) => each.task === task)?.fd;
       if (fd === undefined) throw new Error(`process ${task} has it mapped, but no descriptor`);
       const { base, cut } = placeOf(image, offset, length);
-      const at = { addr: start, len: length, prot, flags: MAP_SHARED, fd, offset: base, cut };
-      await this.#context.engine.mapOwn(pid, at);
-      if (dontfork)
-        await new Hand(pid, this.#context.engine).call("madvise", CALL.madvise, start, length, MADV_DONTFORK);
+      return { pid: this.#pid(task), at: { addr: start, len: length, prot, flags: MAP_SHARED, fd, offset: base, cut } };
+    });
+    // No more than fit into the socket.
+    for (let i = 0; i < orders.length; i += AT_ONCE) {
+      const done = await Promise.allSettled(orders.slice(i, i + AT_ONCE).map(({ pid, at }) => engine.mapOwn(pid, at)));
+      for (const each of done) if (each.status === "rejected") throw each.reason;
     }
+    for (const { task, start, length, dontfork } of image.mappings ?? [])
+      if (dontfork) await new Hand(this.#pid(task), engine).call("madvise", CALL.madvise, start, length, MADV_DONTFORK);
   }
 
   /** Limits and processors of workers belong to the threads that use a ring, limits of a new thread to the ring. */
