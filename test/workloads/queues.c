@@ -80,7 +80,7 @@ static struct timespec in(long seconds)
 static void *receiver(void *arg)
 {
 	static char got[SMALL];
-	struct timespec until = in(120);
+	struct timespec until = in(1200);
 	ssize_t n = mq_timedreceive(*(mqd_t *)arg, got, sizeof(got), NULL, &until);
 
 	return n == 5 && !memcmp(got, "later", 5) ? (void *)1 : NULL;
@@ -89,7 +89,7 @@ static void *receiver(void *arg)
 /* Waits in mq_timedsend on a full queue. */
 static void *sender(void *arg)
 {
-	struct timespec until = in(120);
+	struct timespec until = in(1200);
 
 	return mq_timedsend(*(mqd_t *)arg, "third", 5, 0, &until) ? NULL : (void *)1;
 }
