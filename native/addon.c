@@ -57,6 +57,67 @@ bool get_int(napi_env env, napi_value value, int32_t *out)
 	return false;
 }
 
+bool get_u64(napi_env env, napi_value value, uint64_t *out)
+{
+	bool lossless;
+
+	if (napi_get_value_bigint_uint64(env, value, out, &lossless) == napi_ok)
+		return true;
+	napi_throw_type_error(env, "ERR_ARGS", "a bigint was expected");
+	return false;
+}
+
+static bool get_array(napi_env env, napi_value value, napi_typedarray_type wanted, const char *otherwise, void **data, size_t *n)
+{
+	napi_typedarray_type type;
+
+	if (napi_get_typedarray_info(env, value, &type, n, data, NULL, NULL) == napi_ok && type == wanted)
+		return true;
+	napi_throw_type_error(env, "ERR_ARGS", otherwise);
+	return false;
+}
+
+bool get_ints(napi_env env, napi_value value, int32_t **ints, size_t *n)
+{
+	void *data;
+
+	if (!get_array(env, value, napi_int32_array, "an Int32Array was expected", &data, n))
+		return false;
+	*ints = data;
+	return true;
+}
+
+bool get_longs(napi_env env, napi_value value, int64_t **longs, size_t *n)
+{
+	void *data;
+
+	if (!get_array(env, value, napi_bigint64_array, "a BigInt64Array was expected", &data, n))
+		return false;
+	*longs = data;
+	return true;
+}
+
+bool get_path(napi_env env, napi_value value, char *path, size_t size)
+{
+	size_t len;
+
+	if (napi_get_value_string_latin1(env, value, path, size, &len) == napi_ok && len > 0 && len < size - 1 &&
+	    strlen(path) == len)
+		return true;
+	napi_throw_type_error(env, "ERR_ARGS", "a path was expected");
+	return false;
+}
+
+napi_value make_array(napi_env env, napi_typedarray_type type, size_t n, size_t each, void **data)
+{
+	napi_value buffer, array;
+
+	if (napi_create_arraybuffer(env, n * each, data, &buffer) != napi_ok ||
+	    napi_create_typedarray(env, type, n, buffer, 0, &array) != napi_ok)
+		return NULL;
+	return array;
+}
+
 napi_value make_int(napi_env env, int32_t n)
 {
 	napi_value v = NULL;

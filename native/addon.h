@@ -12,9 +12,17 @@ napi_value throw_errno(napi_env env, int err, const char *syscall_name);
 
 napi_value make_int(napi_env env, int32_t n);
 
-/* Both throw and return false when the caller gave something else. */
+/* An array of so many, each of so many bytes, and its memory; NULL where there is none for it. */
+napi_value make_array(napi_env env, napi_typedarray_type type, size_t n, size_t each, void **data);
+
+/* All throw and return false when the caller gave something else. Arrays are lent. */
 bool get_args(napi_env env, napi_callback_info info, size_t want, napi_value *args);
 bool get_int(napi_env env, napi_value value, int32_t *out);
+bool get_u64(napi_env env, napi_value value, uint64_t *out);
+bool get_ints(napi_env env, napi_value value, int32_t **ints, size_t *n);
+bool get_longs(napi_env env, napi_value value, int64_t **longs, size_t *n);
+/* Latin1: each byte a character. */
+bool get_path(napi_env env, napi_value value, char *path, size_t size);
 
 /*
  * Does `work` in another network or ipc namespace (`type`: CLONE_NEWNET, CLONE_NEWIPC), given as an nsfd or pidfd; this

@@ -11,40 +11,16 @@
 
 #include "addon.h"
 
-/* The numbers of an Int32Array. */
-static bool get_fds(napi_env env, napi_value value, const int32_t **fds, size_t *n)
-{
-	napi_typedarray_type type;
-	void *data;
-
-	if (napi_get_typedarray_info(env, value, &type, n, &data, NULL, NULL) != napi_ok || type != napi_int32_array) {
-		napi_throw_type_error(env, "ERR_ARGS", "descriptors are given as an Int32Array");
-		return false;
-	}
-	*fds = data;
-	return true;
-}
-
-static napi_value make_array(napi_env env, napi_typedarray_type type, size_t n, size_t each, void **data)
-{
-	napi_value buffer, array;
-
-	if (napi_create_arraybuffer(env, n * each, data, &buffer) != napi_ok ||
-	    napi_create_typedarray(env, type, n, buffer, 0, &array) != napi_ok)
-		return NULL;
-	return array;
-}
-
 /* pidfdGetfds(pidfd, fds): Int32Array: duplicates of a process's descriptors, all or none (Linux 5.6) */
 static napi_value pidfd_getfds(napi_env env, napi_callback_info info)
 {
 	napi_value args[2], result;
-	const int32_t *fds;
+	int32_t *fds;
 	int32_t pidfd, *out;
 	void *data;
 	size_t n;
 
-	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &pidfd) || !get_fds(env, args[1], &fds, &n))
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &pidfd) || !get_ints(env, args[1], &fds, &n))
 		return NULL;
 	result = make_array(env, napi_int32_array, n, sizeof(*out), &data);
 	if (!result)
@@ -68,10 +44,10 @@ static napi_value pidfd_getfds(napi_env env, napi_callback_info info)
 static napi_value close_fds(napi_env env, napi_callback_info info)
 {
 	napi_value args[1];
-	const int32_t *fds;
+	int32_t *fds;
 	size_t n;
 
-	if (!get_args(env, info, 1, args) || !get_fds(env, args[0], &fds, &n))
+	if (!get_args(env, info, 1, args) || !get_ints(env, args[0], &fds, &n))
 		return NULL;
 	for (size_t i = 0; i < n; i++)
 		if (fds[i] >= 0)
@@ -84,11 +60,11 @@ static napi_value bpf_mark(napi_env env, napi_callback_info info)
 {
 	const uint32_t value = 0;
 	napi_value args[2];
-	const int32_t *fds;
+	int32_t *fds;
 	int32_t map;
 	size_t n;
 
-	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &map) || !get_fds(env, args[1], &fds, &n))
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &map) || !get_ints(env, args[1], &fds, &n))
 		return NULL;
 	for (size_t i = 0; i < n; i++) {
 		union bpf_attr attr;
@@ -110,12 +86,12 @@ enum { INO, NLINK, MODE, UID, GID, STAT_WORDS };
 static napi_value stat_fds(napi_env env, napi_callback_info info)
 {
 	napi_value args[1], result;
-	const int32_t *fds;
+	int32_t *fds;
 	int64_t *out;
 	void *data;
 	size_t n;
 
-	if (!get_args(env, info, 1, args) || !get_fds(env, args[0], &fds, &n))
+	if (!get_args(env, info, 1, args) || !get_ints(env, args[0], &fds, &n))
 		return NULL;
 	result = make_array(env, napi_bigint64_array, n * STAT_WORDS, sizeof(*out), &data);
 	if (!result)

@@ -33,17 +33,6 @@ struct mount_attr_ {
 	uint64_t attr_set, attr_clr, propagation, userns_fd;
 };
 
-static bool get_path(napi_env env, napi_value value, char *path, size_t size)
-{
-	size_t len;
-
-	if (napi_get_value_string_latin1(env, value, path, size, &len) == napi_ok && len > 0 && len < size - 1 &&
-	    strlen(path) == len)
-		return true;
-	napi_throw_type_error(env, "ERR_ARGS", "a path was expected");
-	return false;
-}
-
 static napi_value fd_or_throw(napi_env env, int fd, const char *call)
 {
 	napi_value out;
@@ -96,6 +85,22 @@ static napi_value is_beneath(napi_env env, napi_callback_info info)
 	return napi_get_boolean(env, same, &out) == napi_ok ? out : NULL;
 }
 
+/* A file handle; a Buffer of JavaScript's has the type, then the bytes. */
+union handle {
+	struct file_handle head;
+	char space[sizeof(struct file_handle) + HANDLE_MAX];
+};
+#define HANDLE_TYPE sizeof(((struct file_handle *)NULL)->handle_type)
+
+/* Of a descriptor. Returns whether its file system has such, and tells it. */
+static bool read_handle(int fd, union handle *h)
+{
+	int mount;
+
+	h->head.handle_bytes = HANDLE_MAX;
+	return name_to_handle_at(fd, "", &h->head, &mount, AT_EMPTY_PATH) == 0;
+}
+
 /* What areAt() is told of one file. */
 struct known {
 	const char *path;
@@ -106,17 +111,13 @@ struct known {
 
 static bool has_handle(int fd, const struct known *k)
 {
-	union {
-		struct file_handle head;
-		char space[sizeof(struct file_handle) + HANDLE_MAX];
-	} h = { .head.handle_bytes = HANDLE_MAX };
-	const size_t type = sizeof(h.head.handle_type);
-	int mount;
+	union handle h;
 
 	if (!k->handle)
 		return true;
-	return !name_to_handle_at(fd, "", &h.head, &mount, AT_EMPTY_PATH) && k->len == type + h.head.handle_bytes &&
-	       !memcmp(k->handle, &h.head.handle_type, type) && !memcmp(k->handle + type, h.head.f_handle, h.head.handle_bytes);
+	return read_handle(fd, &h) && k->len == HANDLE_TYPE + h.head.handle_bytes &&
+	       !memcmp(k->handle, &h.head.handle_type, HANDLE_TYPE) &&
+	       !memcmp(k->handle + HANDLE_TYPE, h.head.f_handle, h.head.handle_bytes);
 }
 
 static bool is_known(const struct stat *st, const struct known *k)
@@ -151,27 +152,26 @@ static bool is_at(int dir, int pid, int fd, const struct known *k)
  */
 static napi_value are_at(napi_env env, napi_callback_info info)
 {
-	napi_value args[6], buffer, result, each;
-	napi_typedarray_type types[2];
+	napi_value args[6], result, each;
 	size_t n, n_words;
-	void *fds, *words, *out, *handle;
-	int32_t dir, pid;
+	int32_t *fds, dir, pid;
+	void *out, *handle;
+	int64_t *words;
 	char path[4096];
 	bool is_buffer;
 
-	if (!get_args(env, info, 6, args) || !get_int(env, args[0], &dir) || !get_int(env, args[1], &pid))
+	if (!get_args(env, info, 6, args) || !get_int(env, args[0], &dir) || !get_int(env, args[1], &pid) ||
+	    !get_ints(env, args[2], &fds, &n) || !get_longs(env, args[4], &words, &n_words))
 		return NULL;
-	if (napi_get_typedarray_info(env, args[2], &types[0], &n, &fds, NULL, NULL) != napi_ok || types[0] != napi_int32_array ||
-	    napi_get_typedarray_info(env, args[4], &types[1], &n_words, &words, NULL, NULL) != napi_ok ||
-	    types[1] != napi_bigint64_array || n_words != 3 * n) {
-		napi_throw_type_error(env, "ERR_ARGS", "descriptors and three words for each were expected");
+	if (n_words != 3 * n) {
+		napi_throw_type_error(env, "ERR_ARGS", "three words for each descriptor were expected");
 		return NULL;
 	}
-	if (napi_create_arraybuffer(env, n, &out, &buffer) != napi_ok ||
-	    napi_create_typedarray(env, napi_uint8_array, n, buffer, 0, &result) != napi_ok)
+	result = make_array(env, napi_uint8_array, n, 1, &out);
+	if (!result)
 		return NULL;
 	for (uint32_t i = 0; i < n; i++) {
-		const int64_t *w = (const int64_t *)words + 3 * (size_t)i;
+		const int64_t *w = words + 3 * (size_t)i;
 		struct known k = { .path = path, .dev = w[0], .ino = w[1], .mode = w[2] };
 
 		if (napi_get_element(env, args[3], i, &each) != napi_ok || !get_path(env, each, path, sizeof(path)) ||
@@ -182,7 +182,7 @@ static napi_value are_at(napi_env env, napi_callback_info info)
 				return NULL;
 			k.handle = handle;
 		}
-		((uint8_t *)out)[i] = is_at(dir, pid, ((const int32_t *)fds)[i], &k);
+		((uint8_t *)out)[i] = is_at(dir, pid, fds[i], &k);
 	}
 	return result;
 }
@@ -317,23 +317,17 @@ static napi_value make_node(napi_env env, napi_callback_info info)
 /* fileHandle(fd): Buffer | undefined: the kernel's name for an inode in its file system; some have none, or cannot tell it */
 static napi_value file_handle(napi_env env, napi_callback_info info)
 {
-	union {
-		struct file_handle head;
-		char space[sizeof(struct file_handle) + HANDLE_MAX];
-	} h = { .head.handle_bytes = HANDLE_MAX };
 	napi_value args[1], out;
+	union handle h;
 	int32_t fd;
-	int mount;
 	char *copy;
 
 	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &fd))
 		return NULL;
-	if (name_to_handle_at(fd, "", &h.head, &mount, AT_EMPTY_PATH))
+	if (!read_handle(fd, &h) || napi_create_buffer(env, HANDLE_TYPE + h.head.handle_bytes, (void **)&copy, &out) != napi_ok)
 		return NULL;
-	if (napi_create_buffer(env, sizeof(h.head.handle_type) + h.head.handle_bytes, (void **)&copy, &out) != napi_ok)
-		return NULL;
-	memcpy(copy, &h.head.handle_type, sizeof(h.head.handle_type));
-	memcpy(copy + sizeof(h.head.handle_type), h.head.f_handle, h.head.handle_bytes);
+	memcpy(copy, &h.head.handle_type, HANDLE_TYPE);
+	memcpy(copy + HANDLE_TYPE, h.head.f_handle, h.head.handle_bytes);
 	return out;
 }
 
@@ -354,25 +348,22 @@ static napi_value file_system_id(napi_env env, napi_callback_info info)
 /* openHandle(mount, handle, flags): number: an inode by its handle, on the mount of another descriptor */
 static napi_value open_handle(napi_env env, napi_callback_info info)
 {
-	union {
-		struct file_handle head;
-		char space[sizeof(struct file_handle) + HANDLE_MAX];
-	} h = { .head.handle_bytes = 0 };
 	int32_t mount, flags;
 	napi_value args[3];
+	union handle h;
 	size_t len;
 	void *data;
 
 	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &mount) || !get_int(env, args[2], &flags))
 		return NULL;
-	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len < sizeof(h.head.handle_type) ||
-	    len > sizeof(h.head.handle_type) + HANDLE_MAX) {
+	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len < HANDLE_TYPE ||
+	    len > HANDLE_TYPE + HANDLE_MAX) {
 		napi_throw_type_error(env, "ERR_ARGS", "a file handle was expected");
 		return NULL;
 	}
-	memcpy(&h.head.handle_type, data, sizeof(h.head.handle_type));
-	h.head.handle_bytes = (unsigned int)(len - sizeof(h.head.handle_type));
-	memcpy(h.head.f_handle, (char *)data + sizeof(h.head.handle_type), h.head.handle_bytes);
+	memcpy(&h.head.handle_type, data, HANDLE_TYPE);
+	h.head.handle_bytes = (unsigned int)(len - HANDLE_TYPE);
+	memcpy(h.head.f_handle, (char *)data + HANDLE_TYPE, h.head.handle_bytes);
 	return fd_or_throw(env, open_by_handle_at(mount, &h.head, flags | O_CLOEXEC), "open_by_handle_at");
 }
 

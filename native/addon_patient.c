@@ -17,43 +17,6 @@ static struct patient {
 	struct parasite p;
 } *patients;
 
-static bool get_u64(napi_env env, napi_value value, uint64_t *out)
-{
-	bool lossless;
-
-	if (napi_get_value_bigint_uint64(env, value, out, &lossless) == napi_ok)
-		return true;
-	napi_throw_type_error(env, "ERR_ARGS", "a bigint was expected");
-	return false;
-}
-
-/* An Int32Array, lent. */
-static bool get_ints(napi_env env, napi_value value, int32_t **ints, size_t *n)
-{
-	napi_typedarray_type type;
-	void *data;
-
-	if (napi_get_typedarray_info(env, value, &type, n, &data, NULL, NULL) == napi_ok && type == napi_int32_array) {
-		*ints = data;
-		return true;
-	}
-	napi_throw_type_error(env, "ERR_ARGS", "an Int32Array was expected");
-	return false;
-}
-
-static bool get_longs(napi_env env, napi_value value, int64_t **longs, size_t *n)
-{
-	napi_typedarray_type type;
-	void *data;
-
-	if (napi_get_typedarray_info(env, value, &type, n, &data, NULL, NULL) == napi_ok && type == napi_bigint64_array) {
-		*longs = data;
-		return true;
-	}
-	napi_throw_type_error(env, "ERR_ARGS", "a BigInt64Array was expected");
-	return false;
-}
-
 static napi_value undefined(napi_env env)
 {
 	napi_value v = NULL;

@@ -97,30 +97,6 @@ static napi_value undefined(napi_env env)
 	return v;
 }
 
-static bool get_path(napi_env env, napi_value value, char *path, size_t size)
-{
-	size_t len;
-
-	if (napi_get_value_string_latin1(env, value, path, size, &len) == napi_ok && len > 0 && len < size - 1 &&
-	    strlen(path) == len)
-		return true;
-	napi_throw_type_error(env, "ERR_ARGS", "a path was expected");
-	return false;
-}
-
-static bool get_ints(napi_env env, napi_value value, int32_t **ints, size_t *n)
-{
-	napi_typedarray_type type;
-	void *data;
-
-	if (napi_get_typedarray_info(env, value, &type, n, &data, NULL, NULL) == napi_ok && type == napi_int32_array) {
-		*ints = data;
-		return true;
-	}
-	napi_throw_type_error(env, "ERR_ARGS", "an Int32Array was expected");
-	return false;
-}
-
 /* What is known of one thing that is open, or otherwise used. */
 struct seen {
 	int64_t fd, mount, ino, mode, nlink, flags, pos, dev;

@@ -9,16 +9,6 @@
 #include "control.h"
 #include "surgeon/surgeon.h"
 
-static bool get_u64(napi_env env, napi_value value, uint64_t *out)
-{
-	bool lossless;
-
-	if (napi_get_value_bigint_uint64(env, value, out, &lossless) == napi_ok)
-		return true;
-	napi_throw_type_error(env, "ERR_ARGS", "a bigint was expected");
-	return false;
-}
-
 static napi_value undefined(napi_env env)
 {
 	napi_value v = NULL;

@@ -90,22 +90,31 @@ static napi_value uring_write(napi_env env, napi_callback_info info)
 	return undefined;
 }
 
+/* struct io_uring_params, lent. */
+static bool get_params(napi_env env, napi_value value, struct io_uring_params **params)
+{
+	size_t len;
+	void *data;
+
+	if (napi_get_buffer_info(env, value, &data, &len) == napi_ok && len == sizeof(**params)) {
+		*params = data;
+		return true;
+	}
+	napi_throw_type_error(env, "ERR_ARGS", "a Buffer with struct io_uring_params was expected");
+	return false;
+}
+
 /* uringSetup(entries, params): number — a ring of ours; params (struct io_uring_params) are filled in */
 static napi_value uring_setup(napi_env env, napi_callback_info info)
 {
+	struct io_uring_params *params;
 	napi_value args[2], result;
 	int32_t entries;
-	size_t len;
-	void *data;
 	long fd;
 
-	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &entries))
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &entries) || !get_params(env, args[1], &params))
 		return NULL;
-	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len != sizeof(struct io_uring_params)) {
-		napi_throw_type_error(env, "ERR_ARGS", "a Buffer with struct io_uring_params was expected");
-		return NULL;
-	}
-	fd = syscall(SYS_io_uring_setup, (unsigned)entries, data);
+	fd = syscall(SYS_io_uring_setup, (unsigned)entries, params);
 	if (fd < 0)
 		return throw_errno(env, errno, "io_uring_setup");
 	return napi_create_int32(env, (int32_t)fd, &result) == napi_ok ? result : NULL;
@@ -158,19 +167,15 @@ static napi_value uring_setup_for(napi_env env, napi_callback_info info)
 	napi_value args[3], result;
 	pthread_t thread;
 	int32_t entries;
-	size_t len;
-	void *data;
 	int err;
 
-	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &entries))
+	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &entries) || !get_params(env, args[1], &s.params))
 		return NULL;
-	if (napi_get_buffer_info(env, args[1], &data, &len) != napi_ok || len != sizeof(struct io_uring_params) ||
-	    napi_get_value_uint32(env, args[2], &s.uid) != napi_ok) {
-		napi_throw_type_error(env, "ERR_ARGS", "a Buffer with struct io_uring_params and a user were expected");
+	if (napi_get_value_uint32(env, args[2], &s.uid) != napi_ok) {
+		napi_throw_type_error(env, "ERR_ARGS", "a user was expected");
 		return NULL;
 	}
 	s.entries = (unsigned)entries;
-	s.params = data;
 	err = pthread_create(&thread, NULL, setup_for, &s);
 	if (!err)
 		err = pthread_join(thread, NULL);
@@ -546,31 +551,26 @@ static void advance_complete(napi_env env, napi_status status, void *data)
 static napi_value uring_advance(napi_env env, napi_callback_info info)
 {
 	napi_value args[7], promise, name;
+	struct io_uring_params *params;
+	uint32_t sq, cq, unread;
 	struct advance *a;
 	int32_t fd, pid;
 	size_t len;
-	void *data;
+	void *stop;
 
-	if (!get_args(env, info, 7, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &pid))
+	if (!get_args(env, info, 7, args) || !get_int(env, args[0], &fd) || !get_int(env, args[1], &pid) ||
+	    !get_params(env, args[2], &params))
 		return NULL;
+	if (napi_get_value_uint32(env, args[3], &sq) != napi_ok || napi_get_value_uint32(env, args[4], &cq) != napi_ok ||
+	    napi_get_value_uint32(env, args[5], &unread) != napi_ok || napi_get_buffer_info(env, args[6], &stop, &len) != napi_ok ||
+	    len != 4 || (uintptr_t)stop % 4) {
+		napi_throw_type_error(env, "ERR_ARGS", "three counts and a Buffer of four bytes were expected");
+		return NULL;
+	}
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return throw_errno(env, ENOMEM, "malloc");
-	if (napi_get_buffer_info(env, args[2], &data, &len) != napi_ok || len != sizeof(a->params) ||
-	    napi_get_value_uint32(env, args[3], &a->sq) != napi_ok || napi_get_value_uint32(env, args[4], &a->cq) != napi_ok ||
-	    napi_get_value_uint32(env, args[5], &a->unread) != napi_ok) {
-		free(a);
-		napi_throw_type_error(env, "ERR_ARGS", "struct io_uring_params and three counts were expected");
-		return NULL;
-	}
-	memcpy(&a->params, data, len);
-	a->pid = pid;
-	if (napi_get_buffer_info(env, args[6], &data, &len) != napi_ok || len != 4 || (uintptr_t)data % 4) {
-		free(a);
-		napi_throw_type_error(env, "ERR_ARGS", "a Buffer of four bytes was expected");
-		return NULL;
-	}
-	a->stop = data;
+	*a = (struct advance){ .params = *params, .pid = pid, .sq = sq, .cq = cq, .unread = unread, .stop = stop };
 	a->with_array = !(a->params.flags & (1u << 16));
 	a->fd = dup(fd);
 	if (a->fd < 0 || napi_create_promise(env, &a->deferred, &promise) != napi_ok ||
@@ -578,6 +578,8 @@ static napi_value uring_advance(napi_env env, napi_callback_info info)
 	    napi_create_reference(env, args[6], 1, &a->stop_ref) != napi_ok ||
 	    napi_create_async_work(env, NULL, name, advance_execute, advance_complete, a, &a->work) != napi_ok ||
 	    napi_queue_async_work(env, a->work) != napi_ok) {
+		if (a->stop_ref)
+			napi_delete_reference(env, a->stop_ref);
 		if (a->fd >= 0)
 			close(a->fd);
 		free(a);

@@ -22,10 +22,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Linux 5.6 */
-#ifndef SYS_pidfd_getfd
-#define SYS_pidfd_getfd 438
-#endif
 #define MAX_WATCHES 64
 
 /* struct msghdr and its parts as they lie in the task's scratch page. */
@@ -134,17 +130,14 @@ static bool dress_as(pid_t tid)
 	snprintf(path, sizeof(path), "/proc/%d/ns/user", tid);
 	if (stat("/proc/self/ns/user", &mine) || stat(path, &their))
 		return false;
-	snprintf(path, sizeof(path), "/proc/%d/status", tid);
 	if (mine.st_ino != their.st_ino) {
-		char ns[64];
-
-		snprintf(ns, sizeof(ns), "/proc/%d/ns/user", tid);
-		fd = open(ns, O_RDONLY | O_CLOEXEC);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
 		if (fd < 0 || setns(fd, CLONE_NEWUSER))
 			return false;
 		close(fd);
 	}
 	/* Opened here: the kernel shows ids as the namespace of who opens it has them. */
+	snprintf(path, sizeof(path), "/proc/%d/status", tid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	n = fd < 0 ? -1 : read(fd, status, sizeof(status) - 1);
 	if (n <= 0)

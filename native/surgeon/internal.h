@@ -5,7 +5,14 @@
 /* What the surgeon's parts have in common: surgeon.c stops and calls, handover.c brings descriptors, memory.c maps. */
 #include "surgeon.h"
 
+#include <sys/syscall.h>
+
 #define PAGE 4096u
+
+/* Linux 5.6 */
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
 
 /* Linux 4.17 */
 #ifndef MAP_FIXED_NOREPLACE

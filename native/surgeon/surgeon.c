@@ -29,9 +29,6 @@
 #ifndef SYS_io_uring_enter
 #define SYS_io_uring_enter 426
 #endif
-#ifndef SYS_pidfd_getfd
-#define SYS_pidfd_getfd 438
-#endif
 
 /* uapi/linux/ptrace.h, struct ptrace_rseq_configuration */
 struct rseq_configuration {
