@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The last freeze: what is left is exchanged, the mounts change places, and nothing leads to the old one any more.
+
 import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
 import { reason } from "../shim/error.js";
+import { O_PATH } from "../shim/flags.js";
 import {
   type Description,
   describe,
@@ -15,7 +17,7 @@ import {
 import { locksBy } from "./retire-locks.js";
 import { openLate, putBeneath, type Replacement, takePlace } from "./retire-mounts.js";
 import { type Seen, verbs } from "./retire-native.js";
-import { O_PATH, type Opener, openReal, Stays, writeBack } from "./retire-open.js";
+import { type Opener, openReal, Stays, writeBack } from "./retire-open.js";
 import { type Left, leftOf, type Registration, registrationsOf } from "./retire-others.js";
 import { Exchange, Patients, type Undo } from "./retire-swap.js";
 import { credentialsOf, type Frozen, refusal, sharers, type Task } from "./retire-tasks.js";

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What tasks have of the mounts that are replaced: open files, by inode; working and root directories; mappings; programs.
+
 import { closeSync, fstatSync, readFileSync } from "node:fs";
-import { below, type Replacement } from "./retire-mounts.js";
+import { O_PATH } from "../shim/flags.js";
+import { below, hexDevice, type Replacement } from "./retire-mounts.js";
 import { HOW, KCMP, rows, type Seen, verbs } from "./retire-native.js";
-import { O_PATH, openReal } from "./retire-open.js";
+import { openReal } from "./retire-open.js";
 import { type Credentials, credentialsOf, type Task } from "./retire-tasks.js";
 
 /** One open file description, wherever tasks have it. */
@@ -137,12 +139,6 @@ export class Mounts {
     return rows(verbs.openFiles(this.#nsOf(pid), pid, tid, this.#ids, how, this.#strays.dev, this.#attached));
   }
 }
-
-const hexDevice = (dev: string): string =>
-  dev
-    .split(":")
-    .map((number) => Number(number).toString(16).padStart(2, "0"))
-    .join(":");
 
 /** The inverse of deviceOf(), as /proc/PID/maps has it. */
 const hexNumber = (dev: bigint): string => {

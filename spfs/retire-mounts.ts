@@ -82,6 +82,13 @@ export const deviceOf = (dev: string): bigint => {
   return ((major & 0xfffn) << 8n) | (minor & 0xffn) | ((minor & 0xfff00n) << 12n) | ((major & ~0xfffn) << 32n);
 };
 
+/** A device of mountinfo as /proc/PID/maps and /proc/locks have it. */
+export const hexDevice = (dev: string): string =>
+  dev
+    .split(":")
+    .map((number) => Number(number).toString(16).padStart(2, "0"))
+    .join(":");
+
 const ATTRIBUTES: Record<string, number> = { ro: 1, nosuid: 2, nodev: 4, noexec: 8, noatime: 0x10, nodiratime: 0x80 };
 /** MOUNT_ATTR__ATIME is a field of its own: cleared first, relatime being 0, strictatime 0x20. */
 const [ATIME, STRICT, ALL] = [0x70, 0x20, 0xff];

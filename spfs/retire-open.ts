@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same files on the real side, opened as they were, and checked to be the same.
+
 import { randomBytes } from "node:crypto";
 import {
   closeSync,
@@ -13,12 +14,12 @@ import {
   writeSync,
 } from "node:fs";
 import { reason } from "../shim/error.js";
+import { O_PATH } from "../shim/flags.js";
 import type { Replacement } from "./retire-mounts.js";
 import { codeOf, type Seen, verbs } from "./retire-native.js";
 import type { Credentials } from "./retire-tasks.js";
 
 const { O_RDONLY, O_RDWR, O_NONBLOCK, O_CREAT, O_EXCL } = constants;
-export const O_PATH = 0o10000000;
 const [O_TMPFILE, O_NOATIME] = [0o20200000, 0o1000000];
 /** What a file was opened with, and is opened with again: never O_CREAT, O_TRUNC or O_EXCL. */
 const KEPT =

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exchange under stopped tasks. Each step is written down with its undo before the next is made.
+
 import { closeSync, existsSync, openSync } from "node:fs";
 import { getSystemErrorName } from "node:util";
 import { reason } from "../shim/error.js";
+import { O_PATH } from "../shim/flags.js";
 import { type Description, inodeKey, type Mapping, type Place } from "./retire-find.js";
 import type { HeldLock, Lock } from "./retire-locks.js";
 import { verbs } from "./retire-native.js";
-import { matchDirectory, O_PATH, Stays } from "./retire-open.js";
+import { matchDirectory, Stays } from "./retire-open.js";
 import type { Registration } from "./retire-others.js";
 import { type Frozen, refusal, type Task } from "./retire-tasks.js";
 
@@ -329,11 +331,16 @@ const roundsOf = (
     if (group === undefined) byInode.set(key, [description]);
     else group.push(description);
   }
+  const watched = new Map<string, Registration[]>();
+  for (const each of registrations) {
+    const key = `${each.task.tid} ${each.fd}`;
+    watched.set(key, [...(watched.get(key) ?? []), each]);
+  }
   const rounds: Swap[][] = [];
   const none = { swaps: 0, locks: 0, watches: 0 };
   let sizes = new Map<Task, typeof none>();
   for (const group of byInode.values())
-    for (const swap of withLocks(group, locks, registrations)) {
+    for (const swap of withLocks(group, locks, watched)) {
       const size = sizes.get(swap.task) ?? none;
       const isFull =
         size.swaps + 1 > MOST_SWAPS ||
@@ -361,13 +368,12 @@ const roundsOf = (
 const withLocks = (
   group: readonly Description[],
   locks: ReadonlyMap<Description, HeldLock[]>,
-  registrations: readonly Registration[],
+  watched: ReadonlyMap<string, Registration[]>,
 ): Swap[] => {
   const swaps = group.flatMap((description) =>
     description.at.map(({ task, fd }): Swap => {
-      const watches = registrations
-        .filter((each) => each.task.tid === task.tid && each.fd === fd)
-        .map((registration) => ({ registration, always: false, result: ENOENT }));
+      const registrations = watched.get(`${task.tid} ${fd}`) ?? [];
+      const watches = registrations.map((registration) => ({ registration, always: false, result: ENOENT }));
       return { task, description, fd, locks: [], watches };
     }),
   );

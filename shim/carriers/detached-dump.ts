@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // What of a dump is on unmounted mounts, where it is found again, and what is written of it.
+
 import { type BigIntStats, closeSync, constants, fstatSync, openSync, readFileSync, readlinkSync } from "node:fs";
 import { decodeImage, encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { CryoshimError } from "../error.js";
+import { O_PATH } from "../flags.js";
 import { treeOf } from "../netlock/netlock.js";
 import { replaceFile } from "../session/replace-file.js";
 import { type Found, statDev } from "../xray/find.js";
@@ -13,13 +15,13 @@ import type { Use } from "../xray/uses.js";
 import { claimFiles, fileKey, NOBODY, OtherUse, type Uses } from "./claim.js";
 import { join, type Place, type Places, unescaped } from "./detached-find.js";
 import { BASES, type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
-import { linkOf, namesOf, O_PATH } from "./detached-inode.js";
+import { linkOf, namesOf } from "./detached-inode.js";
 import { refuse } from "./detached-refuse.js";
 import { canBeMade, openForContents } from "./detached-restore.js";
 import { contentsBelow, loneNodes, type Node, type Tree, tmpfsOf, typeOf, walk } from "./detached-tree.js";
-import { depthOf, namespaceOf, taskName } from "./tasks.js";
+import { depthOf, inMountNamespace, namespaceOf, taskName } from "./tasks.js";
 
-const { S_IFMT, S_IFREG, S_IFDIR, S_IFLNK, O_RDONLY } = constants;
+const { S_IFMT, S_IFREG, S_IFDIR, S_IFLNK } = constants;
 /** MNT_* to MOUNT_ATTR_*: read-only, no set-user-ID, no devices, no execution. */
 const ATTRIBUTES: readonly [flag: number, attribute: number][] = [
   [0x40, 1],
@@ -124,15 +126,6 @@ const isTerminal = (mode: number, rdev: bigint): boolean =>
   (mode & S_IFMT) === constants.S_IFCHR && rdev >> 8n >= 136n && rdev >> 8n <= 143n;
 
 /** A directory that can be covered in a task's mount namespace, and a mount that CRIU knows there: its root. */
-const coverIn = (pid: number): { base: string; mntId: number } | undefined => {
-  const ns = openSync(`/proc/${pid}/ns/mnt`, O_RDONLY);
-  try {
-    return coverFrom(ns);
-  } finally {
-    closeSync(ns);
-  }
-};
-
 const coverFrom = (ns: number): { base: string; mntId: number } | undefined => {
   const lines = addon.mountInfo(ns).split("\n");
   const mounts = new Map(
@@ -162,7 +155,7 @@ export class DetachedFiles {
   readonly #bound: ReadonlySet<bigint>;
   readonly #root: number;
   readonly #places: () => Places;
-  readonly #cover: ReturnType<typeof coverIn>;
+  readonly #cover: ReturnType<typeof coverFrom>;
   readonly #options: DetachedOptions;
   /** File systems that are mounted nowhere else, by device. */
   readonly #trees = new Map<number, { tree: Tree; lone: LoneFile[] }>();
@@ -183,7 +176,7 @@ export class DetachedFiles {
     this.#places = places;
     this.#options = options;
     this.#bound = new Set(found.filter(({ kind }) => kind === "bound").map(({ ino }) => ino));
-    this.#cover = uses.length + this.#bound.size === 0 ? undefined : coverIn(root);
+    this.#cover = uses.length + this.#bound.size === 0 ? undefined : inMountNamespace(root, coverFrom);
     const all = heldBy(found, uses);
     for (const held of all)
       this.#ifThere(() => {
@@ -443,14 +436,11 @@ export class DetachedFiles {
    */
   async hideRoots(engine: Engine): Promise<void> {
     for (const pid of new Set(this.saved.flatMap(({ rooted }) => [...rooted]))) {
-      const ns = openSync(`/proc/${pid}/ns/mnt`, O_RDONLY);
-      let root: number | undefined;
+      const root = inMountNamespace(pid, (ns) => addon.openIn(ns, "/"));
       try {
-        root = addon.openIn(ns, "/");
         await engine.swapRoot(pid, root);
       } finally {
-        closeSync(ns);
-        if (root !== undefined) closeSync(root);
+        closeSync(root);
       }
     }
   }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files on mounts that are in no namespace any more (umount -l): where else the same file system is mounted, and where the
 // file is there.
+
 import { type BigIntStats, closeSync, constants, fstatSync, openSync } from "node:fs";
 import { addon } from "../../native/index.js";
+import { O_PATH } from "../flags.js";
 import { treeOf } from "../netlock/netlock.js";
 import type { Found } from "../xray/find.js";
 import { MountRoots } from "../xray/mount-root.js";
-import { isAt, linkOf, MOST_NAMES, markOf, namesOf, O_PATH } from "./detached-inode.js";
-import { mountIdOf, namespaceOf, namespacesOf } from "./tasks.js";
+import { isAt, linkOf, MOST_NAMES, markOf, namesOf } from "./detached-inode.js";
+import { allProcesses, inMountNamespace, mountIdOf, namespaceOf, namespacesOf } from "./tasks.js";
 
 /** Where a file is found again. Paths are latin1: each byte a character. */
 export interface Place {
@@ -174,7 +176,7 @@ export class Places {
     const own = namespaceOf(found.pid, "mnt") === namespaceOf(process.pid, "mnt");
     for (const host of own ? [true] : [false, true])
       candidates.push(
-        ...inNamespaceOf(host ? process.pid : found.pid, (ns) => this.#inNamespace(ns, host, dev, shown, false)),
+        ...inMountNamespace(host ? process.pid : found.pid, (ns) => this.#inNamespace(ns, host, dev, shown, false)),
       );
     if (candidates.length === 0)
       for (const pid of this.#others().foreign)
@@ -239,7 +241,7 @@ export class Places {
     const is = (ns: number): boolean => isMountedIn(ns, dev);
     const { mine, foreign } = this.#others();
     return (
-      [pid, process.pid].some((each) => inNamespaceOf(each, is)) ||
+      [pid, process.pid].some((each) => inMountNamespace(each, is)) ||
       [...mine, ...foreign].some((each) => inNamespaceIfThere(each, is))
     );
   }
@@ -248,7 +250,7 @@ export class Places {
   isRemade({ pid, dev }: Pick<Found, "pid" | "dev">): boolean {
     const own = namespaceOf(pid, "mnt");
     return this.#others().mine.some(
-      (each) => namespaceOf(each, "mnt") !== own && inNamespaceOf(each, (ns) => isMountedIn(ns, dev)),
+      (each) => namespaceOf(each, "mnt") !== own && inMountNamespace(each, (ns) => isMountedIn(ns, dev)),
     );
   }
 
@@ -257,7 +259,9 @@ export class Places {
     if (this.#namespaces !== undefined) return this.#namespaces;
     const tree = treeOf(this.#root);
     const own = namespaceOf(process.pid, "mnt");
-    const pids = [...namespacesOf("mnt", tree)].filter(([inode]) => inode !== own).map(([, pid]) => pid);
+    const pids = [...namespacesOf("mnt", [...tree, ...allProcesses()])]
+      .filter(([inode]) => inode !== own)
+      .map(([, pid]) => pid);
     const mine = new Set(tree);
     this.#namespaces = { mine: pids.filter((pid) => mine.has(pid)), foreign: pids.filter((pid) => !mine.has(pid)) };
     return this.#namespaces;
@@ -294,20 +298,10 @@ const named = (at: Candidate, path: string, fd: number): Place => {
   return inode === undefined ? place : { ...place, inode };
 };
 
-/** Lends the mount namespace of a process. */
-const inNamespaceOf = <T>(pid: number, use: (ns: number) => T): T => {
-  const ns = openSync(`/proc/${pid}/ns/mnt`, constants.O_RDONLY);
-  try {
-    return use(ns);
-  } finally {
-    closeSync(ns);
-  }
-};
-
-/** The same of one that may have ended, or that we may not enter. */
+/** Lends the mount namespace of a process that may have ended, or that we may not enter. */
 const inNamespaceIfThere = <T>(pid: number, use: (ns: number) => T): T | undefined => {
   try {
-    return inNamespaceOf(pid, use);
+    return inMountNamespace(pid, use);
   } catch {
     return undefined;
   }

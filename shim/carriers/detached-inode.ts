@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which inode a file is, in words that outlast its name: between a dump and a restore a name may become another file's, and an
 // inode's number as well, but not its handle (name_to_handle_at(2)), which has its generation in it.
-import { closeSync, constants, fstatSync, openSync, readlinkSync } from "node:fs";
+
+import { closeSync, constants, fstatSync, readlinkSync } from "node:fs";
 import { addon } from "../../native/index.js";
-import { namespacesOf } from "./tasks.js";
+import { O_PATH } from "../flags.js";
+import { allProcesses, inMountNamespace, namespacesOf } from "./tasks.js";
 
 const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW } = constants;
-export const O_PATH = 0o10000000;
 /** Of a file system whose names are looked through for one inode. */
 export const MOST_NAMES = 200_000;
 
@@ -76,17 +77,13 @@ const nameOf = (top: number, fd: number, ino: bigint): string | undefined => {
 
 /** A copy of a mount of whatever mount namespace has this very directory at `path`. */
 export const cloneElsewhere = (path: string, mark: Buffer): number => {
-  for (const pid of namespacesOf("mnt", []).values()) {
-    let ns: number | undefined;
+  for (const pid of namespacesOf("mnt", allProcesses()).values()) {
     let tree: number | undefined;
     try {
-      ns = openSync(`/proc/${pid}/ns/mnt`, O_RDONLY);
-      tree = addon.cloneMount(ns, path);
+      tree = inMountNamespace(pid, (ns) => addon.cloneMount(ns, path));
       if (markOf(tree, ".")?.equals(mark)) return tree;
     } catch {
       // It has ended, or there is no such directory.
-    } finally {
-      if (ns !== undefined) closeSync(ns);
     }
     if (tree !== undefined) closeSync(tree);
   }

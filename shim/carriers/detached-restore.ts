@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The files of the images are opened again, on copies of mounts that are in no namespace.
+
 import { randomUUID } from "node:crypto";
 import {
   chownSync,
@@ -18,8 +19,9 @@ import { decodeImage } from "../../crit/image.js";
 import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { CryoshimError, reason } from "../error.js";
+import { O_PATH } from "../flags.js";
 import { DetachedImage, type FileEntry, type MountEntry } from "./detached-image.js";
-import { cloneElsewhere, locate, markOf, O_PATH, openInode } from "./detached-inode.js";
+import { cloneElsewhere, locate, markOf, openInode } from "./detached-inode.js";
 import { refuse } from "./detached-refuse.js";
 import { makeTree, type Tree } from "./detached-tree.js";
 

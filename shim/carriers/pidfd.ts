@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // pidfds that CRIU refuses: of threads (PIDFD_THREAD), and of processes outside of the tree. CRIU takes those of processes of the
 // tree, and those of what has ended. No task is touched in a dump: of each pidfd the engine plugin asks us before CRIU does.
+
 import { closeSync, fstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
@@ -8,6 +9,7 @@ import { CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import type { Carrier, CarrierContext } from "./carrier.js";
 import { readPidfds, type SavedPidfd, settlePidfds, type Watch, writePidfds } from "./pidfd-image.js";
+import { allProcesses } from "./tasks.js";
 
 const [O_NONBLOCK, PIDFD_THREAD] = [0o4000, 0o200];
 const [MMAP, MUNMAP, EPOLL_CTL] = [9, 11, 233];
@@ -94,10 +96,9 @@ const reopen = (of: SavedPidfd["of"] & { kind: "outside" }, flags: number, task:
 const processesOf = (task: number): Map<number, number> => {
   const namespace = readlinkSync(`/proc/${task}/ns/pid`);
   const found = new Map<number, number>();
-  for (const name of readdirSync("/proc").filter((each) => /^\d+$/.test(each))) {
+  for (const pid of allProcesses()) {
     try {
-      if (readlinkSync(`/proc/${name}/ns/pid`) === namespace)
-        found.set(innermost(field(status(Number(name)), "NSpid")), Number(name));
+      if (readlinkSync(`/proc/${pid}/ns/pid`) === namespace) found.set(innermost(field(status(pid), "NSpid")), pid);
     } catch {
       // It has ended.
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dump's side of remote file systems: which mounts of them a tree of tasks has, whether their servers answer, what CRIU
 // must be told of them, and the record of what a restore will ask.
+
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { decodeImage } from "../../crit/image.js";
@@ -14,13 +15,13 @@ import {
   type MountLine,
   minorOf,
   mountsOf,
-  namespaces,
   publicOptions,
   remoteMounts,
   served,
   sharesMounts,
   within,
 } from "./remote-mounts.js";
+import { namespacesOf } from "./tasks.js";
 
 export const refuse = (what: string, why: string, fix: string, cause?: unknown): CryoshimError =>
   new CryoshimError("ERR_REMOTE", { what, why, fix, cause });
@@ -75,7 +76,7 @@ export const usedMounts = (held: readonly HeldMount[], tree: readonly number[]):
 export const heldMounts = (root: number, tree: readonly number[] = treeOf(root)): HeldMount[] => {
   // Where a process has ended meanwhile, CRIU tells of it.
   const rootNs = quietly(() => readlinkSync(`/proc/${root}/ns/mnt`), undefined);
-  return namespaces(tree).flatMap((pid) => {
+  return [...namespacesOf("mnt", tree).values()].flatMap((pid) => {
     const host = quietly(() => sharesMounts(pid), false);
     const ofRoot = quietly(() => readlinkSync(`/proc/${pid}/ns/mnt`), "") === rootNs;
     const held = quietly(() => remoteMounts(pid), []).map((line): HeldMount => ({ ...line, pid, ofRoot, host }));

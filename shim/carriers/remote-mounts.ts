@@ -85,20 +85,6 @@ export const publicOptions = (options: string): string =>
 /** The kernel's own number of a device, split as mountinfo has it. */
 export const minorOf = (dev: string): number => Number(dev.split(":")[1]);
 
-/** One process for each mount namespace of a tree. */
-export const namespaces = (tree: readonly number[]): number[] => {
-  const seen = new Set<string>();
-  return tree.filter((pid) => {
-    try {
-      const link = readlinkSync(`/proc/${pid}/ns/mnt`);
-      return !seen.has(link) && seen.add(link) !== undefined;
-    } catch {
-      // It has ended.
-      return false;
-    }
-  });
-};
-
 /** Whether a process has the mounts of this one. */
 export const sharesMounts = (pid: number): boolean =>
   readlinkSync(`/proc/${pid}/ns/mnt`) === readlinkSync("/proc/self/ns/mnt");

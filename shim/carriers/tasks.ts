@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names of tasks that hold across a restore: outside, a restored process has another number.
-import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { closeSync, constants, openSync, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 
 /** A process's numbers in its pid namespaces, outermost first. */
 const numbers = (pid: number): string[] =>
@@ -19,10 +19,16 @@ export const mountIdOf = (fd: number): number =>
 /** The inode of a task's namespace. */
 export const namespaceOf = (pid: number, kind: string): number => statSync(`/proc/${pid}/ns/${kind}`).ino;
 
-/** All namespaces of a kind that somebody lives in, by inode, each with a process there; those of `first` before all others. */
-export const namespacesOf = (kind: string, first: readonly number[]): Map<number, number> => {
+/** All processes that /proc shows. */
+export const allProcesses = (): number[] =>
+  readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number);
+
+/** All namespaces of a kind in which these processes live, by inode, each with the first of them there. */
+export const namespacesOf = (kind: string, pids: readonly number[]): Map<number, number> => {
   const found = new Map<number, number>();
-  for (const pid of [...first, ...readdirSync("/proc").filter((name) => /^\d+$/.test(name))].map(Number)) {
+  for (const pid of pids) {
     try {
       const inode = namespaceOf(pid, kind);
       if (!found.has(inode)) found.set(inode, pid);
@@ -33,12 +39,22 @@ export const namespacesOf = (kind: string, first: readonly number[]): Map<number
   return found;
 };
 
+/** Lends the mount namespace of a process. */
+export const inMountNamespace = <T>(pid: number, use: (ns: number) => T): T => {
+  const ns = openSync(`/proc/${pid}/ns/mnt`, constants.O_RDONLY);
+  try {
+    return use(ns);
+  } finally {
+    closeSync(ns);
+  }
+};
+
 /** Whether processes other than these are in the namespace. */
 export const isSharedNamespace = (kind: string, inode: number, tree: ReadonlySet<number>): boolean =>
-  readdirSync("/proc").some((name) => {
-    if (!/^\d+$/.test(name) || tree.has(Number(name))) return false;
+  allProcesses().some((pid) => {
+    if (tree.has(pid)) return false;
     try {
-      return namespaceOf(Number(name), kind) === inode;
+      return namespaceOf(pid, kind) === inode;
     } catch {
       return false;
     }

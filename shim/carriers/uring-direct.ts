@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Direct descriptors: registered files that are open nowhere else. The kernel gives none of them away but by a submission to the ring,
 // which the program would miss in its count: what has a name is opened by it again.
+
 import { closeSync, constants, openSync, readFileSync } from "node:fs";
+import { O_CLOEXEC, O_PATH } from "../flags.js";
 import type { RingReader } from "../xray/rings.js";
 import { refuse } from "./uring-ring.js";
 import { CALL, type Hand } from "./uring-task.js";
 
-const [O_PATH, O_CREATING] = [0o10000000, constants.O_CREAT | constants.O_EXCL | constants.O_TRUNC];
+const O_CREATING = constants.O_CREAT | constants.O_EXCL | constants.O_TRUNC;
 const [S_IFMT, SEEK_SET] = [0o170000, 0];
 const KINDS: ReadonlyMap<number, string> = new Map([
   [0o140000, "a socket"],
@@ -114,7 +116,7 @@ const tryOpen = (path: string): number | undefined => {
 export const openDirect = async ({ path, flags, position }: DirectFile, hand: Hand): Promise<number> => {
   const name = Buffer.concat([path, Buffer.alloc(1)]);
   const what = `open ${Buffer.from(path).toString("latin1")}`;
-  const fd = await hand.call(what, CALL.openat, 0, await hand.lend(name), flags | 0o2000000, 0);
+  const fd = await hand.call(what, CALL.openat, 0, await hand.lend(name), flags | O_CLOEXEC, 0);
   if (position !== undefined && position !== 0n) await hand.call("lseek", CALL.lseek, fd, position, SEEK_SET);
   return fd;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a ring has registered, registered again by its own thread: tables of buffers and files, and all smaller things.
+
 import { addon } from "../../native/index.js";
+import { O_CLOEXEC } from "../flags.js";
 import type { DirectFile } from "./uring-direct.js";
 import { type Descriptor, type Group, type ImageRing, runsOf } from "./uring-image.js";
 import { entry, IOSQE_CQE_SKIP_SUCCESS, type Made, submit, u32 } from "./uring-memory.js";
@@ -9,7 +11,7 @@ import { CALL, type Hand, REGISTER } from "./uring-task.js";
 const [OP_READ, OP_PROVIDE_BUFFERS, IOSQE_BUFFER_SELECT] = [22, 31, 1 << 5];
 const OFF_PBUF_RING = 0x80000000n;
 const [PBUF_RING_MMAP, PBUF_RING_INC] = [1, 2];
-const [SYS_WRITE, SYS_PIPE2, O_CLOEXEC] = [1, 293, 0o2000000];
+const [SYS_WRITE, SYS_PIPE2] = [1, 293];
 
 /** Finds a descriptor of any process of the tree's for the ring's own: its number there, and whether it is borrowed. */
 export type Here = (descriptor: Descriptor | DirectFile) => Promise<[fd: number, borrowed: boolean]>;

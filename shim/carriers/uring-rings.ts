@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rings of the images are made anew, by the restored tasks themselves: set up with the same parameters, their counters
 // brought on to where they were, their memory filled and mapped where it was.
+
 import { closeSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import { reason } from "../error.js";
+import { O_CLOEXEC } from "../flags.js";
 import { treeOf } from "../netlock/netlock.js";
 import type { CarrierContext } from "./carrier.js";
 import { depthOf, taskName } from "./tasks.js";
@@ -16,7 +18,7 @@ import { asUser, limitWorkers, provide, registerAll, registerBufferRing, restric
 import { type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { CALL, CallFailed, closesOnExec, Hand, REGISTER } from "./uring-task.js";
 
-const [O_CLOEXEC, MAP_SHARED, MADV_DONTFORK] = [0o2000000, 1, 10n];
+const [MAP_SHARED, MADV_DONTFORK] = [1, 10n];
 const [EPOLL_CTL_ADD, EPOLL_CTL_DEL] = [1, 2];
 const [PR_SET_PTRACER, PR_SET_PTRACER_ANY] = [0x59616d61, 0xffffffffffffffffn];
 const [SQ_NEED_WAKEUP, SQ_CQ_OVERFLOW, CQ_EVENTFD_DISABLED] = [1, 2, 1];

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the io_uring carrier has a stopped task do: io_uring's system calls, with their arguments in memory of its own.
+
 import { readFileSync } from "node:fs";
 import type { Engine } from "../control/engine.js";
 import { MAX_DATA } from "../control/wire.js";
+import { O_CLOEXEC } from "../flags.js";
 
 export const CALL = {
   close: 3,
@@ -51,7 +53,7 @@ const AWAY = 2 ** 32;
 /** Whether a descriptor of a process is close-on-exec. */
 export const closesOnExec = (pid: number, fd: number): boolean => {
   const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
-  return (Number.parseInt(flags, 8) & 0o2000000) !== 0;
+  return (Number.parseInt(flags, 8) & O_CLOEXEC) !== 0;
 };
 
 /** What the call that failed was for, and the errno. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // doctor --pid, --container: what of a running tree of processes is special, looked at from outside. No task is stopped
 // or touched: /proc and the X-ray alone are read, so what changes while we look may be told half.
+
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { execa } from "execa";
@@ -13,6 +14,7 @@ import { foresee } from "../carriers/uring.js";
 import { inPath } from "../engine/choose.js";
 import { DEFAULTS } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
+import { O_PATH } from "../flags.js";
 import { treeOf } from "../netlock/netlock.js";
 import { type Found, findSpecial } from "../xray/find.js";
 import { RingReader } from "../xray/rings.js";
@@ -128,7 +130,6 @@ const finding = (pid: number, where: string, { what, verdict, says, fix }: Kind)
 };
 
 const O_DIRECT = 0o40000;
-const O_PATH = 0o10000000;
 /** O_EXCL (include/uapi/linux/pidfd.h) */
 const PIDFD_THREAD = 0o200;
 const mountOf = (info: string): string => /^mnt_id:\s+(\d+)$/m.exec(info)?.[1] ?? "";

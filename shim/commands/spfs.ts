@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPFS for people and hooks: which file systems it stands for, and each step by hand.
+
 import { closeSync, constants, existsSync, mkdirSync, openSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { openCheckpoint } from "../../crit/checkpoint.js";
@@ -12,6 +13,7 @@ import { keepsInodes } from "../carriers/remote-mounts.js";
 import { partOf, standsAt, wrongWith } from "../carriers/remote-restore.js";
 import { CONFIG_FILE, DEFAULTS, type RemoteSettings } from "../engine/launch-file.js";
 import { CryoshimError, reason } from "../error.js";
+import { O_PATH } from "../flags.js";
 import { newId } from "../id.js";
 import { bringBack, keep, leaveCgroups, retireFor } from "../remote/keep.js";
 import { raiseAt } from "../remote/stand.js";
@@ -110,8 +112,6 @@ export const stubOne = async (id: string): Promise<void> => {
 export const stopOne = async (id: string): Promise<void> => {
   await (await opened(id)).stop();
 };
-
-const O_PATH = 0o10000000;
 
 const openDirectory = (path: string): number => openSync(resolve(path), O_PATH | constants.O_DIRECTORY);
 

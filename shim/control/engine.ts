@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+
 import { closeSync, constants, openSync } from "node:fs";
 import { closeFd, pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import { reason } from "../error.js";
+import { O_PATH } from "../flags.js";
 import type { ControlMessage, Known } from "./wire.js";
 import { ANONYMOUS, encodeControl, KNOWN, MAX_DATA, OWN_FD, TAKE, TYPE } from "./wire.js";
 
@@ -103,8 +105,6 @@ export interface Engine {
   /** A line for CRIU's own log. */
   log(text: string, level?: "error" | "info"): Promise<void>;
 }
-
-const O_PATH = 0o10000000;
 
 /** Runs with a descriptor of ours, which is closed afterwards. */
 const lent = async (fd: number, use: (fd: number) => Promise<void>): Promise<void> => {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Locks that outlive their session: from a dump that ended its container until the restore has its sockets back. The
 // links are pinned in bpffs, a record says whose they are. Pins do not survive a boot, so neither does a lock.
+
 import {
   lstatSync,
   mkdirSync,
@@ -14,10 +15,11 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { addon, closeFd } from "../../native/index.js";
+import { allProcesses, namespacesOf } from "../carriers/tasks.js";
 import { ID_LENGTH } from "../id.js";
 import { stateDir } from "../session/plugin-dir.js";
 import { bpf, CMD, closeAll } from "./bpf.js";
-import { type Attached, countDropped, type Dropped, type Extent, netnsInode } from "./netlock.js";
+import { type Attached, countDropped, type Dropped, type Extent } from "./netlock.js";
 
 /** What is known of a kept lock. */
 export interface KeptLock {
@@ -230,14 +232,7 @@ const livingNetns = (): Set<number> => {
     const inode = /^\S+ \S+ \S+ net:\[(\d+)\]/.exec(line)?.[1];
     if (inode !== undefined) living.add(Number(inode));
   }
-  for (const name of readdirSync("/proc")) {
-    if (!/^\d+$/.test(name)) continue;
-    try {
-      living.add(netnsInode(`/proc/${name}/ns/net`));
-    } catch {
-      // It has ended.
-    }
-  }
+  for (const inode of namespacesOf("net", allProcesses()).keys()) living.add(inode);
   return living;
 };
 

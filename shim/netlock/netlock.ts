@@ -2,8 +2,10 @@
 // The network lock of one container: while it cannot answer, nobody may answer in its place. Everything is loaded and
 // verified before the freeze; in the freeze only links are attached (0.1 ms). A link goes with its last descriptor or
 // pin, so a lock cannot outlive those who hold it.
+
 import { closeSync, openSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { artefact } from "../../native/index.js";
+import { isSharedNamespace } from "../carriers/tasks.js";
 import { runIterator, TASK_FILE } from "../xray/iterator.js";
 import { bpf, CMD, closeAll } from "./bpf.js";
 import { type LoadedObject, loadObject, type ProgramKind } from "./bpf-object.js";
@@ -95,10 +97,7 @@ const netnsOf = (path: string): number | undefined => {
 export const isShared = (path: string, pids: readonly number[]): boolean => {
   const netns = netnsOf(path);
   if (netns === undefined || netns === netnsOf("/proc/self/ns/net")) return true;
-  const ours = new Set(pids.map(String));
-  return readdirSync("/proc").some(
-    (name) => /^\d+$/.test(name) && !ours.has(name) && netnsOf(`/proc/${name}/ns/net`) === netns,
-  );
+  return isSharedNamespace("net", netns, new Set(pids));
 };
 
 /** One end of a connection: addresses of 16 bytes (IPv4 mapped), ports in host order, zeros where there is none. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The real file system, once its server is there again: found where it is mounted on this host, or mounted anew. What is
 // mounted here is unmounted again once SPFS has it (MNT_DETACH): it is seen nowhere, and lasts as long as it is used.
+
 import { closeSync, constants, mkdirSync, opendirSync, openSync, readFileSync, rmdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { execa } from "execa";
@@ -11,10 +12,9 @@ import { joined, placesOf } from "../carriers/remote-restore.js";
 import { mountIdOf } from "../carriers/tasks.js";
 import type { RemoteMapping, RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
+import { O_PATH } from "../flags.js";
 import { stateDir } from "../session/plugin-dir.js";
 import { type Remembered, spfsOf, type Treatment } from "./state.js";
-
-const O_PATH = 0o10000000;
 
 /** A directory that shows what SPFS stands for. */
 export interface Backend {

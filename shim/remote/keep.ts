@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // The keeper of a file system that SPFS stands for: waits until its server is there again, lets SPFS pass everything on to it,
 // and where that is wanted puts the real mount in SPFS's place. It ends when that is done, or when SPFS has ended.
+
 import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { addon } from "../../native/index.js";
 import { listSpfs, openSpfs, type Spfs } from "../../spfs/control.js";
 import { retire } from "../../spfs/retire.js";
-import { deviceOf } from "../../spfs/retire-mounts.js";
+import { deviceOf, hexDevice } from "../../spfs/retire-mounts.js";
 import { verbs } from "../../spfs/retire-native.js";
 import { keepsInodes, locksAtServer, mountsOf } from "../carriers/remote-mounts.js";
 import { partOf } from "../carriers/remote-restore.js";
 import type { RemoteSettings } from "../engine/launch-file.js";
 import { reason } from "../error.js";
+import { O_PATH } from "../flags.js";
 import { type Backend, closeBackend, findBackend, mayPass } from "./backend.js";
 import { type Remembered, recall, remember, spfsOf } from "./state.js";
-
-const O_PATH = 0o10000000;
 
 /** Milliseconds between two tries: the first, and the longest; and how often mounts are looked at meanwhile. */
 const [FIRST, LONGEST, LOOK] = [200, 5000, 400];
@@ -54,12 +54,6 @@ export const retireFor = async (remembered: Remembered, fd: number): Promise<Non
   }
   return retired;
 };
-
-const hexDevice = (dev: string): string =>
-  dev
-    .split(":")
-    .map((number) => Number(number).toString(16).padStart(2, "0"))
-    .join(":");
 
 /** Whether unix sockets are bound to paths on these devices: retire leaves them behind, and nobody would reach them any more. */
 const hasSockets = (pid: number, devices: readonly string[]): boolean => {
