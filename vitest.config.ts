@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { defineConfig } from "vitest/config";
+import { RETRIES } from "./test/support/tries.js";
 
 // unit: no lab. e2e and fault: real runtimes in the lab, one file at a time, because they share the kernel's
 // cgroups and the two cores: a second test would change the first one's timing.
@@ -12,8 +13,8 @@ export default defineConfig({
           name: "e2e",
           include: ["test/{e2e,pack,demo}/**/*.test.ts"],
           testTimeout: 600_000,
-          // On a busy machine the runtimes themselves race (docs/testing.md); vitest names what it has tried again.
-          retry: process.env.CI ? 2 : 0,
+          // Vitest names what it has tried again.
+          retry: RETRIES,
           hookTimeout: 600_000,
           fileParallelism: false,
         },

@@ -21,12 +21,6 @@ bundle() { # bundle NAME COMMAND...: seen at /tmp/NAME/l
   local name=$1; shift; mkdir -p $name/l $name/i $name/w; cp /cryoshim/build/workloads/echo $name/l
   LAB_BIND=/tmp/$name/l lab-runc-bundle /tmp/$name/b "$@"
 }
-wire() { # wire NETNS [FROM]: a veth pair between here and a network namespace
-  ip netns add $1; ip link set lo up; ip -n $1 link set lo up
-  ip link add out-$1 type veth peer name eth0 netns $1
-  ip address add 10.9.0.1/24 dev out-$1; ip address add fd09::1/64 dev out-$1 nodad; ip link set out-$1 up
-  ip -n $1 address add 10.9.0.2/24 dev eth0; ip -n $1 address add fd09::2/64 dev eth0 nodad; ip -n $1 link set eth0 up
-}
 peer() { # peer DEVICE PORT ADDRESS...
   python3 /cryoshim/test/support/traffic.py "$@" >traffic.json & peer=$!
   until_true test -e traffic-started; sleep 1

@@ -48,10 +48,7 @@ test("tests of liburing's own end well with a checkpoint in their middle", async
 
 test("Node's server that reads files by io_uring goes on with its clients, inside and outside of the container", () =>
   holds(`${WORDS}
-pack "$(command -v node)"; cp /cryoshim/test/workloads/uring-serve.js l; mkdir outside l/inside
-ip link set lo up; ip netns add n1; ip -n n1 link set lo up
-ip link add out type veth peer name eth0 netns n1; ip addr add 10.9.0.1/24 dev out; ip link set out up
-ip -n n1 addr add 10.9.0.2/24 dev eth0; ip -n n1 link set eth0 up
+pack "$(command -v node)"; cp /cryoshim/test/workloads/uring-serve.js l; mkdir outside l/inside; wire n1
 podman run -d --name c1 --network ns:/run/netns/n1 --security-opt seccomp=unconfined -v /tmp/l:/lab -e UV_USE_IO_URING=1 localhost/busybox /bin/sh -c "
   $(in_pack node) /lab/uring-serve.js serve 8000 & until [ -e /lab/serving ]; do sleep 0.1; done
   $(in_pack node) /lab/uring-serve.js fetch 127.0.0.1 8000 /lab/inside; sleep 1000" >/dev/null

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+
 import { expect, test } from "vitest";
 import { type Ended, inLab } from "../support/lab.js";
+import { RETRIES } from "../support/tries.js";
 
 // Whatever dies at whatever moment: the container runs on unharmed, or is gone as its runtime reports it, and nothing
 // is left lying about. KILL_ROUNDS moments for each pair of operation and victim, KILL_SEED
@@ -48,7 +50,7 @@ const busyRounds = Math.max(4, Math.round((rounds * victims.length) / 10));
 // Tried again in CI: an engine that dies while it runs its own parasite can take the task along, also bare (docs/how-it-works.md).
 test.each(["dump", "restore"])(
   "a %s whose parts are killed while rings and roots are swapped harms none of them",
-  { retry: process.env.CI ? 2 : 0 },
+  { retry: RETRIES },
   async (operation) => {
     unharmed(await kill("cryoshim", operation, victims.join(","), busyRounds, "busy"));
   },

@@ -10,9 +10,7 @@ options=(--tcp-established --file-locks)
 
 sql() { podman exec c1 mariadb --no-defaults --socket=/lab/data/s -u root -N -B d -e "$1"; }
 
-ip link set lo up && ip netns add n1 && ip -n n1 link set lo up
-ip link add out type veth peer name eth0 netns n1 && ip address add 10.9.0.1/24 dev out && ip link set out up
-ip -n n1 address add 10.9.0.2/24 dev eth0 && ip -n n1 link set eth0 up
+wire n1
 podman run -d --name c1 --network ns:/run/netns/n1 --security-opt seccomp=unconfined --read-only -v /tmp/l:/lab \
 	--rootfs /scratch /bin/sh /lab/mariadb-inside.sh >/dev/null
 patiently test -s l/read

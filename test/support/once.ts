@@ -4,8 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach } from "vitest";
-
-const TRIES = process.env.CI ? 3 : 1;
+import { RETRIES } from "./tries.js";
 
 /**
  * Runs what all tests of this file or `describe` read, before the first of them. Where tests are tried again
@@ -21,7 +20,7 @@ export function beforeTests(run: (scratch: string) => Promise<void>): void {
     return run(scratch);
   };
   beforeAll(async () => {
-    for (let left = TRIES - 1; ; left--) {
+    for (let left = RETRIES; ; left--) {
       try {
         return await fresh();
       } catch (error) {

@@ -53,3 +53,17 @@ fails() {
 	if said=$("$@" 2>&1 </dev/null); then no "succeeded: $*"; fi
 	grep -qE "$words" <<<"$said" || no "$* said: $said"
 }
+
+# wire NETNS: a new network namespace, 10.9.0.2 and fd09::2, with a veth pair to here, 10.9.0.1 and fd09::1.
+wire() {
+	ip netns add "$1"
+	ip link set lo up
+	ip -n "$1" link set lo up
+	ip link add "out-$1" type veth peer name eth0 netns "$1"
+	ip address add 10.9.0.1/24 dev "out-$1"
+	ip address add fd09::1/64 dev "out-$1" nodad
+	ip link set "out-$1" up
+	ip -n "$1" address add 10.9.0.2/24 dev eth0
+	ip -n "$1" address add fd09::2/64 dev eth0 nodad
+	ip -n "$1" link set eth0 up
+}
