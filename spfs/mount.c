@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Where the server is seen (its mount) and where it is not (the caller's cgroup). */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
@@ -122,20 +123,32 @@ void unsee(bool directory)
 		(void)rmdir(S->mountpoint);
 }
 
+/*
+ * The state directory, with what others have put there: the shim may be writing down what has become of this file system, at any
+ * moment until there is no directory.
+ */
+static void remove_directory(void)
+{
+	struct dirent *d;
+	DIR *dir;
+
+	for (int tries = 0; rmdir(S->directory) && (errno == ENOTEMPTY || errno == EEXIST) && tries < 1000; tries++) {
+		dir = opendir(S->directory);
+		while (dir && (d = readdir(dir)))
+			if (strcmp(d->d_name, ".") && strcmp(d->d_name, ".."))
+				(void)unlinkat(dirfd(dir), d->d_name, 0);
+		if (dir)
+			closedir(dir);
+	}
+}
+
 void clear_away(void)
 {
-	static const char *const files[] = { "session", "control", "record", "mountpoint", "log" };
-	char path[sizeof(S->directory) + 16];
-
 	if (atomic_exchange(&S->cleared, 1))
 		return;
 	if (mounted())
 		(void)syscall(SYS_umount2, S->mountpoint, 1 /* MNT_FORCE */ | 2 /* MNT_DETACH */);
 	if (S->owner_flags & SPFS_OWN_DIRECTORY)
 		(void)rmdir(S->mountpoint);
-	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
-		snprintf(path, sizeof(path), "%s/%s", S->directory, files[i]);
-		(void)unlink(path);
-	}
-	(void)rmdir(S->directory);
+	remove_directory();
 }

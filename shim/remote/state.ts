@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is remembered of a file system that SPFS stands for, until it ends: which it was, for whom, and what has become of
 // it. Beside SPFS's own files in /run/cryoshim/spfs/ID, which SPFS removes when it ends.
-import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RemoteFs, RemoteMount } from "../carriers/remote-image.js";
 
@@ -65,10 +65,14 @@ export const recall = (id: string): Remembered | undefined => {
 /** Replaces what is remembered, if there still is anything to remember it of. */
 export const remember = (remembered: Remembered): void => {
   const path = fileOf(remembered.id);
-  if (!existsSync(join(SPFS_STATE, remembered.id))) return;
   const making = `${path}.${process.pid}`;
-  writeFileSync(making, `${JSON.stringify(remembered)}\n`, { mode: 0o600, flag: "w" });
-  renameSync(making, path);
+  try {
+    writeFileSync(making, `${JSON.stringify(remembered)}\n`, { mode: 0o600, flag: "w" });
+    renameSync(making, path);
+  } catch (error) {
+    // SPFS ends at any moment, and takes its directory along.
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
 };
 
 /** A mount of SPFS's as one of what it stands for: a checkpoint is of that. */

@@ -18,6 +18,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, expect, test } from "vitest";
 import { closeFd, receiveMessage, sendMessage, seqpacketConnect } from "../../native/index.js";
+import { type Remembered, recall, remember, SPFS_STATE } from "../../shim/remote/state.js";
 import { listSpfs, openSpfs, type RecordedNode, type Spfs, type SpfsOptions, startSpfs } from "../../spfs/control.js";
 import { encodeCommand, OFFSET, TYPE } from "../../spfs/wire.js";
 import { endTasks, isPending, makePlaces, recordAll, recordOf, startTask, until } from "../support/spfs.js";
@@ -251,6 +252,29 @@ test("a file system that runs is found again by its id, and stopped leaves nothi
   expect(readdirSync(places.mountpoint)).toEqual([]);
   await until(() => !existsSync(`/proc/${pid}`) && !existsSync(`/proc/${holder}`));
   await expect(openSpfs(id)).rejects.toMatchObject({ code: "ERR_SPFS" });
+  spfs = undefined;
+});
+
+test("it ends without its state directory while somebody writes down what has become of it", async () => {
+  places = makePlaces({ file: "x" });
+  const { id } = await start();
+  const fs = { type: "fuse.x", source: "s", options: "", base: "/", mounts: [] };
+  const state = { version: 1, id, fs, treatment: {}, paths: [], since: "" } as unknown as Remembered;
+  // As one who was killed half way.
+  writeFileSync(join(SPFS_STATE, id, "session.1"), "");
+  let ended = false;
+  const stopped = spfs!.stop().then(() => {
+    ended = true;
+  });
+  do {
+    for (let times = 0; times < 100; times++) remember(state);
+    await new Promise(setImmediate);
+  } while (!ended);
+  await stopped;
+  await until(() => !existsSync(join(SPFS_STATE, id)));
+  expect(recall(id)).toBeUndefined();
+  remember(state);
+  expect(existsSync(join(SPFS_STATE, id))).toBe(false);
   spfs = undefined;
 });
 
