@@ -247,6 +247,62 @@ static napi_value set_pipe_size(napi_env env, napi_callback_info info)
 	return fcntl(fd, F_SETPIPE_SZ, size) < 0 ? throw_errno(env, errno, "F_SETPIPE_SZ") : NULL;
 }
 
+/* All that waits in a pipe, which stays there: what tee(2) has brought into another of its size. Returns -1 with errno. */
+static ssize_t peek_pipe(int fd, int size, char *data, size_t len)
+{
+	int copy[2], err;
+	ssize_t n, got = -1;
+
+	if (pipe2(copy, O_CLOEXEC | O_NONBLOCK))
+		return -1;
+	if (fcntl(copy[1], F_SETPIPE_SZ, size) < 0)
+		goto out;
+	n = tee(fd, copy[1], len, SPLICE_F_NONBLOCK);
+	if (n != (ssize_t)len) {
+		errno = n < 0 ? errno : EIO;
+		goto out;
+	}
+	for (got = 0; got < n;) {
+		ssize_t r = read(copy[0], data + got, len - (size_t)got);
+
+		if (r <= 0) {
+			errno = r < 0 ? errno : EIO;
+			got = -1;
+			break;
+		}
+		got += r;
+	}
+out:
+	err = errno;
+	close(copy[0]);
+	close(copy[1]);
+	errno = err;
+	return got;
+}
+
+/* peekPipe(fd): [size, Buffer]: how large a pipe or FIFO is that is open for reading, and what waits in it */
+static napi_value peek(napi_env env, napi_callback_info info)
+{
+	napi_value args[1], result, element;
+	int32_t fd;
+	int size, len;
+	void *data;
+
+	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &fd))
+		return NULL;
+	size = fcntl(fd, F_GETPIPE_SZ);
+	if (size < 0 || ioctl(fd, FIONREAD, &len))
+		return throw_errno(env, errno, "look into a pipe");
+	if (napi_create_buffer(env, (size_t)len, &data, &element) != napi_ok)
+		return NULL;
+	if (len > 0 && peek_pipe(fd, size, data, (size_t)len) < 0)
+		return throw_errno(env, errno, "tee");
+	if (napi_create_array_with_length(env, 2, &result) != napi_ok || napi_set_element(env, result, 1, element) != napi_ok ||
+	    napi_set_element(env, result, 0, make_int(env, size)) != napi_ok)
+		return NULL;
+	return result;
+}
+
 /* setBlocking(fd): takes O_NONBLOCK away */
 static napi_value set_blocking(napi_env env, napi_callback_info info)
 {
@@ -1025,6 +1081,7 @@ bool mount_register(napi_env env, napi_value exports)
 		{ "seek", NULL, seek_to, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "nextData", NULL, next_data, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setPipeSize", NULL, set_pipe_size, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "peekPipe", NULL, peek, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setBlocking", NULL, set_blocking, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setAttributes", NULL, set_attributes, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "makeNode", NULL, make_node, NULL, NULL, NULL, napi_enumerable, NULL },

@@ -31,6 +31,7 @@ interface Addon {
   seek(fd: number, position: number): void;
   nextData(fd: number, from: number): [start: number, end: number] | undefined;
   setPipeSize(fd: number, bytes: number): void;
+  peekPipe(fd: number): [size: number, data: Buffer];
   setBlocking(fd: number): void;
   setAttributes(path: string, mode: number, atime: bigint, mtime: bigint): void;
   makeNode(dir: number, name: string, mode: number, rdev: number): void;

@@ -289,10 +289,10 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   cryoshim_detached_entry: { inside: "mount file data tree node" },
   cryoshim_detached_mount: { keep: "id host attributes tree elsewhere", path: "path base", blank: "mark" },
   cryoshim_detached_file: {
-    keep: "mount mode ino ids flags positions size rdev pipe_id",
+    keep: "mount mode ino ids flags positions size rdev pipe_size",
     path: "path key",
     id: "uid gid",
-    blank: "atime mtime handle inode",
+    blank: "atime mtime handle inode pipe",
   },
   cryoshim_detached_data: { keep: "file node offset", blank: "data" },
   cryoshim_detached_tree: { keep: "id bytes inodes" },

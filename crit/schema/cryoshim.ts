@@ -132,8 +132,9 @@ const detachedFile = message("cryoshim_detached_file", {
   ...optional("sint64", 13, "atime mtime"),
   /** Where its name is not known: name_to_handle_at(2), the type before the bytes. */
   handle: [15, "bytes"],
-  /** Of a FIFO: whose contents in fifo-data.img are to be put back. */
-  pipe_id: [16, "uint32"],
+  /** Of a FIFO: how large it is, and what waits in it; CRIU's fifo-data.img knows FIFOs by their inodes' numbers alone. */
+  pipe_size: [16, "uint32"],
+  pipe: [19, "bytes"],
   /** CRIU opens it itself, for a mapping, a working directory, a root or a program: what it calls it. */
   key: [17, "string"],
   /** Whose name `path` is: name_to_handle_at(2), the type before the bytes. */

@@ -14,8 +14,8 @@ export interface ClaimedFile {
   id: number;
   flags: number;
   pos: bigint;
-  /** Of a FIFO whose contents (fifo-data.img) nobody else puts back. */
-  pipe?: number;
+  /** Of a FIFO: nobody else puts its contents back. */
+  fifo?: true;
 }
 
 /** The key under which CRIU looks for an external file (criu/files-reg.c:dump_one_reg_file). */
@@ -145,9 +145,7 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>, uses?: 
     ids.add(id);
     const file: ClaimedFile = { id, flags: reg.flags as number, pos: reg.pos as bigint };
     if (fifo !== undefined) {
-      const { pipe_id } = fifoOf(fifo);
-      if (!pipes.has(pipe_id)) file.pipe = pipe_id as number;
-      pipes.add(pipe_id);
+      if (!pipes.has(fifoOf(fifo).pipe_id)) file.fifo = true;
       delete message.fifo;
       files.entries.splice(files.entries.indexOf(entry), 1);
     }

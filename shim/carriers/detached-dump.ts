@@ -21,7 +21,7 @@ import { canBeMade, openForContents } from "./detached-restore.js";
 import { contentsBelow, loneNodes, type Node, type Tree, tmpfsOf, typeOf, walk } from "./detached-tree.js";
 import { depthOf, inMountNamespace, namespaceOf, taskName } from "./tasks.js";
 
-const { S_IFMT, S_IFREG, S_IFDIR, S_IFLNK } = constants;
+const { S_IFMT, S_IFREG, S_IFDIR, S_IFIFO, S_IFLNK, O_WRONLY } = constants;
 /** MNT_* to MOUNT_ATTR_*: read-only, no set-user-ID, no devices, no execution. */
 const ATTRIBUTES: readonly [flag: number, attribute: number][] = [
   [0x40, 1],
@@ -70,6 +70,12 @@ export interface DetachedOptions {
 /** Files that were found by a name, by the descriptors that they were found for. */
 type KnownFiles = ReadonlyMap<string, Saved>;
 const knownAs = ({ pid, mntId, fd, ino }: Held): string => `${pid} ${mntId} ${fd} ${ino}`;
+
+/** What waits in FIFOs, by their inodes. */
+type Pipes = Map<string, NonNullable<FileEntry["pipe"]>>;
+const pipeOf = ({ dev, ino }: Saved): string => `${dev} ${ino}`;
+const readsFifo = ({ kind, mode, flags }: Found): boolean =>
+  kind === "detached" && (mode & S_IFMT) === S_IFIFO && (flags & (O_PATH | O_WRONLY)) === 0;
 
 const WORDS = { cwd: "the working directory", root: "the root", exe: "the program", mapping: "a mapped file" } as const;
 
@@ -159,6 +165,8 @@ export class DetachedFiles {
   readonly #options: DetachedOptions;
   /** File systems that are mounted nowhere else, by device. */
   readonly #trees = new Map<number, { tree: Tree; lone: LoneFile[] }>();
+  /** Of FIFOs: a descriptor that can be read from. */
+  readonly #readers: ReadonlyMap<string, { pid: number; fd: number }>;
   /** Each thing of a task that was looked at one by one. */
   readonly #found: [Held, Saved][] = [];
   /** Whether they are, as far as it was asked. */
@@ -177,6 +185,9 @@ export class DetachedFiles {
     this.#options = options;
     this.#bound = new Set(found.filter(({ kind }) => kind === "bound").map(({ ino }) => ino));
     this.#cover = uses.length + this.#bound.size === 0 ? undefined : inMountNamespace(root, coverFrom);
+    this.#readers = new Map(
+      found.filter(readsFifo).map(({ pid, fd, mntId, ino }) => [fileKey(mntId, ino), { pid, fd }]),
+    );
     const all = heldBy(found, uses);
     for (const held of all)
       this.#ifThere(() => {
@@ -477,6 +488,7 @@ export class DetachedFiles {
     const roots = new Map(
       this.saved.flatMap(({ key, mode, rooted }) => [...rooted].map((pid) => [number(pid), { key, mode }] as const)),
     );
+    const pipes = this.#pipes();
     return () => {
       const mounts = new Map<string, MountEntry>();
       const entries = new Map(this.saved.map((saved) => [saved.key, this.#entry(saved, mounts)]));
@@ -487,11 +499,31 @@ export class DetachedFiles {
         const within = (gone ?? handle) === undefined ? `${attached.indexOf(mount)}/${path}` : path;
         return { name: `${mount.base}/${within}`, mntId: this.#cover!.mntId };
       };
-      this.#write(imagesDir, entries, { tasks, roots, place });
+      this.#write(imagesDir, entries, pipes, { tasks, roots, place });
     };
   }
 
-  #write(imagesDir: string, entries: ReadonlyMap<string, FileEntry>, uses: Uses): void {
+  /** What waits in FIFOs; one that nobody can read from keeps nothing, as with CRIU (criu/pipes.c:dump_one_pipe_data). */
+  #pipes(): Pipes {
+    const pipes: Pipes = new Map();
+    for (const saved of this.saved) {
+      const at = this.#readers.get(saved.key);
+      if (at === undefined || pipes.has(pipeOf(saved))) continue;
+      const pidfd = addon.pidfdOpen(at.pid);
+      let fd: number | undefined;
+      try {
+        fd = addon.pidfdGetfd(pidfd, at.fd);
+        const [size, data] = addon.peekPipe(fd);
+        pipes.set(pipeOf(saved), { size, data });
+      } finally {
+        closeSync(pidfd);
+        if (fd !== undefined) closeSync(fd);
+      }
+    }
+    return pipes;
+  }
+
+  #write(imagesDir: string, entries: ReadonlyMap<string, FileEntry>, pipes: Pipes, uses: Uses): void {
     const claimed = this.#claim(imagesDir, uses);
     const contents = new Map<FileEntry | Node, () => number>();
     this.#fill();
@@ -509,7 +541,9 @@ export class DetachedFiles {
       const file = entries.get(saved.key)!;
       const ids = claimed.get(saved.key) ?? [];
       file.open = new Map(ids.map(({ id, flags, pos }) => [id, { flags, pos }]));
-      const pipe = ids.find((each) => each.pipe !== undefined)?.pipe;
+      const pipe = ids.some(({ fifo }) => fifo) ? pipes.get(pipeOf(saved)) : undefined;
+      // Once, also where the same FIFO is open on two mounts.
+      pipes.delete(pipeOf(saved));
       if (pipe !== undefined) file.pipe = pipe;
       if (saved.contents !== undefined) contents.set(file, () => openForContents(`/proc/self/fd/${saved.contents}`));
     }

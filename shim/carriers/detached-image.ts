@@ -63,7 +63,8 @@ export interface FileEntry {
   handle?: Buffer;
   /** Which file has the name. */
   inode?: Buffer;
-  pipe?: number;
+  /** Of a FIFO: how large it is, and what waits in it. */
+  pipe?: { size: number; data: Uint8Array };
   gone?: Gone;
   /** CRIU opens it, too. */
   key?: string;
@@ -150,7 +151,7 @@ const messageOf = ({ path, mode, ino, open, handle, inode, pipe, gone, key }: Fi
     ...gone,
     ...(handle !== undefined && { handle: new Uint8Array(handle) }),
     ...(inode !== undefined && { inode: new Uint8Array(inode) }),
-    ...(pipe !== undefined && { pipe_id: pipe }),
+    ...(pipe !== undefined && { pipe_size: pipe.size, pipe: pipe.data }),
     ...(key !== undefined && { key }),
   };
 };
@@ -218,7 +219,7 @@ const goneFrom = ({ uid, gid, size, rdev, atime, mtime }: Message, at: number): 
 
 const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): FileEntry => {
   const { ids = [], flags = [], positions = [] } = file as unknown as Record<string, unknown[]>;
-  const { mode, ino, handle, inode, pipe_id, key } = file;
+  const { mode, ino, handle, inode, pipe_size, pipe, key } = file;
   if (mount === undefined) throw wrong(at, "it is of a mount that is not there");
   if (typeof mode !== "number" || ids.length !== flags.length || ids.length !== positions.length)
     throw wrong(at, "it is no file");
@@ -234,7 +235,7 @@ const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): Fil
   if (gone !== undefined) loaded.gone = gone;
   if (handle instanceof Uint8Array) loaded.handle = Buffer.from(handle);
   if (inode instanceof Uint8Array) loaded.inode = Buffer.from(inode);
-  if (typeof pipe_id === "number") loaded.pipe = pipe_id;
+  if (typeof pipe_size === "number" && pipe instanceof Uint8Array) loaded.pipe = { size: pipe_size, data: Buffer.from(pipe) };
   if (typeof key === "string") loaded.key = key;
   return loaded;
 };

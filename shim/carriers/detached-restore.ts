@@ -9,13 +9,10 @@ import {
   fstatSync,
   ftruncateSync,
   openSync,
-  readFileSync,
   rmdirSync,
   unlinkSync,
   writeSync,
 } from "node:fs";
-import { join } from "node:path";
-import { decodeImage } from "../../crit/image.js";
 import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { CryoshimError, reason } from "../error.js";
@@ -30,16 +27,8 @@ const O_TMPFILE = 0o20200000;
 /** What a descriptor was opened with and still has. O_DIRECTORY is as good as said, and O_PATH allows no others. */
 const KEPT = 0o3 | constants.O_APPEND | O_NONBLOCK | constants.O_DSYNC | constants.O_SYNC | 0o40000 | 0o1000000;
 
-/** A pipe's contents in the images; CRIU writes each once, by its inode (criu/pipes.c). */
-const pipeContents = (imagesDir: string, pipe: number): { size: number; data: Uint8Array } | undefined => {
-  const { entries } = decodeImage(readFileSync(join(imagesDir, "fifo-data.img")), "fifo-data.img");
-  const entry = entries.find(({ message }) => message.pipe_id === pipe);
-  return entry && { size: Number(entry.message.size ?? 0), data: entry.extra ?? new Uint8Array() };
-};
-
 /** Opens the files of the images again. */
 export class Reopen {
-  readonly #imagesDir: string;
   readonly #image: DetachedImage;
   readonly #files: FileEntry[];
   /** Mount namespaces of file systems that were made anew. */
@@ -56,7 +45,6 @@ export class Reopen {
 
   /** Throws ERR_IMAGE. */
   constructor(imagesDir: string) {
-    this.#imagesDir = imagesDir;
     this.#image = new DetachedImage(imagesDir);
     this.#files = this.#image.files;
   }
@@ -237,7 +225,7 @@ export class Reopen {
   #hold(file: FileEntry, tree: number): number {
     const fd = this.#again(file, O_RDWR | O_NONBLOCK, tree);
     try {
-      const contents = file.pipe === undefined ? undefined : pipeContents(this.#imagesDir, file.pipe);
+      const contents = file.pipe;
       if (contents !== undefined) {
         if (contents.size > 0) addon.setPipeSize(fd, contents.size);
         const { atimeNs, mtimeNs } = fstatSync(fd, { bigint: true });

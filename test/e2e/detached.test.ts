@@ -29,6 +29,14 @@ describe("criu's command line", () => {
   test("devices, FIFOs with what is in them, other links, symbolic links and what has no name any more", () =>
     holds(`${WORDS}start $kinds; dump; restore; checked l 33`));
 
+  test("FIFOs of the same number in two file systems keep each what waits in it", () =>
+    holds(`${WORDS}
+mkdir l i one two; for each in one two; do mount -t tmpfs none $each; mkfifo $each/fifo; done
+[ "$(stat -c %i one/fifo)" = "$(stat -c %i two/fifo)" ]
+setsid sh -c 'exec 3<>one/fifo 4<>two/fifo; echo first >&3; echo second >&4; echo ready >l/out
+  while [ ! -e l/go ]; do sleep 0.05; done; read -r a <&3; read -r b <&4; echo "done $a $b" >>l/out; sleep 1000' </dev/null >/dev/null 2>&1 & pid=$!
+ready l; umount -l one two; dump; restore; touch l/go; until_true grep -q "^done first second$" l/out`));
+
   test("--leave-running leaves these as they are", () => holds(`${WORDS}start $kinds; dump -R; checked l 33`));
 
   test("--leave-running leaves every file as it is", () => holds(`${WORDS}start $program; dump -R; checked l`));

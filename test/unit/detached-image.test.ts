@@ -42,7 +42,7 @@ const WHOLE: Message[] = [
   { mount: { ...MOUNT, id: 2, mark: latin("mark"), elsewhere: true } },
   { file: { ...FILE, path: latin("d/f") } },
   { file: { ...GONE, mount: 1 } },
-  { file: { ...FILE, mount: 2, inode: latin("inode") } },
+  { file: { ...FILE, mount: 2, inode: latin("inode"), pipe_size: 4096, pipe: latin("waits") } },
   { data: { node: 2, offset: 0n, data: latin("abcd") } },
   { data: { file: 1, offset: 6n, data: latin("end") } },
 ];
@@ -59,6 +59,7 @@ test("files, mounts, trees and contents are read as they were written", () => {
   expect(third).toMatchObject({
     mount: { elsewhere: true, mark: Buffer.from("mark") },
     inode: Buffer.from("inode"),
+    pipe: { size: 4096, data: Buffer.from("waits") },
   });
   const { nodes } = first!.mount.tree!;
   expect(nodes.map(({ path, link, target }) => [path, link, target])).toEqual([
