@@ -235,7 +235,8 @@ const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): Fil
   if (gone !== undefined) loaded.gone = gone;
   if (handle instanceof Uint8Array) loaded.handle = Buffer.from(handle);
   if (inode instanceof Uint8Array) loaded.inode = Buffer.from(inode);
-  if (typeof pipe_size === "number" && pipe instanceof Uint8Array) loaded.pipe = { size: pipe_size, data: Buffer.from(pipe) };
+  if (typeof pipe_size === "number" && pipe instanceof Uint8Array)
+    loaded.pipe = { size: pipe_size, data: Buffer.from(pipe) };
   if (typeof key === "string") loaded.key = key;
   return loaded;
 };
