@@ -18,7 +18,7 @@ import { BASES, type FileEntry, type Gone, type MountEntry, writeDetached } from
 import { linkOf, namesOf } from "./detached-inode.js";
 import { refuse } from "./detached-refuse.js";
 import { canBeMade, openForContents } from "./detached-restore.js";
-import { contentsBelow, loneNodes, type Node, type Tree, tmpfsOf, typeOf, walk } from "./detached-tree.js";
+import { contentsBelow, type Node, nodesOf, type Tree, tmpfsOf, typeOf, walk } from "./detached-tree.js";
 import { depthOf, inMountNamespace, namespaceOf, taskName } from "./tasks.js";
 
 const { S_IFMT, S_IFREG, S_IFDIR, S_IFIFO, S_IFLNK, O_WRONLY } = constants;
@@ -334,10 +334,10 @@ export class DetachedFiles {
       return at;
     }
     const link = (Number(st.mode) & S_IFMT) === S_IFLNK;
-    if (link || this.#isMounted(held) || places.source(held.dev) !== undefined) return undefined;
+    if (link || this.#isMounted(held)) return undefined;
     const made = this.#treeOf(held, fd);
     if (made === undefined) return undefined;
-    // Nothing above it can be looked at: it comes back alone.
+    // No directory above it can be looked at: it comes back alone.
     const [name = "/"] = namesOf(linkOf(held.link));
     const place = { host: true, root: places.shown(held, fd), tree: held.dev };
     if (st.nlink === 0n) return { place: { ...place, path: "." }, gone: true };
@@ -360,14 +360,10 @@ export class DetachedFiles {
     let used = 0n;
     for (const [dev, { tree, lone }] of this.#trees) {
       const source = this.#places().source(dev);
-      if (source === undefined) {
-        tree.nodes = loneNodes(lone);
-        for (const { st } of lone) used += st.blocks * 512n;
-      } else {
-        const all = walk(source.top);
-        tree.nodes = all.nodes;
-        used += all.used;
-      }
+      const all = source && walk(source.top);
+      tree.nodes = nodesOf(source && { shown: source.shown, nodes: all!.nodes }, lone);
+      used += all?.used ?? 0n;
+      for (const { st } of lone) used += st.blocks * 512n;
     }
     const { largest } = this.#options;
     if (used > BigInt(largest) << 20n)
@@ -532,8 +528,9 @@ export class DetachedFiles {
       const links = new Map(lone.map(({ path, at }) => [path, at]));
       for (const node of tree.nodes) {
         if (typeOf(node) !== S_IFREG || node.link !== undefined) continue;
+        const link = links.get(node.path);
         contents.set(node, () =>
-          source === undefined ? openForContents(links.get(node.path)!) : contentsBelow(source.top, node),
+          link === undefined ? contentsBelow(source!.top, source!.shown, node) : openForContents(link),
         );
       }
     }

@@ -184,7 +184,7 @@ export class Places {
     const source = candidates.length === 0 ? this.#sources.get(found.dev) : undefined;
     const part = source && below(source.shown, shown);
     if (source !== undefined && part !== undefined)
-      candidates.push({ host: true, root: part, top: source.top, part, point: "/", tree: found.dev });
+      candidates.push({ host: true, root: shown, top: source.top, part, point: "/", tree: found.dev });
     return candidates;
   }
 

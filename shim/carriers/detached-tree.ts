@@ -95,25 +95,46 @@ export const walk = (root: number): { nodes: Node[]; used: bigint } => {
   return { nodes, used };
 };
 
-/** Files alone, of which nothing above is known but their paths. `at` leads to each. */
-export const loneNodes = (files: readonly { path: string; at: string; st: BigIntStats }[]): Node[] => {
+/**
+ * A file system of which only parts can be looked at: all that is below one directory, which is `shown` in it, and files alone, to
+ * which `at` leads. Of what is above nothing is known but names.
+ */
+export const nodesOf = (
+  seen: { shown: string; nodes: readonly Node[] } | undefined,
+  files: readonly { path: string; at: string; st: BigIntStats }[],
+): Node[] => {
   const nodes = new Map<string, Node>();
   const directory = { mode: S_IFDIR | 0o755, uid: 0, gid: 0, size: 0n, rdev: 0n, atime: 0n, mtime: 0n, xattrs: [] };
-  nodes.set(".", { path: ".", ...directory });
-  for (const { path, at, st } of files) {
-    const parts = path.split("/");
-    for (let i = 1; i < parts.length; i++) {
-      const above = parts.slice(0, i).join("/");
-      if (!nodes.has(above)) nodes.set(above, { path: above, ...directory });
+  const makeAbove = (path: string): void => {
+    const parts = path === "." ? [] : path.split("/");
+    for (const above of [".", ...parts.slice(1).map((_, i) => parts.slice(0, i + 1).join("/"))])
+      if (above !== path && !nodes.has(above)) nodes.set(above, { path: above, ...directory });
+  };
+  if (seen !== undefined) {
+    const within = placeIn(seen.shown);
+    makeAbove(within("."));
+    const first = nodes.size;
+    for (const node of seen.nodes) {
+      const path = within(node.path);
+      nodes.set(path, { ...node, path, ...(node.link !== undefined && { link: node.link + first }) });
     }
+  }
+  for (const { path, at, st } of files) {
+    makeAbove(path);
     nodes.set(path, nodeOf(path, st, at, true));
   }
   return [...nodes.values()];
 };
 
-/** A descriptor for the contents of a node below a directory. */
-export const contentsBelow = (root: number, { path }: Node): number =>
-  openSync(latin(below(root, path)), O_RDONLY | O_NOFOLLOW);
+/** Names below a directory of a file system as names below its root. */
+const placeIn =
+  (shown: string) =>
+  (path: string): string =>
+    shown === "/" ? path : path === "." ? shown.slice(1) : `${shown.slice(1)}/${path}`;
+
+/** A descriptor for the contents of a node below a directory, which is `shown` in the file system. */
+export const contentsBelow = (root: number, shown: string, { path }: Node): number =>
+  openSync(latin(below(root, shown === "/" ? path : path.slice(shown.length))), O_RDONLY | O_NOFOLLOW);
 
 /** Makes a tmpfs anew. Returns a mount namespace in which it is the root; nobody lives there. */
 export const makeTree = (

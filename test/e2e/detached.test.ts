@@ -59,6 +59,13 @@ ready l; umount -l one two; dump; restore; touch l/go; until_true grep -q "^done
 start $alone directory; dump -R; checked l 22; kill -9 $pid; rm -r l i d
 start $alone directory; dump; restore; rm -r i; mkdir i; pid=$(pgrep -x alone); dump; restore; checked l 22`));
 
+  test("of one with a part of it open as a directory, that part and the open files are made again", () =>
+    holds(`${WORDS}
+mkdir -p l i m at; mount -t tmpfs none m; mkdir m/sub; echo outside >m/file; echo inside >m/sub/file; ln m/sub/file m/sub/link; mount --bind m/sub at
+setsid sh -c 'exec 3<m/file 4<at; echo ready >l/out; while [ ! -e l/go ]; do sleep 0.05; done
+  read -r a <&3; echo "done $a $(cat /proc/self/fd/4/link) $(stat -c %h /proc/self/fd/4/file) $(ls /proc/self/fd/4/ | tr -d "\\n")" >>l/out; sleep 1000' </dev/null >/dev/null 2>&1 & pid=$!
+ready l; umount -l at m; dump; restore; touch l/go; until_true grep -q ^done l/out; grep "^done outside inside 2 filelink$" l/out`));
+
   test("one that is too large is refused before anything is stopped", () =>
     holds(`${WORDS}
 mkdir -p /etc/cryoshim; printf '[detached]\nlargest = 1\n' >/etc/cryoshim/config.toml
