@@ -209,10 +209,12 @@ void undo_all(void (*thaw)(void), void (*note)(const char *text))
 	size_t undone = 0;
 	bool left = n_stopped > 0;
 	char text[160];
+	pid_t masked;
 
 	undo_hear();
+	masked = record ? record->masked : 0;
 	/* A task in which everything was undone, but that was not left yet. */
-	left = left || (record && record->open);
+	left = left || (record && (record->open || record->masked));
 	for (size_t i = 0; i < n_swaps; i++)
 		left = left || is_left(&swaps[i]);
 	if (!left) {
@@ -225,9 +227,17 @@ void undo_all(void (*thaw)(void), void (*note)(const char *text))
 	for (size_t i = 0; i < n_stopped; i++)
 		if (lives(&stopped[i]))
 			hold_threads(stopped[i].pid);
+	/* The parent of one of them may be in nobody's list. */
+	if (masked && !is_held(masked))
+		(void)hold(masked);
 	thaw();
 	for (size_t i = 0; i < held.n; i++)
 		(void)surgeon_wait_stopped(held.tids[i], &err);
+	if (masked && is_held(masked) && surgeon_unmask(record, &err)) {
+		snprintf(text, sizeof(text), "the engine died and the signal mask of thread %d is not as it was: %s: %s", masked, err.step,
+			 strerror(err.err));
+		note(text);
+	}
 	/* An injected call in which the engine died: before anything else is done in that thread. */
 	for (size_t i = 0; record && i < held.n; i++)
 		if (surgeon_close(record, held.tids[i], &err) && err.err) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 #define _GNU_SOURCE
 #include "hold.h"
+#include "internal.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,15 +19,11 @@
 #define PTRACE_EVENT_STOP 128
 #endif
 #define BIT(sig) (1ULL << ((sig) - 1))
+/* No mask has these two. */
+#define ALL (~(BIT(SIGKILL) | BIT(SIGSTOP)))
 #define STOPS (BIT(SIGSTOP) | BIT(SIGTSTP) | BIT(SIGTTIN) | BIT(SIGTTOU))
 /* Stops on the way that are not the one waited for: signals that come first, traps that were pending. */
 #define TRIES 64
-
-static int fail(struct surgeon_error *err, const char *step, int e)
-{
-	*err = (struct surgeon_error){ step, e };
-	return -1;
-}
 
 /* A thread's next stop. */
 static int next_stop(pid_t tid, int *status, struct surgeon_error *err)
@@ -121,17 +118,53 @@ bool surgeon_may_hold(pid_t pid)
 	return true;
 }
 
+static int set_mask(pid_t tid, uint64_t mask, struct surgeon_error *err)
+{
+	return ptrace(PTRACE_SETSIGMASK, tid, sizeof(mask), &mask) ? fail(err, "PTRACE_SETSIGMASK", errno) : 0;
+}
+
+/* Another mask for a while; who finds us dead meanwhile knows of it. */
+static int mask(pid_t tid, uint64_t meanwhile, uint64_t *before, struct surgeon_error *err)
+{
+	if (ptrace(PTRACE_GETSIGMASK, tid, sizeof(*before), before))
+		return fail(err, "PTRACE_GETSIGMASK", errno);
+	surgeon_note_mask(tid, *before, meanwhile);
+	if (!set_mask(tid, meanwhile, err))
+		return 0;
+	surgeon_note_mask(0, 0, 0);
+	return -1;
+}
+
+/* A failure counts only where nothing failed before (ret). */
+static int unmask(pid_t tid, uint64_t before, int ret, struct surgeon_error *err)
+{
+	struct surgeon_error unused;
+	int failed = set_mask(tid, before, ret ? &unused : err);
+
+	surgeon_note_mask(0, 0, 0);
+	return ret ? ret : failed;
+}
+
+int surgeon_unmask(const struct surgeon_record *record, struct surgeon_error *err)
+{
+	uint64_t now;
+
+	if (ptrace(PTRACE_GETSIGMASK, record->masked, sizeof(now), &now))
+		return fail(err, "PTRACE_GETSIGMASK", errno);
+	return now == record->meanwhile ? set_mask(record->masked, record->mask, err) : 0;
+}
+
 /*
  * Takes a signal that waits for a thread, or for its process, away from it: it comes to the tracer, who keeps it. The interrupt makes
  * the thread stand again before it runs on.
  */
 static int swallow(pid_t tid, int sig, struct surgeon_error *err)
 {
-	uint64_t before, only = ~BIT(sig);
 	int ret = -1, status;
+	uint64_t before;
 
-	if (ptrace(PTRACE_GETSIGMASK, tid, sizeof(before), &before) || ptrace(PTRACE_SETSIGMASK, tid, sizeof(only), &only))
-		return fail(err, "PTRACE_SETSIGMASK", errno);
+	if (mask(tid, ALL & ~BIT(sig), &before, err))
+		return -1;
 	/* Asked for only when the signal is here: else the trap would come before it. */
 	for (int tries = 0; tries < TRIES; tries++) {
 		if (go_on(tid, 0, err) || next_stop(tid, &status, err))
@@ -149,9 +182,7 @@ static int swallow(pid_t tid, int sig, struct surgeon_error *err)
 	} while (status >> 16 != PTRACE_EVENT_STOP);
 	ret = 0;
 out:
-	if (ptrace(PTRACE_SETSIGMASK, tid, sizeof(before), &before) && !ret)
-		ret = fail(err, "PTRACE_SETSIGMASK", errno);
-	return ret;
+	return unmask(tid, before, ret, err);
 }
 
 struct threads {
@@ -254,17 +285,16 @@ static int send_to(pid_t pid, int sig, struct surgeon_error *err)
 int surgeon_hold(pid_t pid, struct surgeon_error *err)
 {
 	struct parent parent = parent_of(pid);
-	uint64_t before, none = ~0ULL;
-	struct threads others;
 	int ret = -1, status = 0;
+	struct threads others;
+	bool stopped = false;
+	uint64_t before;
 
 	if (find_threads(pid, &others, err))
 		return -1;
 	/* No other signal shall come instead. */
-	if (ptrace(PTRACE_GETSIGMASK, pid, sizeof(before), &before) || ptrace(PTRACE_SETSIGMASK, pid, sizeof(none), &none)) {
-		fail(err, "PTRACE_SETSIGMASK", errno);
+	if (mask(pid, ALL, &before, err))
 		goto out;
-	}
 	if (send_to(pid, SIGSTOP, err))
 		goto unblock;
 	for (int tries = 0; status >> 16 || WSTOPSIG(status) != SIGSTOP; tries++)
@@ -276,13 +306,14 @@ int surgeon_hold(pid_t pid, struct surgeon_error *err)
 	/* From here on all of its threads are to stop. */
 	if (go_on(pid, SIGSTOP, err) || next_stop(pid, &status, err))
 		goto unblock;
+	stopped = true;
 	ret = lead_into_trap(&others, err);
-	calm(parent);
+unblock:
+	ret = unmask(pid, before, ret, err);
+	if (stopped)
+		calm(parent);
 	if (!ret && trap_of(pid) != SIGSTOP)
 		ret = fail(err, "stop the process", EINTR);
-unblock:
-	if (ptrace(PTRACE_SETSIGMASK, pid, sizeof(before), &before) && !ret)
-		ret = fail(err, "PTRACE_SETSIGMASK", errno);
 out:
 	free(others.tids);
 	return ret;

@@ -25,6 +25,11 @@ bool surgeon_may_hold(pid_t pid);
  */
 int surgeon_hold(pid_t pid, struct surgeon_error *err);
 int surgeon_unhold(pid_t pid, struct surgeon_error *err);
+/*
+ * The signal mask of a thread whose tracer died in the middle of either, by the tracer's record (surgeon_keep); not where the thread has
+ * another by now. The caller traces it, and it stands.
+ */
+int surgeon_unmask(const struct surgeon_record *record, struct surgeon_error *err);
 /* Whether a process whose threads are traced by the caller, and stand, is stopped as a group, or will be as soon as it runs: who held it has died. */
 bool surgeon_is_held(pid_t pid);
 

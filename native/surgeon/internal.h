@@ -51,11 +51,12 @@ static inline int finish(struct surgeon *s, int ret, struct surgeon_error *err)
 int surgeon_scratch(struct surgeon *s, struct surgeon_error *err);
 /*
  * Into the record (surgeon_keep), if there is one: a descriptor that is the task's for the moment, in place of -1, or -1 in its place; the
- * i-th of the holes that are filled, and how many they are; limits that are lifted.
+ * i-th of the holes that are filled, and how many they are; limits that are lifted; a thread that is about to get another signal mask, or 0.
  */
 void surgeon_note_fd(int from, int to);
 void surgeon_note_filled(const struct surgeon *s, size_t i);
 void surgeon_note_limits(const struct surgeon *s);
+void surgeon_note_mask(pid_t tid, uint64_t before, uint64_t meanwhile);
 /* Brings a descriptor of ours into the task, at a number of the kernel's choice. */
 int surgeon_give_fd(struct surgeon *s, int fd, int *theirs, struct surgeon_error *err);
 /* Closes a descriptor of the task's. A failure counts only where nothing failed before (ret). */

@@ -100,6 +100,17 @@ void surgeon_note_limits(const struct surgeon *s)
 	__atomic_store_n(&record->patient.lifted, s->lifted, __ATOMIC_RELEASE);
 }
 
+void surgeon_note_mask(pid_t tid, uint64_t before, uint64_t meanwhile)
+{
+	if (!record)
+		return;
+	if (tid) {
+		record->mask = before;
+		record->meanwhile = meanwhile;
+	}
+	__atomic_store_n(&record->masked, tid, __ATOMIC_RELEASE);
+}
+
 int surgeon_scratch(struct surgeon *s, struct surgeon_error *err)
 {
 	int64_t r = -1;

@@ -56,6 +56,8 @@ struct surgeon_record {
 	struct surgeon patient;
 	uint64_t n_filled;	/* holes of its memory that are closed; of more than fit here the rest is not known */
 	struct surgeon_range filled[1 << 14];
+	int32_t masked;		/* a thread whose signals a hold lets through or keeps out as it needs (hold.h); 0: none */
+	uint64_t mask, meanwhile;	/* its own, and the hold's */
 };
 void surgeon_keep(struct surgeon_record *record);
 /* Whether the record is of this thread: then its registers, mask and memory become what they were. The caller traces it, and it stands. */

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bracket inside the real CRIU: the fixture carrier operates on every task at dump and at restore.
-import { expect, test } from "vitest";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { inLab } from "../support/script.js";
 
 const SETUP = `
@@ -119,6 +123,39 @@ ${REAL}; cat /tmp/i/cryoshim.log; left_behind`);
     expect(stdout.includes("put back"), stdout).toBe(who.includes("engine"));
   },
 );
+
+describe("an engine that dies while it stops processes for its swaps", () => {
+  let scratch = "";
+  beforeAll(() => {
+    scratch = mkdtempSync(join(tmpdir(), "cryoshim-surgery-"));
+    const flags = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", join(scratch, "dies.so")];
+    execFileSync("gcc", [...flags, "test/fixtures/dies-masking.c"]);
+  });
+  afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+  test.each([
+    ["before the stop", "0"],
+    ["before it takes back the signal by which one goes on", "18"],
+    ["before it takes back a parent's SIGCHLD", "17"],
+  ])("%s leaves no thread's signals blocked, and all go on", async (_, but) => {
+    const { stdout } = await inLab(
+      `${SETUP}
+echo '{"swap":true,"die":[],"at":"cwd"}' > /tmp/surgery.json
+patient /cryoshim/build/workloads/patient /tmp/out family; P=$!
+for p in $(pgrep -x patient); do grep SigBlk /proc/$p/status; done > /tmp/before
+LD_PRELOAD=/scratch/dies.so DIES_BUT=${but} criu dump -t $P -D /tmp/i -o d.log -v4 --shell-job -R; echo "dump $?"
+for i in $(seq 100); do pgrep -x cryoshim-guard >/dev/null || break; sleep 0.05; done
+for p in $(pgrep -x patient); do grep SigBlk /proc/$p/status; done | diff /tmp/before - && echo "masks as before"
+for p in $(pgrep -x patient); do grep -E "^(Sig|Shd)Pnd:.*[1-9a-f]|State:.*stopped" /proc/$p/status && echo LEFT; grep -c placeholder /proc/$p/maps; done
+sleep 0.5; grows; grep BAD /tmp/out | grep -v "signal that nobody has sent 1[78]"; left_behind`,
+      { env: { LAB_SCRATCH: scratch } },
+    );
+    expect(stdout).toContain("dump 137\nmasks as before\n0\n0\nalive");
+    // What was on its way when nobody was there to take it back, it sees.
+    expect(stdout).not.toContain("BAD");
+    expect(stdout).not.toContain("LEFT");
+  });
+});
 
 test.each([
   ["cgroup2", "cgroup.freeze", "1", "0"],
