@@ -343,6 +343,8 @@ int in_flight(struct bpf_iter__task_file *ctx)
 
 	if (!file || !w || ctx->fd != w->fd || is_repeated(ctx->task))
 		return 0;
+	if (w->file)
+		file = (struct file *)w->file;
 	READ(ring, file->private_data);
 	w->ctx = (u64)ring;
 	w->seen = w->written = 0;

@@ -233,6 +233,7 @@ struct cursor {
 	u64 base;
 	u32 written;
 	u32 done;
+	u64 file;	/* of a ring that is not the descriptor's, but one that nobody has a descriptor of; 0: the descriptor's */
 };
 
 struct {
@@ -963,7 +964,11 @@ int parts(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 	struct walk w = { .seq = ctx->meta->seq };
 
-	if (!file || !c || is_repeated(ctx->task) || c->fd != ctx->fd || !is_ring(file))
+	if (!file || !c || is_repeated(ctx->task) || c->fd != ctx->fd)
+		return 0;
+	if (c->file)
+		file = (struct file *)c->file;
+	if (!is_ring(file))
 		return 0;
 	READ(w.ctx, file->private_data);
 	c->written = 0;
@@ -971,11 +976,16 @@ int parts(struct bpf_iter__task_file *ctx)
 	return 0;
 }
 
+/* All, or the one that the cursor has. */
 SEC("iter/task_file.rings")
 int rings(struct bpf_iter__task_file *ctx)
 {
+	u32 zero = 0;
+	struct cursor *c = bpf_map_lookup_elem(&cursor, &zero);
 	struct file *file = ctx->file;
 
+	if (file && c && c->file)
+		file = c->fd == ctx->fd ? (struct file *)c->file : 0;
 	if (file && !is_repeated(ctx->task) && is_ring(file))
 		write_ring(ctx->meta->seq, file, ctx->fd);
 	return 0;

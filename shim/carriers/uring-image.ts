@@ -280,6 +280,8 @@ export const loadRings = (imagesDir: string): ImageRing[] => {
     if (ring === undefined) throw wrong(at, "it says nothing that this version knows");
     for (const [field, fits] of Object.entries(RING))
       if (!fits(ring[field])) throw wrong(at, `its ${field} is missing or is not one that the kernel has`);
+    if (ring.fd === undefined && ring.rings_address === undefined)
+      throw wrong(at, "it has no descriptor, nor memory of its process's own");
     return ring as unknown as ImageRing;
   });
 };

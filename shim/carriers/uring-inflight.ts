@@ -125,7 +125,7 @@ export const inFlightCarrier = ({ policy, wait }: UringSettings): InFlightCarrie
   const known = new Map<number, Read>();
   const read = (rings: readonly Ring[]): Read[] => {
     reader ??= new InFlightReader();
-    return rings.map((ring) => ({ ring, ...reader!.read(ring.fd) }));
+    return rings.map((ring) => ({ ring, ...reader!.read(ring.fd, ring.file) }));
   };
   /** Waits until nothing passes, no longer than the policy says. */
   const settled = async (rings: readonly Ring[], context: CarrierContext): Promise<Read[]> => {
@@ -181,8 +181,8 @@ export const inFlightCarrier = ({ policy, wait }: UringSettings): InFlightCarrie
     async save(ring) {
       return give(known.get(ring.fd) ?? read([ring])[0]!);
     },
-    async resubmit(ring, requests, context) {
-      await resubmit(ring, requests as unknown as SavedRequest[], context);
+    async resubmit(ring, memory, requests, context) {
+      await resubmit({ ring, memory }, requests as unknown as SavedRequest[], context);
     },
     close() {
       reader?.close();

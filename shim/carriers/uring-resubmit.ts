@@ -2,8 +2,8 @@
 // A restored ring gets its requests in flight again: each is submitted by the thread that had submitted it, which has not run
 // yet. What an entry points to lies in memory that is mapped for the time of one call.
 import { setTimeout as sleep } from "node:timers/promises";
-import { addon } from "../../native/index.js";
 import type { CarrierContext } from "./carrier.js";
+import type { RingMemory } from "./uring-memory.js";
 import { offsetsHere, type RingOffsets } from "./uring-params.js";
 import { OP, opName, pointAt, type SavedRequest, SQE_SIZE } from "./uring-request.js";
 import { type Ring, refuse, SETUP } from "./uring-ring.js";
@@ -12,7 +12,6 @@ import { threadBy } from "./uring-threads.js";
 const [SYS_MMAP, SYS_MUNMAP, SYS_IO_URING_ENTER] = [9, 11, 426];
 const [PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS] = [3n, 0x22n];
 const [ENTER_SQ_WAKEUP, ENTER_REGISTERED_RING] = [1n << 1n, 1n << 4n];
-const [OFF_SQ_RING, OFF_SQES] = [0n, 0x10000000n];
 const NOP_INJECT_RESULT = 1;
 const [ECANCELED, SECOND] = [125, 1_000_000_000n];
 /** Completions that say that a request was not understood: EBADF, ENOMEM, EFAULT, EINVAL, ENOTSOCK, EOPNOTSUPP. */
@@ -119,56 +118,60 @@ const headerOf = ([name, nameLen, control, controlLen]: readonly bigint[], vecto
 const ringOf = (ring: Ring): [bigint, bigint] =>
   ring.fdInTask === undefined ? [BigInt(ring.registered!), ENTER_REGISTERED_RING] : [BigInt(ring.fdInTask), 0n];
 
-const word = (ring: Ring, at: number): number => addon.uringRead(ring.fd, OFF_SQ_RING, at + 4).readUInt32LE(at);
-
-const put = (ring: Ring, at: number, value: number): void => {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32LE(value >>> 0);
-  addon.uringWrite(ring.fd, OFF_SQ_RING, at, bytes);
-};
+/** A ring, and where its queues are. */
+interface Queues {
+  ring: Ring;
+  memory: RingMemory;
+}
 
 /** Entries go to where the kernel takes the next ones from. */
-const enqueue = (ring: Ring, at: RingOffsets, sqes: readonly Buffer[]): number => {
-  const head = word(ring, at.sq.head);
+const enqueue = async ({ ring, memory }: Queues, at: RingOffsets, sqes: readonly Buffer[]): Promise<number> => {
+  const head = await memory.word(at.sq.head);
   const stride = ring.flags & SETUP.sqe128 ? 2 * SQE_SIZE : SQE_SIZE;
   // Behind the completions, as the kernel aligns it (io_uring/io_uring.c: rings_size).
   const array = (at.cq.cqes + ring.cqEntries * (ring.flags & SETUP.cqe32 ? 32 : 16) + 63) & ~63;
   const mask = ring.sqEntries - 1;
   // The kernel maps all of them or none.
-  const entries = addon.uringRead(ring.fd, OFF_SQES, ring.sqEntries * stride);
+  const entries = await memory.read("sqes", 0, ring.sqEntries * stride);
   for (const [i, sqe] of sqes.entries()) {
     const slot = (head + i) & mask;
     entries.fill(0, slot * stride, (slot + 1) * stride);
     sqe.copy(entries, slot * stride);
-    if (!(ring.flags & SETUP.noSqarray)) put(ring, array + slot * 4, slot);
+    if (!(ring.flags & SETUP.noSqarray)) await memory.setWord(array + slot * 4, slot);
   }
-  addon.uringWrite(ring.fd, OFF_SQES, 0, entries);
-  put(ring, at.sq.tail, head + sqes.length);
+  await memory.write("sqes", 0, entries);
+  await memory.setWord(at.sq.tail, head + sqes.length);
   return (head + sqes.length) >>> 0;
 };
 
 const submit = async (
-  ring: Ring,
+  queues: Queues,
   at: RingOffsets,
   tid: number,
   sqes: readonly Buffer[],
   { engine }: CarrierContext,
 ): Promise<void> => {
-  const tail = enqueue(ring, at, sqes);
+  const { ring, memory } = queues;
+  const tail = await enqueue(queues, at, sqes);
   const [fd, registered] = ringOf(ring);
   const poll = (ring.flags & SETUP.sqpoll) !== 0;
   const count = poll ? 0n : BigInt(sqes.length);
   const flags = registered | (poll ? ENTER_SQ_WAKEUP : 0n);
   const ret = await engine.syscall(tid, SYS_IO_URING_ENTER, fd, count, 0n, flags, 0n, 0n);
   if (ret < 0) throw new Error(`io_uring_enter: errno ${-ret}`);
-  for (let i = 0; poll && i < 1000 && word(ring, at.sq.head) !== tail; i++) await sleep(1);
-  if (word(ring, at.sq.head) !== tail) throw new Error(`the kernel took ${ret} of ${sqes.length}`);
+  for (let i = 0; poll && i < 1000 && (await memory.word(at.sq.head)) !== tail; i++) await sleep(1);
+  if ((await memory.word(at.sq.head)) !== tail) throw new Error(`the kernel took ${ret} of ${sqes.length}`);
 };
 
 /** Looks at what has completed since the completion queue stood at `from`: that may be, but not because of us. */
-const checkCompletions = (ring: Ring, at: RingOffsets, from: number, mine: ReadonlyMap<bigint, SavedRequest>): void => {
+const checkCompletions = async (
+  { ring, memory }: Queues,
+  at: RingOffsets,
+  from: number,
+  mine: ReadonlyMap<bigint, SavedRequest>,
+): Promise<void> => {
   const size = ring.flags & SETUP.cqe32 ? 32 : 16;
-  const bytes = addon.uringRead(ring.fd, OFF_SQ_RING, at.cq.cqes + ring.cqEntries * size);
+  const bytes = await memory.read("rings", 0, at.cq.cqes + ring.cqEntries * size);
   const to = bytes.readUInt32LE(at.cq.tail);
   for (let i = from; i !== to; i = (i + 1) >>> 0) {
     const cqe = at.cq.cqes + (i & (ring.cqEntries - 1)) * size;
@@ -201,12 +204,13 @@ const batches = (requests: readonly SavedRequest[], most: number): SavedRequest[
 };
 
 const submitBatch = async (
-  ring: Ring,
+  queues: Queues,
   offsets: RingOffsets,
   batch: readonly SavedRequest[],
   context: CarrierContext,
 ): Promise<void> => {
   const { engine } = context;
+  const { ring } = queues;
   const tid = ring.flags & SETUP.sqpoll ? ring.tid : (threadBy(ring.pid, batch[0]!.thread) ?? ring.tid);
   const scratch = new Scratch();
   const prepared = [];
@@ -246,7 +250,7 @@ const submitBatch = async (
   }
   try {
     await submit(
-      ring,
+      queues,
       offsets,
       tid,
       prepared.map(({ sqe }) => sqe),
@@ -266,16 +270,17 @@ const submitBatch = async (
 
 /** See InFlightCarrier. Throws ERR_URING. */
 export const resubmit = async (
-  ring: Ring,
+  queues: Queues,
   requests: readonly SavedRequest[],
   context: CarrierContext,
 ): Promise<void> => {
   if (requests.length === 0) return;
   const offsets = offsetsHere();
-  const from = word(ring, offsets.cq.tail);
+  const { ring, memory } = queues;
+  const from = await memory.word(offsets.cq.tail);
   try {
-    for (const batch of batches(requests, ring.sqEntries)) await submitBatch(ring, offsets, batch, context);
-    checkCompletions(ring, offsets, from, new Map(requests.map((request) => [request.user_data, request])));
+    for (const batch of batches(requests, ring.sqEntries)) await submitBatch(queues, offsets, batch, context);
+    await checkCompletions(queues, offsets, from, new Map(requests.map((request) => [request.user_data, request])));
   } catch (error) {
     throw refuse(
       `cannot submit again what was in flight in process ${ring.pid}'s io_uring`,

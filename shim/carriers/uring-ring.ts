@@ -2,6 +2,7 @@
 // What the parts of the io_uring carrier tell each other of a ring.
 import { CryoshimError } from "../error.js";
 import type { CarrierContext } from "./carrier.js";
+import type { RingMemory } from "./uring-memory.js";
 
 /** IORING_SETUP_* (include/uapi/linux/io_uring.h). */
 export const SETUP = {
@@ -28,6 +29,8 @@ export const SETUP = {
 export interface Ring {
   /** A descriptor of ours. */
   fd: number;
+  /** Its file, where nobody has a descriptor of it: then `fd` only stands for it (RingReader.standIn). */
+  file?: bigint;
   /** The descriptor by which its process submits; undefined: it is registered there only (see `registered`). */
   fdInTask?: number;
   /** Its slot among the registered rings of `tid` (IORING_REGISTER_RING_FDS). */
@@ -70,7 +73,12 @@ export interface InFlightCarrier {
    * The ring is back with its memory, registered files and buffers, `submissions` behind its counters; the program has
    * not run yet, and what it had written to the queue itself and not submitted is kept out of the way meanwhile.
    */
-  resubmit(ring: Ring, requests: readonly Record<string, unknown>[], context: CarrierContext): Promise<void>;
+  resubmit(
+    ring: Ring,
+    memory: RingMemory,
+    requests: readonly Record<string, unknown>[],
+    context: CarrierContext,
+  ): Promise<void>;
   close?(): void;
 }
 

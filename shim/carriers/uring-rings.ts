@@ -87,7 +87,7 @@ export class RingRestore {
 
 const failed = ({ task, fd }: ImageRing, error: unknown): Error =>
   refuse(
-    `cannot make the ring at descriptor ${fd} of process ${task} again`,
+    `cannot make ${fd === undefined ? "a ring without a descriptor" : `the ring at descriptor ${fd}`} of process ${task} again`,
     reason(error),
     "restore on a kernel that has what the program uses of io_uring, and where it is allowed",
     error,
@@ -100,6 +100,8 @@ class Session {
   readonly #context: CarrierContext;
   /** Direct descriptors, by their number in the images. */
   readonly #opened = new Map<number, Descriptor>();
+  /** Of rings that had no descriptor. */
+  readonly #unnamed: Descriptor[] = [];
   readonly #ahead: ReadonlyMap<ImageRing, Ahead>;
 
   constructor(
@@ -134,13 +136,11 @@ class Session {
     const pid = this.#pid(image.task);
     const tid = this.#tid(image.task, image.thread);
     const hand = new Hand(tid, this.#context.engine);
-    const fd = image.fd!;
     try {
       const ahead = this.#ahead.get(image);
-      const isAhead = ahead !== undefined && chargedFor(pid) === image.user;
-      const params = isAhead ? ahead.params : await this.#setUp(image, made, hand);
-      if (isAhead) await this.#context.engine.give(pid, fd, ahead.fd, closesOnExec(pid, fd));
-      else ahead?.close();
+      const isAhead = ahead !== undefined && image.fd !== undefined && chargedFor(pid) === image.user;
+      if (!isAhead) ahead?.close();
+      const { params, fd } = isAhead ? await this.#take(ahead, pid, image.fd!) : await this.#setUp(image, made, hand);
       const offsets = offsetsOf(params);
       if (params.readUInt32LE(0) !== image.sq_entries || params.readUInt32LE(4) !== image.cq_entries)
         throw new Error(`it has ${params.readUInt32LE(0)} and ${params.readUInt32LE(4)} entries here`);
@@ -162,23 +162,36 @@ class Session {
     }
   }
 
-  /** By its own thread. Returns struct io_uring_params as the kernel has filled it in. */
-  async #setUp(image: ImageRing, made: readonly Made[], hand: Hand): Promise<Buffer> {
+  /** One that has been set up already. */
+  async #take({ params, fd: ours }: Ahead, pid: number, fd: number): Promise<{ params: Buffer; fd: number }> {
+    await this.#context.engine.give(pid, fd, ours, closesOnExec(pid, fd));
+    return { params, fd };
+  }
+
+  /**
+   * By its own thread. Returns struct io_uring_params as the kernel has filled it in, and its descriptor there: where it had none, as
+   * long as rings are made.
+   */
+  async #setUp(image: ImageRing, made: readonly Made[], hand: Hand): Promise<{ params: Buffer; fd: number }> {
     const sharing = made.find((other) => image.poller !== undefined && other.image.poller === image.poller);
-    let flags = image.flags & ~SETUP.attachWq;
+    let flags = image.flags & ~(SETUP.attachWq | SETUP.registeredFdOnly);
     if (image.flags & SETUP.attachWq && sharing !== undefined) flags |= SETUP.attachWq;
     if (image.restrictions !== undefined) flags |= SETUP.rDisabled;
     const asked = encodeParams({
       ...askedFor(image, flags),
-      ...(flags & SETUP.attachWq && { wqFd: sharing!.image.fd! }),
+      ...(flags & SETUP.attachWq && { wqFd: sharing!.ring.fdInTask! }),
     });
     // A new ring begins at zero, which its memory need not know yet.
     if (image.rings_address !== undefined) await hand.writeAll(image.rings_address, Buffer.alloc(image.rings.length));
     const at = await hand.lend(asked);
     const got = await hand.call("io_uring_setup", CALL.setup, image.sq_entries, at);
     const params = await hand.read(at, PARAMS_SIZE);
-    await this.#replace(hand, this.#pid(image.task), image.fd!, got);
-    return params;
+    if (image.fd === undefined) {
+      this.#unnamed.push({ task: image.task, fd: got });
+      return { params, fd: got };
+    }
+    await this.#replace(hand, this.#pid(image.task), image.fd, got);
+    return { params, fd: image.fd };
   }
 
   /** Puts a new descriptor in the place of a placeholder: close-on-exec as that was, and in the epolls in which it is. */
@@ -219,7 +232,7 @@ class Session {
       if ((image.overflow ?? []).length > 0) await this.#overflow(made, hand);
       if ((image.requests ?? []).length > 0) {
         if (inFlight === undefined) throw new Error("requests in flight are not known to this version");
-        await inFlight.resubmit(ring, image.requests!, this.#context);
+        await inFlight.resubmit(ring, made.memory, image.requests!, this.#context);
       }
       await this.#fillSubmissions(made);
       // Its thread may have gone to sleep unseen, while the flag that says so was written over; and what is submitted is its.
@@ -296,9 +309,10 @@ class Session {
 
   /** Closes what was open for that time only. */
   async end(): Promise<void> {
-    for (const { task, fd } of this.#opened.values())
+    for (const { task, fd } of [...this.#opened.values(), ...this.#unnamed])
       await this.#context.engine.syscall(this.#pid(task), CALL.close, BigInt(fd));
     this.#opened.clear();
+    this.#unnamed.length = 0;
   }
 
   /** Lets a thread take another process's descriptor: rings cannot be sent over a socket (io_uring, Linux 6.7). */
@@ -376,7 +390,7 @@ class Session {
     if (image.processors !== undefined) await this.#bind(image.processors, ring.fdInTask!, hand);
     for (const user of image.users ?? []) {
       const tid = this.#tid(user.task, user.thread);
-      const fd = image.descriptors?.find((each) => each.task === user.task)?.fd;
+      const fd = fdFor(user.task, image, ring);
       if (fd === undefined) continue;
       const own = tid === hand.tid ? hand : new Hand(tid, this.#context.engine);
       const { processors } = user;
@@ -404,10 +418,10 @@ class Session {
     }
   }
 
-  async #slots({ image }: Made): Promise<void> {
+  async #slots({ image, ring }: Made): Promise<void> {
     for (const { task, thread, slot } of image.slots ?? []) {
       const hand = new Hand(this.#tid(task, thread), this.#context.engine);
-      const fd = image.descriptors?.find((each) => each.task === task)?.fd;
+      const fd = fdFor(task, image, ring);
       if (fd === undefined) throw new Error(`thread ${thread} has it registered, but no descriptor`);
       const update = Buffer.alloc(16);
       update.writeUInt32LE(slot, 0);
@@ -420,6 +434,10 @@ class Session {
     }
   }
 }
+
+/** A process's descriptor of a ring. */
+const fdFor = (task: string, { task: owner, descriptors }: ImageRing, { fdInTask }: Ring): number | undefined =>
+  descriptors?.find((each) => each.task === task)?.fd ?? (task === owner ? fdInTask : undefined);
 
 const take = (pid: number, fd: number): number => {
   const pidfd = pidfdOpen(pid);

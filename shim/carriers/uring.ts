@@ -38,15 +38,33 @@ const [OFF_SQ_RING, OFF_SQES, OFF_PBUF_RING] = [0n, 0x10000000n, 0x80000000n];
 const [VM_DONTCOPY, VM_PROT] = [0x20000n, 7n];
 const [MAP_SHARED, MAP_PLACEHOLDER] = [1, 0x2 | 0x20 | 0x4000];
 
+/** Who has a ring open, or only registered (IORING_REGISTER_RING_FDS). */
+interface Holder {
+  pid: number;
+  fd: number;
+}
+interface Slot {
+  pid: number;
+  tid: number;
+  slot: number;
+}
+interface Owner {
+  pid: number;
+  tid: number;
+  /** Undefined: it has no descriptor, but is in this slot of the thread's. */
+  fd?: number;
+  slot?: number;
+}
+
 /** A ring of the dump. */
 interface Saved {
   state: RingState;
   /** Of ours. */
   fd: number;
-  owner: { pid: number; tid: number; fd: number };
-  descriptors: { pid: number; fd: number }[];
+  owner: Owner;
+  descriptors: Holder[];
   mappings: RingMapping[];
-  slots: { pid: number; tid: number; slot: number }[];
+  slots: Slot[];
   inFlight: InFlight;
   image: ImageRing;
 }
@@ -85,12 +103,32 @@ const jiffy = (reader: RingReader): number => {
   }
 };
 
-const atOf = ([first]: readonly { pid: number; fd: number }[]): string =>
-  `the ring at descriptor ${first!.fd} of process ${first!.pid}`;
+const atOf = ([first]: readonly Holder[], [slot]: readonly Slot[]): string =>
+  first === undefined
+    ? `the ring that thread ${slot!.tid} of process ${slot!.pid} has registered as ${slot!.slot}`
+    : `the ring at descriptor ${first.fd} of process ${first.pid}`;
 
-const ringOf = (state: RingState, fd: number, owner: Saved["owner"]): Ring => ({
+/** Where threads have a ring registered. */
+const slotsOf = (file: bigint, threads: readonly ThreadState[]): Slot[] =>
+  threads.flatMap(({ pid, tid, rings }) => rings.flatMap((each, slot) => (each === file ? [{ pid, tid, slot }] : [])));
+
+/** Rings that threads have registered, and of which nobody has a descriptor. */
+const registeredOnly = (threads: readonly ThreadState[], open: ReadonlySet<bigint>): bigint[] => [
+  ...new Set(threads.flatMap(({ rings }) => rings.filter((file) => file !== 0n && !open.has(file)))),
+];
+
+/** Why a ring without a descriptor is not carried: one could be set up again, but not mapped where it was. */
+const objectionToRegistered = ({ flags }: RingState, slots: readonly Slot[]): string | undefined => {
+  if ((flags & SETUP.noMmap) === 0)
+    return "it has no descriptor, is registered only (IORING_REGISTER_RING_FDS), and its memory is the kernel's";
+  if (new Set(slots.map(({ pid }) => pid)).size > 1)
+    return "several processes have it registered, and none a descriptor";
+  return undefined;
+};
+
+const ringOf = (state: RingState, fd: number, owner: Owner): Ring => ({
   fd,
-  fdInTask: owner.fd,
+  ...(owner.fd === undefined ? { file: state.file, registered: owner.slot! } : { fdInTask: owner.fd }),
   pid: owner.pid,
   tid: owner.tid,
   flags: state.flags,
@@ -119,19 +157,13 @@ class Dump {
     const files = found.filter(({ kind }) => kind === "uring");
     const threads = ringThreads().filter(({ pid }) => tree.has(pid));
     const open = new Set(files.map(({ file }) => file));
-    for (const { pid, tid, rings } of threads)
-      if (rings.some((file) => file !== 0n && !open.has(file)))
-        throw refuse(
-          `cannot carry a ring of thread ${tid} of process ${pid}`,
-          "it has no descriptor, and is registered only (IORING_REGISTER_RING_FDS)",
-          "keep its descriptor open",
-        );
-    if (files.length === 0) return;
-    const byFile = new Map<bigint, { pid: number; fd: number }[]>();
+    const hidden = registeredOnly(threads, open);
+    const byFile = new Map<bigint, Holder[]>(hidden.map((file) => [file, []]));
     for (const { pid, fd, file } of files) byFile.set(file, [...(byFile.get(file) ?? []), { pid, fd }]);
     const ours = new Map<bigint, number>();
     try {
-      for (const [file, [first]] of byFile) ours.set(file, take(first!));
+      for (const [file, [first]] of byFile)
+        ours.set(file, first === undefined ? this.#reader.standIn(file) : take(first));
       await this.#settle(byFile, ours, threads, context);
       const states = this.#reader.rings();
       const mappings = [...tree].flatMap((pid) => this.#reader.mappings(pid));
@@ -140,7 +172,7 @@ class Dump {
         const descriptors = byFile.get(file)!;
         if (state === undefined || state.file !== file)
           throw refuse(
-            `cannot read the ring at descriptor ${descriptors[0]!.fd} of process ${descriptors[0]!.pid}`,
+            `cannot read ${atOf(descriptors, slotsOf(file, threads))}`,
             "the X-ray does not find it",
             "report this with the kernel's version",
           );
@@ -149,14 +181,14 @@ class Dump {
         ours.delete(file);
       }
     } finally {
-      for (const fd of ours.values()) closeSync(fd);
+      for (const fd of ours.values()) this.#reader.letGo(fd);
     }
     this.#link(root, tree);
   }
 
   /** What ends by itself shall have ended: counters and queues are read after that. */
   async #settle(
-    byFile: ReadonlyMap<bigint, { pid: number; fd: number }[]>,
+    byFile: ReadonlyMap<bigint, Holder[]>,
     ours: ReadonlyMap<bigint, number>,
     threads: readonly ThreadState[],
     context: CarrierContext,
@@ -168,7 +200,7 @@ class Dump {
       const descriptors = byFile.get(file)!;
       return state === undefined
         ? []
-        : [ringOf(state, fd, this.#owner(state, descriptors, threads, atOf(descriptors)))];
+        : [ringOf(state, fd, this.#owner(state, descriptors, threads, slotsOf(file, threads)))];
     });
     await this.#inFlight.settle(rings, context);
   }
@@ -176,31 +208,29 @@ class Dump {
   async #save(
     state: RingState,
     fd: number,
-    descriptors: { pid: number; fd: number }[],
+    descriptors: Holder[],
     mappings: RingMapping[],
     threads: readonly ThreadState[],
     root: number,
     context: CarrierContext,
   ): Promise<Saved> {
-    const at = atOf(descriptors);
-    const why = objection(state);
+    const slots = slotsOf(state.file, threads);
+    const at = atOf(descriptors, slots);
+    const why = objection(state) ?? (descriptors.length === 0 ? objectionToRegistered(state, slots) : undefined);
     if (why !== undefined) throw refuse(`cannot carry ${at}`, why, "checkpoint when it is not in use");
     for (const { pid } of mappings)
       if (!descriptors.some((each) => each.pid === pid))
         throw refuse(`cannot carry ${at}`, `process ${pid} has it mapped, but no descriptor of it`, "keep one open");
-    const owner = this.#owner(state, descriptors, threads, at);
+    const owner = this.#owner(state, descriptors, threads, slots);
     const ring = ringOf(state, fd, owner);
     const inFlight = await this.#requests(ring, at, context);
-    const slots = threads.flatMap(({ pid, tid, rings }) =>
-      rings.flatMap((file, slot) => (file === state.file ? [{ pid, tid, slot }] : [])),
-    );
     const depth = depthOf(root);
     const name = (pid: number): string => taskName(pid, depth);
     const user = state.has.user ? chargedFor(owner.pid) : undefined;
     const image: ImageRing = {
       task: name(owner.pid),
       thread: name(owner.tid),
-      fd: owner.fd,
+      ...(owner.fd !== undefined && { fd: owner.fd }),
       flags: state.flags,
       sq_entries: state.sqEntries,
       cq_entries: state.cqEntries,
@@ -228,7 +258,7 @@ class Dump {
   async #memory(
     state: RingState,
     fd: number,
-    { pid }: Saved["owner"],
+    { pid }: Owner,
     at: string,
     { engine }: CarrierContext,
   ): Promise<Pick<ImageRing, "rings" | "sqes" | "rings_address" | "sqes_address">> {
@@ -255,15 +285,19 @@ class Dump {
   /** The process and thread that set it up, or who may stand for it. */
   #owner(
     { submitter, mm }: RingState,
-    descriptors: readonly { pid: number; fd: number }[],
+    descriptors: readonly Holder[],
     threads: readonly ThreadState[],
-    at: string,
-  ): Saved["owner"] {
+    slots: readonly Slot[],
+  ): Owner {
+    if (descriptors.length === 0) {
+      const mine = slots.find(({ tid }) => tid === submitter) ?? slots[0]!;
+      return { pid: mine.pid, tid: mine.tid, slot: mine.slot };
+    }
     const pid = submitter === 0 ? threads.find((thread) => thread.mm === mm)?.pid : tgidOf(submitter);
     const mine = descriptors.find((each) => each.pid === pid) ?? (submitter === 0 ? descriptors[0] : undefined);
     if (mine === undefined)
       throw refuse(
-        `cannot carry ${at}`,
+        `cannot carry ${atOf(descriptors, slots)}`,
         `thread ${submitter}, to which it belongs, has no descriptor of it`,
         "keep one open",
       );
@@ -296,8 +330,8 @@ class Dump {
     };
     const direct = new DirectFinder(this.#reader);
     const pollers = new Map<bigint, number>();
-    for (const { state, fd, image, descriptors, owner, mappings } of this.saved) {
-      const at = `the ring at descriptor ${descriptors[0]!.fd} of process ${descriptors[0]!.pid}`;
+    for (const { state, fd, image, descriptors, owner, mappings, slots } of this.saved) {
+      const at = atOf(descriptors, slots);
       if (state.sqData !== 0n) {
         const poller = pollers.get(state.sqData) ?? pollers.size;
         pollers.set(state.sqData, poller);
@@ -371,7 +405,7 @@ class Dump {
         });
       }
       if (state.has.groups) {
-        image.groups = this.#groups(fd, owner.pid, at);
+        image.groups = this.#groups(fd, owner, at);
         // Each buffer is taken again by a submission of its own: one that has taken many (multishot) leaves too few.
         if (submissionsFor(image.groups) + (image.submissions ?? 0) > state.sqHead)
           throw refuse(
@@ -385,7 +419,7 @@ class Dump {
   }
 
   /** Buffers for the kernel to choose from; a ring of them in memory of the process is found by its first page. */
-  #groups(fd: number, pid: number, at: string): Group[] {
+  #groups(fd: number, { pid, fd: fdInTask }: Owner, at: string): Group[] {
     return this.#reader.groups(fd).map((found): Group => {
       const { id, entries, head, ring, incremental, minLeft, mapped, page, provided } = found;
       if (!ring) {
@@ -394,6 +428,12 @@ class Dump {
       }
       const group: Group = { id, entries, head, ring, incremental, mapped, ...(minLeft > 0 && { min_left: minLeft }) };
       if (mapped) {
+        if (fdInTask === undefined)
+          throw refuse(
+            `cannot carry ${at}`,
+            `its ring of buffers ${id} is mapped, and it has no descriptor`,
+            "keep one open",
+          );
         const offset = OFF_PBUF_RING | (BigInt(id) << 16n);
         return { ...group, memory: new Uint8Array(addon.uringRead(fd, offset, pageAlign(16 * entries))) };
       }
@@ -458,7 +498,7 @@ class Dump {
   }
 
   close(): void {
-    for (const { fd } of this.saved.splice(0)) closeSync(fd);
+    for (const { fd } of this.saved.splice(0)) this.#reader.letGo(fd);
   }
 }
 
@@ -501,7 +541,7 @@ const isFree = (pid: number, from: bigint, to: bigint): boolean =>
     ([, start, end]) => BigInt(`0x${start}`) < to && BigInt(`0x${end}`) > from,
   );
 
-const take = ({ pid, fd }: { pid: number; fd: number }): number => {
+const take = ({ pid, fd }: Holder): number => {
   const pidfd = pidfdOpen(pid);
   try {
     return pidfdGetfd(pidfd, fd);
@@ -525,9 +565,18 @@ const LONG = 1;
 export const foresee = (root: number, found: readonly Found[], reader: RingReader): Foreseen[] => {
   const foreseen: Foreseen[] = [];
   const open = new Set(found.filter(({ kind }) => kind === "uring").map(({ file }) => file));
-  for (const { pid, tid, rings } of threadsOf(root))
-    if (rings.some((file) => file !== 0n && !open.has(file)))
-      foreseen.push({ pid, why: `thread ${tid} has a ring that is registered only, without a descriptor` });
+  const threads = threadsOf(root);
+  for (const file of registeredOnly(threads, open)) {
+    const ours = reader.standIn(file);
+    try {
+      const state = reader.rings().get(ours);
+      const slots = slotsOf(file, threads);
+      const why = state && (objection(state) ?? objectionToRegistered(state, slots));
+      if (why !== undefined) foreseen.push({ pid: slots[0]!.pid, why });
+    } finally {
+      reader.letGo(ours);
+    }
+  }
   const seen = new Set<bigint>();
   for (const { kind, pid, fd, file } of found) {
     if (kind !== "uring" || seen.has(file)) continue;
@@ -572,7 +621,7 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
     prepare(root) {
       const [found, tasks] = [findSpecial(root).some(({ kind }) => kind === "uring"), threadsOf(root)];
       threads = found || tasks.length > 0;
-      if (!found) return;
+      if (!found && !tasks.some(({ rings }) => rings.some((ring) => ring !== 0n))) return;
       reader ??= new RingReader();
       inFlight?.prepare?.();
     },

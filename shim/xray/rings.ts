@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads io_uring rings by native/bpf/uring.bpf.c: what they are, where they are mapped, who has registered them.
 import { readFileSync } from "node:fs";
-import { artefact, closeFd } from "../../native/index.js";
+import { addon, artefact, closeFd } from "../../native/index.js";
 import { bpf, CMD } from "../netlock/bpf.js";
 import { type LoadedObject, loadObject } from "../netlock/bpf-object.js";
 import { fromKit, pinInKit } from "../netlock/kept.js";
@@ -158,7 +158,7 @@ const PART = {
   opened: 14,
 } as const;
 const [RING, MAPPING, THREAD, DESCRIPTOR, PLACE] = [1, 7, 8, 10, 13];
-const [RING_SIZE, ITEM_SIZE, CURSOR_SIZE, MAPPING_SIZE, THREAD_SIZE, DESCRIPTOR_SIZE] = [176, 40, 32, 48, 160, 48];
+const [RING_SIZE, ITEM_SIZE, CURSOR_SIZE, MAPPING_SIZE, THREAD_SIZE, DESCRIPTOR_SIZE] = [176, 40, 40, 48, 160, 48];
 
 const TASK_VMA = { ...TASK_FILE, target: "bpf_iter_task_vma" };
 const TASK = { ...TASK_FILE, target: "bpf_iter_task" };
@@ -260,6 +260,7 @@ export class RingReader {
   readonly #rings: LoadedObject;
   readonly #parts: LoadedObject;
   readonly #mappings: LoadedObject;
+  readonly #standIns = new Map<number, bigint>();
   #descriptors: LoadedObject | undefined;
   #places: LoadedObject | undefined;
 
@@ -271,14 +272,30 @@ export class RingReader {
     this.#mappings = loadObject(object, { "iter/task_vma.mappings": TASK_VMA });
   }
 
-  /** All rings that this process has open, by descriptor. */
+  /** All rings that this process has open, or a stand-in for, by descriptor. */
   rings(): Map<number, RingState> {
-    return new Map(
-      records(this.#run(this.#rings.programs.rings!, process.pid), RING_SIZE, RING).map((record) => [
-        record.readUInt32LE(4),
-        ringOf(record),
-      ]),
-    );
+    const found: Buffer[] = [];
+    for (const fd of [0, ...this.#standIns.keys()]) {
+      this.#aim(this.#rings, RING, fd);
+      found.push(...records(this.#run(this.#rings.programs.rings!, process.pid), RING_SIZE, RING));
+    }
+    return new Map(found.map((record) => [record.readUInt32LE(4), ringOf(record)]));
+  }
+
+  /**
+   * A descriptor of ours in the place of one of a ring that nobody has any of: it is read by this number as others are. The ring, by its
+   * `file`, must not end meanwhile.
+   */
+  standIn(file: bigint): number {
+    const fd = addon.eventfd(0);
+    this.#standIns.set(fd, file);
+    return fd;
+  }
+
+  /** Closes a descriptor of a ring's, or a stand-in. */
+  letGo(fd: number): void {
+    this.#standIns.delete(fd);
+    closeFd(fd);
   }
 
   /** Where a process has rings mapped. */
@@ -417,6 +434,7 @@ export class RingReader {
   }
 
   close(): void {
+    for (const fd of this.#standIns.keys()) this.letGo(fd);
     const loaded = [this.#rings, this.#parts, this.#mappings, this.#descriptors, this.#places];
     for (const { maps, programs } of loaded.filter((each) => each !== undefined))
       for (const fd of [...Object.values(maps), ...Object.values(programs)]) closeFd(fd);
@@ -429,7 +447,7 @@ export class RingReader {
   /** A table may be longer than a pass: then the next pass goes on where it ended. */
   #items(kind: number, fd: number, at = 0n, base = 0n): Item[] {
     const items: Item[] = [];
-    this.#aim(kind, fd, at, base);
+    this.#aim(this.#parts, kind, fd, at, base);
     for (;;) {
       const bytes = this.#run(this.#parts.programs.parts!, process.pid);
       for (const record of records(bytes, ITEM_SIZE, kind))
@@ -446,12 +464,13 @@ export class RingReader {
     }
   }
 
-  #aim(kind: number, fd: number, at = 0n, base = 0n): void {
+  #aim({ maps }: LoadedObject, kind: number, fd: number, at = 0n, base = 0n): void {
     const value = Buffer.alloc(CURSOR_SIZE);
     value.writeUInt32LE(kind, 0);
     value.writeUInt32LE(fd, 4);
     value.writeBigUInt64LE(at, 8);
     value.writeBigUInt64LE(base, 16);
-    bpf(CMD.mapUpdate, { 0: this.#parts.maps.cursor!, 8: Buffer.alloc(4), 16: value });
+    value.writeBigUInt64LE(this.#standIns.get(fd) ?? 0n, 32);
+    bpf(CMD.mapUpdate, { 0: maps.cursor!, 8: Buffer.alloc(4), 16: value });
   }
 }

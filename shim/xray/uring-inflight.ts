@@ -83,7 +83,7 @@ export interface RingTask {
 
 // enum and structs of native/bpf/uring-inflight.bpf.c
 const [REQUEST, TASK, DONE] = [0x51455249, 0x4b534154, 0x454e4f44];
-const [REQUEST_SIZE, TASK_SIZE, WALK_SIZE, VECTORS] = [312, 32, 136, 8];
+const [REQUEST_SIZE, TASK_SIZE, WALK_SIZE, VECTORS] = [312, 32, 144, 8];
 const [EPOLL_CTL, REALTIME] = [29, 1 << 3];
 
 /** How many NUMA nodes there are: Linux 6.1 has workers for each. */
@@ -158,9 +158,9 @@ export class InFlightReader {
 
   /**
    * What the ring of a descriptor of ours has in flight; a request that is on two lists is there once. Those that wait for
-   * others (drain) are in their order, and behind the others; what is linked is behind what it is linked to.
+   * others (drain) are in their order, and behind the others; what is linked is behind what it is linked to. `file`: see Ring.
    */
-  read(fd: number): { requests: Request[]; tasks: RingTask[] } {
+  read(fd: number, file = 0n): { requests: Request[]; tasks: RingTask[] } {
     const requests = new Map<bigint, Request>();
     const tasks: RingTask[] = [];
     for (let skip = 0, more = true; more; ) {
@@ -168,6 +168,7 @@ export class InFlightReader {
       walk.writeUInt32LE(fd, 0);
       walk.writeUInt32LE(skip, 4);
       walk.writeUInt32LE(this.#nodes, WALK_NODES);
+      walk.writeBigUInt64LE(file, WALK_FILE);
       bpf(CMD.mapUpdate, { 0: this.#object.maps.walk!, 8: Buffer.alloc(4), 16: walk });
       const bytes = runIterator(this.#object.programs.in_flight!, process.pid);
       const before = skip;
@@ -203,8 +204,8 @@ export class InFlightReader {
   }
 }
 
-/** Offset of `nodes` in struct walk. */
-const WALK_NODES = 84;
+/** Offsets in struct walk. */
+const [WALK_NODES, WALK_FILE] = [84, 136];
 
 /** The same request on another list. */
 const merge = (known: Request, { where, behind, left }: Request): void => {

@@ -25,6 +25,7 @@ describe("criu's command line", () => {
     "plain clamp submit-all coop cqsize",
     "single defer enabled disabled iopoll",
     "sqe128 cqe32 no-sqarray no-mmap",
+    "registered-only plain registered-only=20000 defer",
     "sqpoll attach",
     "shared dup registered epoll",
     "mapped",
@@ -53,7 +54,7 @@ dump; restore; cat i/r.log i/cryoshim.log | grep "brought on while CRIU restores
 
   test("--leave-running leaves every ring as it is, and again", () =>
     holds(`${WORDS}
-start $program plain sqe128 defer sqpoll no-sqarray epoll dup shared overflow buffers pbuf-ring pbuf-mmap waits waits-limited waits-signal
+start $program plain sqe128 defer sqpoll no-sqarray registered-only epoll dup shared overflow buffers pbuf-ring pbuf-mmap waits waits-limited waits-signal
 dump -R; rm -r i; mkdir i; dump -R; checked l`));
 
   test("a dump that fails leaves every ring as it is, and no image", () =>
@@ -63,7 +64,7 @@ fails "" dump; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checke
 
   test("what is not carried is refused, says why, and goes on", () =>
     holds(`${WORDS}
-start $program plain registered-only
+start $program plain registered-closed
 fails "" dump; grep -q "registered only" i/d.log i/cryoshim.log; [ ! -e i/cryoshim.img ]; checked l`));
 
   test.each([
@@ -97,7 +98,7 @@ done`);
 
   test("doctor foretells what is not carried, and a restore that will take long", () =>
     holds(`${WORDS}
-start $program registered-only plain=20000000
+start $program registered-closed plain=20000000
 cryoshim doctor --pid $pid >said || true; grep "not carried: .*registered only" said; grep "takes a restore about 1 s" said
 kill -9 $pid`));
 

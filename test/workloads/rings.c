@@ -51,6 +51,8 @@ enum {
 	SETUP_NO_SQARRAY = 1 << 16,
 	SETUP_HYBRID_IOPOLL = 1 << 17,
 };
+/* IORING_REGISTER_USE_REGISTERED_RING, Linux 6.3 */
+#define USE_REGISTERED_RING (1u << 31)
 #define ENTRIES 8
 #define UNREAD 3
 #define UNSENT 2
@@ -1258,6 +1260,10 @@ static void multishot(const struct kind *kind, unsigned number)
 static void no_mmap(const struct kind *kind, unsigned number)
 {
 	struct ring r = { .p = { .flags = kind->flags } };
+	static char memory[4096];
+	struct iovec iov = { memory, sizeof(memory) };
+	int event = eventfd(0, 0), file = memfd_create("file", 0);
+	struct io_uring_sqe *sqe;
 
 	r.rings = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	r.sqes = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -1268,6 +1274,43 @@ static void no_mmap(const struct kind *kind, unsigned number)
 	if (kind->flags & SETUP_REGISTERED_FD_ONLY)
 		r.enter_flags = 1 << 4;
 	do_history(&r, number ? number : 50);
+	if (reg(&r, IORING_REGISTER_BUFFERS | (r.enter_flags ? USE_REGISTERED_RING : 0), &iov, 1) || write(file, "fixed", 5) != 5)
+		die("register a buffer");
+	sqe = next_sqe(&r);
+	sqe->opcode = IORING_OP_POLL_ADD;
+	sqe->fd = event;
+	sqe->poll32_events = POLLIN;
+	sqe->user_data = 0x9011;
+	if (!submit(&r, 0))
+		die("poll");
+	r.history++;
+	leave(&r);
+	go_on();
+	check_ring(&r);
+	check(eventfd_write(event, 1) == 0 && wait_for(&r, 1) && user_data_is(&r, 0, 0x9011, POLLIN), "%s: a poll goes on", r.name);
+	consume(&r, 1);
+	sqe = next_sqe(&r);
+	sqe->opcode = IORING_OP_READ_FIXED;
+	sqe->fd = file;
+	sqe->addr = (uintptr_t)memory;
+	sqe->len = 5;
+	check(submit(&r, 1) && wait_for(&r, 1) && peek(&r, 0)->res == 5 && !memcmp(memory, "fixed", 5), "%s: its buffer is registered",
+	      r.name);
+}
+
+/* Its descriptor is closed: one thread has it registered, and it is mapped. */
+static void registered_closed(const struct kind *kind, unsigned number)
+{
+	struct rsrc_update update = { .offset = 5 };
+	struct ring r;
+
+	setup(&r, kind->name, ENTRIES, 0);
+	do_history(&r, number ? number : 9);
+	update.data = (uint64_t)r.fd;
+	if (reg(&r, 20 /* IORING_REGISTER_RING_FDS */, &update, 1) != 1 || close(r.fd))
+		die("register a ring descriptor");
+	r.fd = 5;
+	r.enter_flags = 1 << 4;
 	leave(&r);
 	go_on();
 	check_ring(&r);
@@ -1392,6 +1435,7 @@ static const struct kind kinds[] = {
 	{ "multishot", multishot, 0 },
 	{ "hybrid-iopoll", alone, IORING_SETUP_IOPOLL | SETUP_HYBRID_IOPOLL },
 	{ "no-mmap", no_mmap, SETUP_NO_MMAP },
+	{ "registered-closed", registered_closed, 0 },
 	{ "registered-only", no_mmap, SETUP_NO_MMAP | SETUP_REGISTERED_FD_ONLY },
 };
 

@@ -82,6 +82,7 @@ struct walk {
 	u32 kind;		/* where what is on this list is */
 	u32 zero;
 	u64 sought, found;
+	u64 file;		/* see uring.bpf.c, struct cursor */
 };
 
 struct {
