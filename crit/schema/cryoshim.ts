@@ -270,6 +270,15 @@ const uringGroup = message("cryoshim_uring_group", {
   min_left: [10, "uint32"],
 });
 
+/** Registered memory (IORING_REGISTER_MEM_REGION): at this address of the process, or of the kernel's, with what was in it. */
+const uringRegion = message("cryoshim_uring_region", {
+  length: [1, "uint32", "required"],
+  address: [2, "uint64"],
+  memory: [3, "bytes"],
+  /** Arguments of waits are in it. */
+  waits: [4, "bool"],
+});
+
 /** A thread that has the ring registered (IORING_REGISTER_RING_FDS). */
 const uringSlot = message("cryoshim_uring_slot", {
   task: [1, "string", "required"],
@@ -347,6 +356,7 @@ const uringRing = message("cryoshim_uring_ring", {
   processors: [37, "bytes"],
   /** The user to whom registered memory is charged, as the kernel numbers him; not there: to nobody. */
   user: [38, "uint32"],
+  region: [39, () => uringRegion],
 });
 
 export const uring = message("cryoshim_uring_entry", {

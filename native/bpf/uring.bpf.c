@@ -172,6 +172,7 @@ struct io_ring_ctx {
 	struct io_mapped_region sq_region;
 	struct io_mapped_region ring_region;
 	struct io_mapped_region param_region;
+	void *cq_wait_arg;
 } __core;
 
 /* Linux 6.1, 6.12. */
@@ -213,10 +214,13 @@ struct ring {
 	u32 napi_prefer, napi_track;
 	u32 workers[2];
 	s32 clock;
-	u32 has;		/* bit 0 overflow, 1 buffer groups, 2 personalities, 3 parameters, 4 zero copy receive, 5 not privileged, 6 buffer groups in an array */
+	u32 has;		/* bit 0 overflow, 1 buffer groups, 2 personalities, 3 registered memory, 4 zero copy receive, 5 not privileged, 6 buffer groups in an array */
 	u32 alloc_start, alloc_end;
 	u32 zero;
 	u64 ring_page, sqe_page;/* struct page of user memory (NO_MMAP) */
+	u64 region_page;	/* of registered memory (IORING_REGISTER_MEM_REGION): the first, and how many */
+	u32 region_pages;
+	u32 region;		/* bit 0: it is the program's own, 1: arguments of waits are in it */
 };
 
 struct item {
@@ -391,9 +395,16 @@ static __attribute__((always_inline)) int write_ring(void *seq, struct file *fil
 	if (head)
 		r.has |= 4;
 	if (HAS(ctx->param_region)) {
-		READ(ptr, ctx->param_region.ptr);
-		if (ptr)
+		READ(pages, ctx->param_region.pages);
+		READ(r.region_pages, ctx->param_region.nr_pages);
+		if (pages) {
 			r.has |= 8;
+			bpf_probe_read_kernel(&r.region_page, 8, pages);
+		}
+		READ(byte, ctx->param_region.flags);
+		r.region = (byte & 2) >> 1;
+		READ(ptr, ctx->cq_wait_arg);
+		r.region |= ptr ? 2 : 0;
 	}
 	if (HAS(ctx->zcrx_ctxs)) {
 		READ(head, ctx->zcrx_ctxs.xa_head);

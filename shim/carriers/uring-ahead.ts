@@ -38,7 +38,13 @@ export interface Ahead {
 /** Begins with a ring of the images; undefined: it is not worth it, or only its task can make it. */
 export const startAhead = (image: ImageRing): Ahead | undefined => {
   const { sq, cq } = historyOf(image);
-  if ((image.flags & OWN) !== 0 || image.restrictions !== undefined || sq < 0 || Math.max(sq, cq) < LONG)
+  if (
+    (image.flags & OWN) !== 0 ||
+    image.restrictions !== undefined ||
+    image.region !== undefined ||
+    sq < 0 ||
+    Math.max(sq, cq) < LONG
+  )
     return undefined;
   const params = encodeParams(askedFor(image, image.flags));
   let fd: number;

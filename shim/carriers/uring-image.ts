@@ -34,6 +34,12 @@ export interface Group {
   provided?: { id: number; address: bigint; length: bigint }[];
   memory?: Uint8Array;
 }
+export interface Region {
+  length: number;
+  address?: bigint;
+  memory?: Uint8Array;
+  waits?: boolean;
+}
 /** A ring of the images, field by field as crit/schema/cryoshim.ts has it. */
 export interface ImageRing {
   task: string;
@@ -77,6 +83,7 @@ export interface ImageRing {
   user?: number;
   rings_address?: bigint;
   sqes_address?: bigint;
+  region?: Region;
 }
 
 /**
@@ -84,7 +91,7 @@ export interface ImageRing {
  * ring's descriptor, and what is not there any more.
  */
 export const placeOf = (
-  { rings, sqes, groups = [] }: ImageRing,
+  { rings, sqes, groups = [], region }: ImageRing,
   offset: bigint,
   length: bigint,
 ): { base: bigint; cut: { before: bigint; after: bigint } } => {
@@ -92,6 +99,7 @@ export const placeOf = (
     [0n, rings.length],
     [0x8000000n, rings.length],
     [0x10000000n, sqes.length],
+    [0x20000000n, region?.length ?? 0],
     ...groups.map((group): [bigint, number] => [0x80000000n | (BigInt(group.id) << 16n), group.memory?.length ?? 0]),
   ];
   const [base, whole] = wholes.filter(([from]) => from <= offset).reduce((a, b) => (b[0] > a[0] ? b : a));
@@ -139,6 +147,8 @@ const [MAX_SQ, MAX_CQ, MAX_BUFFERS, MAX_FILES, MAX_PROVIDED, MAX_SLOTS] = [
   1 << 16,
   16,
 ];
+/** More than anyone has use for: an argument of a wait is 64 bytes. */
+export const MAX_REGION = 64 << 20;
 /** What user space can have: below it, and page by page. */
 const [TOP, PAGE] = [1n << 47n, 4096n];
 
@@ -262,6 +272,13 @@ const RING: Record<string, Check> = {
   user: optional(word),
   rings_address: optional(place),
   sqes_address: optional(place),
+  region: optional(
+    one_({
+      length: (value) => upTo(MAX_REGION)(value) && (value as number) > 0 && (value as number) % 4096 === 0,
+      address: optional(place),
+      memory: optional(bytes(MAX_REGION)),
+    }),
+  ),
 };
 
 const wrong = (entry: number, why: string): CryoshimError =>

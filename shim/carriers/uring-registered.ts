@@ -4,12 +4,14 @@
 import { addon } from "../../native/index.js";
 import { O_CLOEXEC } from "../flags.js";
 import type { DirectFile } from "./uring-direct.js";
-import { type Descriptor, type Group, type ImageRing, runsOf } from "./uring-image.js";
+import { type Descriptor, type Group, type ImageRing, type Region, runsOf } from "./uring-image.js";
 import { entry, IOSQE_CQE_SKIP_SUCCESS, type Made, submit, u32 } from "./uring-memory.js";
 import { CALL, type Hand, REGISTER } from "./uring-task.js";
 
 const [OP_READ, OP_PROVIDE_BUFFERS, IOSQE_BUFFER_SELECT] = [22, 31, 1 << 5];
 const OFF_PBUF_RING = 0x80000000n;
+const OFF_REGION = 0x20000000n;
+const [REGION_USER, REGION_WAITS] = [1, 1n];
 const [PBUF_RING_MMAP, PBUF_RING_INC] = [1, 2];
 const [SYS_WRITE, SYS_PIPE2] = [1, 293];
 
@@ -123,6 +125,26 @@ export const registerAll = async ({ image, ring }: Made, hand: Hand, here: Here)
     await hand.register("clock", fd, REGISTER.clock, clock, 0);
   }
   await registerPersonalities(hand, fd, image.personalities ?? []);
+};
+
+/**
+ * struct io_uring_mem_region_reg, with its struct io_uring_region_desc behind it. For arguments of waits the ring must be disabled still. What
+ * is the kernel's own memory is filled.
+ */
+export const registerRegion = async (
+  { ring }: Made,
+  { length, address, memory, waits }: Region,
+  hand: Hand,
+): Promise<void> => {
+  const both = Buffer.alloc(96);
+  const at = await hand.lend(both);
+  both.writeBigUInt64LE(at + 32n, 0);
+  both.writeBigUInt64LE(waits ? REGION_WAITS : 0n, 8);
+  both.writeBigUInt64LE(address ?? 0n, 32);
+  both.writeBigUInt64LE(BigInt(length), 40);
+  both.writeUInt32LE(address === undefined ? 0 : REGION_USER, 48);
+  await hand.register("memory", ring.fdInTask!, REGISTER.memRegion, both, 1);
+  if (memory !== undefined) addon.uringWrite(ring.fd, OFF_REGION, 0, memory);
 };
 
 /** struct io_uring_buf_reg */

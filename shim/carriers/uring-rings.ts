@@ -14,7 +14,15 @@ import { type DirectFile, openDirect } from "./uring-direct.js";
 import { type Descriptor, type ImageRing, loadRings, placeOf } from "./uring-image.js";
 import { advance, askedFor, historyOf, type Made, post, RingMemory } from "./uring-memory.js";
 import { encodeParams, offsetsOf, PARAMS_SIZE } from "./uring-params.js";
-import { asUser, limitWorkers, provide, registerAll, registerBufferRing, restrictionsOf } from "./uring-registered.js";
+import {
+  asUser,
+  limitWorkers,
+  provide,
+  registerAll,
+  registerBufferRing,
+  registerRegion,
+  restrictionsOf,
+} from "./uring-registered.js";
 import { type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { CALL, CallFailed, closesOnExec, Hand, REGISTER } from "./uring-task.js";
 
@@ -176,7 +184,7 @@ class Session {
     const sharing = made.find((other) => image.poller !== undefined && other.image.poller === image.poller);
     let flags = image.flags & ~(SETUP.attachWq | SETUP.registeredFdOnly);
     if (image.flags & SETUP.attachWq && sharing !== undefined) flags |= SETUP.attachWq;
-    if (image.restrictions !== undefined) flags |= SETUP.rDisabled;
+    if (beginsDisabled(image)) flags |= SETUP.rDisabled;
     const asked = encodeParams({
       ...askedFor(image, flags),
       ...(flags & SETUP.attachWq && { wqFd: sharing!.ring.fdInTask! }),
@@ -224,8 +232,9 @@ class Session {
         // Completions that never were must not be told of.
         await made.memory.setWord(made.offsets.cq.flags, CQ_EVENTFD_DISABLED);
         await registerAll(made, hand, here);
-        await this.#enable(made, hand);
       }
+      if (image.region !== undefined) await registerRegion(made, image.region, hand);
+      if (beginsDisabled(image)) await this.#enable(made, hand);
       await this.#advance(made, hand);
       await this.#fill(made);
       if (image.restrictions === undefined) await registerAll(made, hand, here);
@@ -247,9 +256,9 @@ class Session {
     }
   }
 
-  /** A ring with restrictions is set up disabled: they can be registered only then. */
   async #enable({ image, ring }: Made, hand: Hand): Promise<void> {
-    await hand.register("restrictions", ring.fdInTask!, REGISTER.restrictions, ...restrictionsOf(image.restrictions!));
+    if (image.restrictions !== undefined)
+      await hand.register("restrictions", ring.fdInTask!, REGISTER.restrictions, ...restrictionsOf(image.restrictions));
     if ((image.flags & SETUP.rDisabled) === 0)
       await hand.register("enable", ring.fdInTask!, REGISTER.enableRings, undefined, 0);
   }
@@ -434,6 +443,10 @@ class Session {
     }
   }
 }
+
+/** Restrictions, and memory for the arguments of waits, can be registered only with a ring that is disabled. */
+const beginsDisabled = ({ restrictions, region }: ImageRing): boolean =>
+  restrictions !== undefined || region?.waits === true;
 
 /** A process's descriptor of a ring. */
 const fdFor = (task: string, { task: owner, descriptors }: ImageRing, { fdInTask }: Ring): number | undefined =>

@@ -45,6 +45,7 @@ export const REGISTER = {
   pbufStatus: 26,
   napi: 27,
   clock: 29,
+  memRegion: 34,
 } as const;
 
 /** Where a task has room, and not next to rings: a part of one that is not mapped any more must stay free until it is put back. */

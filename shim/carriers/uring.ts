@@ -21,7 +21,15 @@ import type { Carrier, CarrierContext, Seized } from "./carrier.js";
 import { depthOf, taskName } from "./tasks.js";
 import { chargedFor } from "./uring-ahead.js";
 import { DirectFinder } from "./uring-direct.js";
-import { type Group, type ImageRing, placeOf, submissionsFor, writeRings } from "./uring-image.js";
+import {
+  type Group,
+  type ImageRing,
+  MAX_REGION,
+  placeOf,
+  type Region,
+  submissionsFor,
+  writeRings,
+} from "./uring-image.js";
 import { encodeParams, offsetsHere } from "./uring-params.js";
 import { boundTo } from "./uring-processors.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
@@ -33,7 +41,7 @@ import { restartWaits } from "./uring-waits.js";
 const AT_ONCE = 32;
 /** All that this version knows: up to IORING_SETUP_NO_SQARRAY, and neither HYBRID_IOPOLL nor CQE_MIXED. */
 const KNOWN = (1 << 17) - 1;
-const [OFF_SQ_RING, OFF_SQES, OFF_PBUF_RING] = [0n, 0x10000000n, 0x80000000n];
+const [OFF_SQ_RING, OFF_SQES, OFF_REGION, OFF_PBUF_RING] = [0n, 0x10000000n, 0x20000000n, 0x80000000n];
 /** VM_* of linux/mm.h, and mmap(2)'s flags. */
 const [VM_DONTCOPY, VM_PROT] = [0x20000n, 7n];
 const [MAP_SHARED, MAP_PLACEHOLDER] = [1, 0x2 | 0x20 | 0x4000];
@@ -83,11 +91,11 @@ const memoryOf = ({ flags, sqEntries, cqEntries, sqArray }: RingState, cqes: num
 
 /** What of a ring is not carried. */
 const objection = (state: RingState): string | undefined => {
-  const { flags, has, submitter } = state;
+  const { flags, has, submitter, region } = state;
   if ((flags & ~KNOWN) !== 0) return `set up with flags that this version does not know (0x${flags.toString(16)})`;
   if (has.zcrx) return "a queue of a network device is registered for zero copy receive";
   if (has.oldGroups) return "it has buffers to choose from in groups below 64, which are not carried on this kernel";
-  if (has.parameters) return "memory for the arguments of waits is registered (IORING_REGISTER_MEM_REGION)";
+  if (region !== undefined && region.length > MAX_REGION) return "more than 64 MiB of memory are registered with it";
   if (flags & SETUP.singleIssuer && submitter === 0 && (flags & SETUP.rDisabled) === 0)
     return "it belongs to a thread that has ended (IORING_SETUP_SINGLE_ISSUER)";
   return undefined;
@@ -404,6 +412,7 @@ class Dump {
           return id;
         });
       }
+      if (state.region !== undefined) image.region = this.#region(state.region, fd, owner, at);
       if (state.has.groups) {
         image.groups = this.#groups(fd, owner, at);
         // Each buffer is taken again by a submission of its own: one that has taken many (multishot) leaves too few.
@@ -442,6 +451,33 @@ class Dump {
         throw refuse(`cannot carry ${at}`, `the memory of its ring of buffers ${id} is not found`, "keep it mapped");
       return { ...group, address };
     });
+  }
+
+  /** Registered memory: found by its first page, or read where it is the kernel's. */
+  #region(
+    { page, length, own, waits }: NonNullable<RingState["region"]>,
+    fd: number,
+    { pid, fd: fdInTask }: Owner,
+    at: string,
+  ): Region {
+    const region = { length, ...(waits && { waits }) };
+    if (!own) {
+      if (fdInTask === undefined)
+        throw refuse(
+          `cannot carry ${at}`,
+          "its registered memory is the kernel's, and it has no descriptor",
+          "keep one open",
+        );
+      return { ...region, memory: new Uint8Array(addon.uringRead(fd, OFF_REGION, length)) };
+    }
+    const [address] = this.#reader.placesOf(page, pid);
+    if (address === undefined)
+      throw refuse(
+        `cannot carry ${at}`,
+        "its registered memory is in none of its process's mappings",
+        "keep it mapped",
+      );
+    return { ...region, address };
   }
 
   /** A part of a mapping is put back with the whole, for which there must be room. */

@@ -43,7 +43,6 @@ export interface RingState {
     overflow: boolean;
     groups: boolean;
     personalities: boolean;
-    parameters: boolean;
     zcrx: boolean;
     /** Memory that is registered is charged to who set it up. */
     user: boolean;
@@ -52,6 +51,8 @@ export interface RingState {
   };
   /** The slots that the kernel chooses from: first, and first after. */
   alloc: [number, number];
+  /** Registered memory: its first page as below, bytes, whether it is the program's own, and has arguments of waits. */
+  region?: { page: bigint; length: number; own: boolean; waits: boolean };
   /** First pages of user memory that is the ring's (NO_MMAP), by their address in the kernel. */
   pages: [bigint, bigint];
 }
@@ -158,7 +159,7 @@ const PART = {
   opened: 14,
 } as const;
 const [RING, MAPPING, THREAD, DESCRIPTOR, PLACE] = [1, 7, 8, 10, 13];
-const [RING_SIZE, ITEM_SIZE, CURSOR_SIZE, MAPPING_SIZE, THREAD_SIZE, DESCRIPTOR_SIZE] = [176, 40, 40, 48, 160, 48];
+const [RING_SIZE, ITEM_SIZE, CURSOR_SIZE, MAPPING_SIZE, THREAD_SIZE, DESCRIPTOR_SIZE] = [192, 40, 40, 48, 160, 48];
 
 const TASK_VMA = { ...TASK_FILE, target: "bpf_iter_task_vma" };
 const TASK = { ...TASK_FILE, target: "bpf_iter_task" };
@@ -215,12 +216,14 @@ const ringOf = (r: Buffer): RingState => {
       overflow: (has & 1) !== 0,
       groups: (has & 2) !== 0,
       personalities: (has & 4) !== 0,
-      parameters: (has & 8) !== 0,
       zcrx: (has & 16) !== 0,
       user: (has & 32) !== 0,
       oldGroups: (has & 64) !== 0,
     },
     alloc: [word(148), word(152)],
+    ...((has & 8) !== 0 && {
+      region: { page: long(176), length: word(184) * 4096, own: (word(188) & 1) !== 0, waits: (word(188) & 2) !== 0 },
+    }),
     pages: [long(160), long(168)],
   };
 };

@@ -32,6 +32,7 @@ describe("criu's command line", () => {
     "overflow overflow-defer full full-single dropped",
     "buffers files eventfd personality workers napi",
     "waits waits-limited waits-signal posted affinity",
+    "waits-own waits-kernel waits-own=20000",
     "direct affinity-sqpoll",
     "restricted provided pbuf-ring pbuf-mmap pbuf-inc",
     "plain=100000 defer=20000 sqpoll=5000 cqe32=70000",
@@ -54,7 +55,7 @@ dump; restore; cat i/r.log i/cryoshim.log | grep "brought on while CRIU restores
 
   test("--leave-running leaves every ring as it is, and again", () =>
     holds(`${WORDS}
-start $program plain sqe128 defer sqpoll no-sqarray registered-only epoll dup shared overflow buffers pbuf-ring pbuf-mmap waits waits-limited waits-signal
+start $program plain sqe128 defer sqpoll no-sqarray registered-only epoll dup shared overflow buffers pbuf-ring pbuf-mmap waits waits-limited waits-signal waits-own waits-kernel
 dump -R; rm -r i; mkdir i; dump -R; checked l`));
 
   test("a dump that fails leaves every ring as it is, and no image", () =>

@@ -739,7 +739,7 @@ static void files(const struct kind *kind, unsigned number)
 struct waiter {
 	struct ring *ring;
 	_Atomic pid_t tid;
-	bool limited;
+	bool limited, registered;
 	long ret;
 	int err;
 	bool masked;		/* its mask is not its own any more */
@@ -752,6 +752,53 @@ struct wait_arg {
 	uint64_t ts;
 };
 
+/* struct io_uring_reg_wait and IORING_REG_WAIT_TS, Linux 6.13. */
+struct reg_wait {
+	struct __kernel_timespec ts;
+	uint32_t min_wait_usec, flags;
+	uint64_t sigmask;
+	uint32_t sigmask_sz, pad[3];
+	uint64_t pad2[2];
+};
+
+/* A wait for one completion, whose arguments are at this place of what is registered. */
+static long wait_registered(const struct ring *r, unsigned i)
+{
+	return syscall(SYS_io_uring_enter, r->fd, 0, 1, IORING_ENTER_GETEVENTS | 1 << 3 | 1 << 6 /* EXT_ARG, EXT_ARG_REG */,
+		       i * sizeof(struct reg_wait), sizeof(struct reg_wait));
+}
+
+/* Memory for the arguments of waits, the program's own or the kernel's: what is at place 1 waits for an hour, at 2 for a moment. */
+static struct reg_wait *register_waits(struct ring *r, bool own)
+{
+	struct {
+		uint64_t user_addr, size;
+		uint32_t flags, id;
+		uint64_t mmap_offset, resv[4];
+	} region = { .size = 8192 };
+	struct {
+		uint64_t region_uptr, flags, resv[2];
+	} all = { .region_uptr = (uintptr_t)&region, .flags = 1 /* IORING_MEM_REGION_REG_WAIT_ARG */ };
+	struct reg_wait *waits = MAP_FAILED;
+
+	if (own) {
+		waits = mmap(NULL, region.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		region.user_addr = (uintptr_t)waits;
+		region.flags = 1; /* IORING_MEM_REGION_TYPE_USER */
+	}
+	if (reg(r, 34 /* IORING_REGISTER_MEM_REGION */, &all, 1) < 0) {
+		check(errno == EINVAL, "%s: this kernel has none (%s)", r->name, strerror(errno));
+		return NULL;
+	}
+	if (!own)
+		waits = mmap(NULL, region.size, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, (off_t)region.mmap_offset);
+	if (waits == MAP_FAILED)
+		die("memory for waits");
+	waits[1] = (struct reg_wait){ .ts.tv_sec = 3600, .flags = 1 };
+	waits[2] = (struct reg_wait){ .ts.tv_nsec = 1000000, .flags = 1 };
+	return waits;
+}
+
 static void *wait_there(void *data)
 {
 	struct waiter *w = data;
@@ -761,7 +808,9 @@ static void *wait_there(void *data)
 	sigset_t now;
 
 	w->tid = (pid_t)syscall(SYS_gettid);
-	if (w->limited)
+	if (w->registered)
+		w->ret = wait_registered(w->ring, 1);
+	else if (w->limited)
 		w->ret = syscall(SYS_io_uring_enter, w->ring->fd, 0, 1, IORING_ENTER_GETEVENTS | 1 << 3 /* EXT_ARG */, &arg, sizeof(arg));
 	else
 		w->ret = syscall(SYS_io_uring_enter, w->ring->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0);
@@ -801,12 +850,20 @@ static void waits(const struct kind *kind, unsigned number)
 	struct sigaction action = { .sa_handler = interrupted };
 	struct waiter w = { .limited = !strcmp(kind->name, "waits-limited") };
 	bool signalled = !strcmp(kind->name, "waits-signal");
+	bool registers = kind->flags & IORING_SETUP_R_DISABLED;
+	struct reg_wait *waits = NULL;
 	struct io_uring_sqe *sqe;
 	pthread_t thread;
 	struct ring r;
 	int tube[2];
 
 	setup(&r, kind->name, ENTRIES, kind->flags);
+	if (registers) {
+		waits = register_waits(&r, !strcmp(kind->name, "waits-own"));
+		w.registered = waits != NULL;
+		if (reg(&r, IORING_REGISTER_ENABLE_RINGS, NULL, 0))
+			die("enable");
+	}
 	do_history(&r, number ? number : 6);
 	w.ring = &r;
 	sqe = next_sqe(&r);
@@ -830,6 +887,12 @@ static void waits(const struct kind *kind, unsigned number)
 	else
 		check(w.ret == 0 && peek(&r, 0)->res == POLLIN, "%s: it waits on, and is told (%ld, %s)", kind->name, w.ret, strerror(w.err));
 	check(!w.masked, "%s: its mask of signals", kind->name);
+	if (waits) {
+		consume(&r, 1);
+		check(wait_registered(&r, 2) == -1 && errno == ETIME, "%s: the memory is registered, and is what it was", kind->name);
+		waits[2].flags = 2;
+		check(wait_registered(&r, 2) == -1 && errno == EINVAL, "%s: it is the program's", kind->name);
+	}
 }
 
 /* A file that the ring alone has open. Two slots are one open file, which has got somewhere. */
@@ -1428,6 +1491,8 @@ static const struct kind kinds[] = {
 	{ "personality-other", personality_, 0 },
 	{ "waits-limited", waits, 0 },
 	{ "waits-signal", waits, 0 },
+	{ "waits-own", waits, IORING_SETUP_R_DISABLED },
+	{ "waits-kernel", waits, IORING_SETUP_R_DISABLED },
 	{ "provided", provided, 0 },
 	{ "pbuf-ring", pbuf_ring, 0 },
 	{ "pbuf-mmap", pbuf_ring, 0 },
