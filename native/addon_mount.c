@@ -563,30 +563,71 @@ static int copy_of(const char *path, struct visit *v)
 struct set {
 	struct visit v;
 	int tree;
-	uint64_t set;
+	uint64_t set, clear;
 };
 
 static bool set_there(struct visit *v)
 {
 	struct set *s = (struct set *)v;
-	struct mount_attr_ attr = { .attr_set = s->set };
+	struct mount_attr_ attr = { .attr_set = s->set, .attr_clr = s->clear };
 
 	v->step = "mount_setattr";
 	return !syscall(SYS_mount_setattr, s->tree, "", AT_EMPTY_PATH, &attr, sizeof(attr));
 }
 
-/* setMount(ns, tree, set): gives MOUNT_ATTR_* to a mount of a namespace, or of none */
+/* setMount(ns, tree, set, clear): gives MOUNT_ATTR_* to a mount of a namespace, or of none, and takes others away */
 static napi_value set_mount(napi_env env, napi_callback_info info)
 {
 	struct set s = { .v.work = set_there };
-	napi_value args[3];
-	int32_t set;
+	napi_value args[4];
+	int32_t set, clear;
 
-	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &s.v.ns) || !get_int(env, args[1], &s.tree) ||
-	    !get_int(env, args[2], &set))
+	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &s.v.ns) || !get_int(env, args[1], &s.tree) ||
+	    !get_int(env, args[2], &set) || !get_int(env, args[3], &clear))
 		return NULL;
 	s.set = (uint32_t)set;
+	s.clear = (uint32_t)clear;
 	visit(env, &s.v);
+	return NULL;
+}
+
+struct name_socket {
+	struct visit v;
+	int root, socket;
+	const char *start;
+	struct sockaddr_un addr;
+	socklen_t len;
+};
+
+static bool name_there(struct visit *v)
+{
+	struct name_socket *n = (struct name_socket *)v;
+
+	v->step = "chroot";
+	if (fchdir(n->root) || chroot(".") || chdir(n->start))
+		return false;
+	v->step = "bind";
+	return !bind(n->socket, (const struct sockaddr *)&n->addr, n->len);
+}
+
+/* bindBelow(root, start, socket, name): binds a unix socket as who has that root, and that working directory below it */
+static napi_value bind_below(napi_env env, napi_callback_info info)
+{
+	struct name_socket n = { .v = { .ns = -1, .work = name_there }, .addr.sun_family = AF_UNIX };
+	char start[4096], name[4096];
+	napi_value args[4];
+	size_t len;
+
+	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &n.root) || !get_path(env, args[1], start, sizeof(start)) ||
+	    !get_int(env, args[2], &n.socket) || !get_path(env, args[3], name, sizeof(name)))
+		return NULL;
+	len = strlen(name);
+	if (!len || len > sizeof(n.addr.sun_path))
+		return throw_errno(env, ENAMETOOLONG, "bind");
+	memcpy(n.addr.sun_path, name, len);
+	n.len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
+	n.start = start;
+	visit(env, &n.v);
 	return NULL;
 }
 
@@ -1092,6 +1133,7 @@ bool mount_register(napi_env env, napi_value exports)
 		{ "attachMounts", NULL, attach_mounts, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "attachFile", NULL, attach_file, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "detachMounts", NULL, detach_mounts, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "bindBelow", NULL, bind_below, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "newTmpfs", NULL, new_tmpfs, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "setTimes", NULL, set_times, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "xattrs", NULL, xattrs, NULL, NULL, NULL, napi_enumerable, NULL },

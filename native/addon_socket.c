@@ -5,9 +5,11 @@
 #include <net/if.h>
 #include <node_api.h>
 #include <sched.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -136,12 +138,54 @@ static napi_value set_up_loopback(napi_env env, napi_callback_info info)
 	return in_namespace(ns, CLONE_NEWNET, loopback_up, NULL) < 0 ? throw_errno(env, errno, "set up lo") : NULL;
 }
 
+/* boundName(socket): string: the path that a unix socket was bound by, latin1 */
+static napi_value bound_name(napi_env env, napi_callback_info info)
+{
+	struct sockaddr_un addr;
+	socklen_t len = sizeof(addr);
+	size_t head = offsetof(struct sockaddr_un, sun_path);
+	napi_value args[1], out;
+	int32_t fd;
+
+	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &fd))
+		return NULL;
+	if (getsockname(fd, (struct sockaddr *)&addr, &len))
+		return throw_errno(env, errno, "getsockname");
+	if (addr.sun_family != AF_UNIX || len <= head || !addr.sun_path[0])
+		return throw_errno(env, ENOENT, "getsockname");
+	/* The kernel counts the NUL after it, for which there may be no room. */
+	if (len > sizeof(addr))
+		len = sizeof(addr);
+	if (napi_create_string_latin1(env, addr.sun_path, strnlen(addr.sun_path, len - head), &out) != napi_ok)
+		return NULL;
+	return out;
+}
+
+#ifndef SIOCUNIXFILE
+#define SIOCUNIXFILE 0x89e0	/* linux/un.h */
+#endif
+
+/* boundFile(socket): number: what a unix socket is bound to, as O_PATH (Linux 4.10) */
+static napi_value bound_file(napi_env env, napi_callback_info info)
+{
+	napi_value args[1];
+	int32_t fd;
+	int file;
+
+	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &fd))
+		return NULL;
+	file = ioctl(fd, SIOCUNIXFILE);
+	return file < 0 ? throw_errno(env, errno, "SIOCUNIXFILE") : make_int(env, file);
+}
+
 bool socket_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
 		{ "socketProtocol", NULL, socket_protocol, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "getSocketOption", NULL, get_socket_option, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "setSocketOption", NULL, set_socket_option, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "boundName", NULL, bound_name, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "boundFile", NULL, bound_file, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "setUpLoopback", NULL, set_up_loopback, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "sendTo", NULL, send_to, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 	};

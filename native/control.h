@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define CONTROL_MAGIC 0x31534343u /* "CCS1" */
-#define CONTROL_VERSION 6
+#define CONTROL_VERSION 7
 #define CONTROL_MAX_DATA (64u << 10)
 
 /*
@@ -88,12 +88,16 @@ struct control_msg {
 	X(SUBMIT, 25)		/* fd: a ring of the task's, len: of its memory, a0 entries each, a1 times; where in it a2 the */ \
 				/* submissions' tail, a3 the completions' head and a4 tail; a5: the process */ \
 	X(RESTART, 26)		/* a0: system call; ret: 1 where the stop had interrupted it, which is undone */ \
+	X(BOUND, 28)		/* in a restore: HOOK_BIND and HOOK_CONNECT are asked; in a dump with data, inodes of sockets (plugin/bound.h) */ \
 	X(GIVE, 27)		/* as SWAP_FD, but that it stays: process a0's descriptor a1 (an io_uring can be sent over no socket) */
 
 /* Files that CRIU knows, and of which it refuses some: pidfds, POSIX queues, UDP sockets with unsent bytes. */
 enum control_known { KNOWN_PIDFD = 1, KNOWN_QUEUE, KNOWN_UDP };
 /* Our own hook, beside CRIU's: with a descriptor. */
 #define CONTROL_HOOK_KNOWN 100
+/* With a pidfd, the number of a socket in that process, and its name in the images; with that name alone, DONE brings the file it is bound to. */
+#define CONTROL_HOOK_BIND 101
+#define CONTROL_HOOK_CONNECT 102
 
 enum control_type {
 #define X(name, number) CONTROL_##name = number,

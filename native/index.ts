@@ -47,7 +47,10 @@ interface Addon {
   xattrs(path: string, follow: boolean): [name: string, value: Buffer][];
   setXattr(path: string, name: string, value: Buffer): void;
   storedNamespaces(pid: number): number[];
-  setMount(ns: number, tree: number, set: number): void;
+  setMount(ns: number, tree: number, set: number, clear: number): void;
+  bindBelow(root: number, start: string, socket: number, name: string): void;
+  boundName(socket: number): string;
+  boundFile(socket: number): number;
   mountInfo(ns: number): string;
   openIn(ns: number, path: string): number;
   cloneMount(ns: number, path: string): number;

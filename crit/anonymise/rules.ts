@@ -290,7 +290,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
   cryoshim_detached_mount: { keep: "id host attributes tree elsewhere", path: "path base", blank: "mark" },
   cryoshim_detached_file: {
     keep: "mount mode ino ids flags positions size rdev pipe_size",
-    path: "path key",
+    path: "path key bound",
     id: "uid gid",
     blank: "atime mtime handle inode pipe",
   },

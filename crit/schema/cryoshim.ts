@@ -125,7 +125,7 @@ const detachedFile = message("cryoshim_detached_file", {
   ids: [5, "uint32", "repeated"],
   flags: [6, "uint32", "repeated"],
   positions: [7, "uint64", "repeated"],
-  /** Of a file that has no name any more: whose it is, how large, which device. */
+  /** Of a file that has no name any more, and of a socket: whose it is, how large, which device. */
   ...optional("uint32", 8, "uid gid"),
   ...optional("uint64", 11, "size rdev"),
   /** Nanoseconds. */
@@ -139,6 +139,8 @@ const detachedFile = message("cryoshim_detached_file", {
   key: [17, "string"],
   /** Whose name `path` is: name_to_handle_at(2), the type before the bytes. */
   inode: [18, "bytes"],
+  /** Of a socket: what it was bound by. In files.img it is the one of this file's number. */
+  bound: [20, "bytes"],
 });
 
 /** Of the file, or the node, with this number, counted from 0 through the whole image; what is not there is a hole. */

@@ -57,6 +57,7 @@ struct backing_file {
 #define OVERLAY_MAGIC 0x794c7630
 
 struct vfsmount {
+	struct super_block *mnt_sb;
 	int mnt_flags;
 } __core;
 
@@ -200,7 +201,13 @@ int find(struct bpf_iter__task_file *ctx)
 	if (!f.tgid)
 		return 0;
 	f.fd = ctx->fd;
-	f.dev = inode->i_sb->s_dev;
+	if (bound) {
+		struct super_block *sb = 0;
+
+		READ(sb, bound->mnt.mnt_sb);
+		READ(f.dev, sb->s_dev);
+	} else
+		f.dev = inode->i_sb->s_dev;
 	f.flags = file->f_flags;
 	f.ino = inode->i_ino;
 	f.file = (u64)file;

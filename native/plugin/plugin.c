@@ -28,6 +28,7 @@
 #include "../surgeon/surgeon.h"
 #include "../surgeon/hold.h"
 #include "../surgeon/swap.h"
+#include "bound.h"
 #include "exitkill.h"
 #include "guarded.h"
 #include "intercept.h"
@@ -372,6 +373,7 @@ static int no_fs_dump(const char *name, struct surgeon_error *err)
 }
 
 static int ask_about(enum control_known kind, int lfd, uint32_t id);
+static int ask_bound(int sk, const char *name, size_t len, int *fd);
 
 /* The data as a string. */
 static char *text_of(struct command *c)
@@ -450,6 +452,10 @@ static int carry_out(struct command *c, int64_t *ret, const void **data, struct 
 		break;
 	case CONTROL_INTERCEPT:
 		failed = intercept((enum control_known)c->m.a0, ask_about, err);
+		break;
+	case CONTROL_BOUND:
+		failed = c->m.data_len ? let_names_be_any((const uint64_t *)(const void *)c->data, c->m.data_len / sizeof(uint64_t), err) :
+					 let_names_be_ours(ask_bound, err);
 		break;
 	case CONTROL_NO_FS_DUMP:
 		failed = no_fs_dump(text_of(c), err);
@@ -643,6 +649,21 @@ static int ask_about(enum control_known kind, int lfd, uint32_t id)
 	struct control_msg m = { .type = CONTROL_HOOK, .hook = CONTROL_HOOK_KNOWN, .fd = (int)id, .a0 = kind };
 
 	return (int)transact(&m, NULL, lfd, NULL);
+}
+
+static int ask_bound(int sk, const char *name, size_t len, int *fd)
+{
+	struct control_msg m = { .type = CONTROL_HOOK, .hook = sk < 0 ? CONTROL_HOOK_CONNECT : CONTROL_HOOK_BIND, .fd = sk,
+				 .pid = getpid(), .data_len = (uint32_t)len };
+	int task = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	int64_t ret;
+
+	if (task < 0)
+		say(LOG_WARN, "pidfd_open: %s", strerror(errno));
+	ret = transact(&m, name, task, fd);
+	if (task >= 0)
+		close(task);
+	return ret < 0 ? -1 : 0;
 }
 
 static int dump_ext_file(int fd, int id)

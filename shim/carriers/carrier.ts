@@ -86,6 +86,13 @@ export interface Carrier {
    * carrier's.
    */
   restoreFile?(id: number, task: number, context: CarrierContext): Promise<number | undefined>;
+  /**
+   * After `engine.bound`: a restoring task, lent as a pidfd, has CRIU bind the unix socket with this number, whose name in the images is
+   * `name`. True when this carrier has bound it.
+   */
+  bindSocket?(name: string, fd: number, task: number, context: CarrierContext): Promise<boolean>;
+  /** The file that the socket of this name was bound to, for who connects to it: a descriptor of ours; undefined: it is another carrier's. */
+  boundFile?(name: string): number | undefined;
   /** CRIU met a mount that it cannot resolve; true: this carrier mounts it at restore, by the same id. */
   dumpMount?(mountpoint: string, id: number, context: CarrierContext): Promise<boolean>;
   /** True when this carrier has mounted it. */

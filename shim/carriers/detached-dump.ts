@@ -14,7 +14,7 @@ import { type Found, statDev } from "../xray/find.js";
 import type { Use } from "../xray/uses.js";
 import { claimFiles, fileKey, NOBODY, OtherUse, type Uses } from "./claim.js";
 import { join, type Place, type Places, unescaped } from "./detached-find.js";
-import { BASES, type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
+import { BASES, boundAs, type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
 import { linkOf, namesOf } from "./detached-inode.js";
 import { refuse } from "./detached-refuse.js";
 import { canBeMade, openForContents } from "./detached-restore.js";
@@ -101,12 +101,30 @@ interface Saved {
   /** As stat(2) has it. */
   dev: bigint;
   gone?: Gone;
+  /** Of a socket: the path that it was bound by. */
+  bound?: string;
   /** A descriptor of ours for the contents of a file without a name. */
   contents?: number;
   /** Tasks that have it otherwise than by a descriptor, and those whose root it is. */
   users: Set<number>;
   rooted: Set<number>;
 }
+
+/** The device of a file system that there is not. */
+const NOWHERE = -1;
+
+/** What a unix socket of a process is bound to, by a descriptor, and the path that it was bound by. */
+const boundBy = (pid: number, number: number): { fd: number; name: string } => {
+  const pidfd = addon.pidfdOpen(pid);
+  let socket: number | undefined;
+  try {
+    socket = addon.pidfdGetfd(pidfd, number);
+    return { name: addon.boundName(socket), fd: addon.boundFile(socket) };
+  } finally {
+    closeSync(pidfd);
+    if (socket !== undefined) closeSync(socket);
+  }
+};
 
 const attributesOf = (mntFlags: number): number =>
   ATTRIBUTES.reduce((all, [flag, attribute]) => (mntFlags & flag ? all | attribute : all), 0);
@@ -157,8 +175,9 @@ export class DetachedFiles {
   readonly refused: CryoshimError[] = [];
   /** All of it, each thing of a process once, for who wants to be told. */
   readonly held: { pid: number; what: string; error: CryoshimError | undefined }[] = [];
-  /** Unix sockets with names on unmounted mounts, by inode. */
-  readonly #bound: ReadonlySet<bigint>;
+  /** Unix sockets with names on unmounted mounts, by inode: what each is bound to, and descriptors of that. */
+  readonly #bound = new Map<bigint, Saved>();
+  readonly #files: number[] = [];
   readonly #root: number;
   readonly #places: () => Places;
   readonly #cover: ReturnType<typeof coverFrom>;
@@ -183,8 +202,7 @@ export class DetachedFiles {
     this.#root = root;
     this.#places = places;
     this.#options = options;
-    this.#bound = new Set(found.filter(({ kind }) => kind === "bound").map(({ ino }) => ino));
-    this.#cover = uses.length + this.#bound.size === 0 ? undefined : inMountNamespace(root, coverFrom);
+    this.#cover = uses.length === 0 ? undefined : inMountNamespace(root, coverFrom);
     this.#readers = new Map(
       found.filter(readsFifo).map(({ pid, fd, mntId, ino }) => [fileKey(mntId, ino), { pid, fd }]),
     );
@@ -195,6 +213,51 @@ export class DetachedFiles {
       });
     const byKey = new Map<string, Saved | undefined>();
     for (const held of this.#takeKnown(all, byKey)) this.#ifThere(() => this.#look(held, byKey));
+    for (const each of found) if (each.kind === "bound") this.#ifThere(() => this.#lookAtSocket(each, byKey));
+  }
+
+  /** What a socket is bound to. Where that cannot be found again its name leads nowhere, but it has it. */
+  #lookAtSocket(
+    { pid, fd: number, ino: socket, mntId, dev, mntFlags }: Found,
+    byKey: Map<string, Saved | undefined>,
+  ): void {
+    if (this.#bound.has(socket)) return;
+    const { fd, name } = boundBy(pid, number);
+    this.#files.push(fd);
+    const st = fstatSync(fd, { bigint: true });
+    const key = fileKey(mntId, st.ino);
+    const known = byKey.get(key);
+    if (known?.bound !== undefined) {
+      this.#bound.set(socket, known);
+      return;
+    }
+    const what = `the name of socket ${number}`;
+    const held: Held = { pid, mntId, dev, mntFlags, link: `/proc/self/fd/${fd}`, what, directory: false };
+    const at = this.#place(held, fd, st);
+    const { place, gone } =
+      at?.place.handle === undefined && at !== undefined ? at : { place: this.#nowhere(), gone: true };
+    const saved: Saved = {
+      key,
+      held,
+      place,
+      mode: Number(st.mode),
+      ino: st.ino,
+      dev: st.dev,
+      users: new Set(),
+      rooted: new Set(),
+    };
+    saved.gone = goneOf(st);
+    saved.bound = name;
+    if (gone) place.path = ".";
+    byKey.set(key, saved);
+    this.saved.push(saved);
+    this.#bound.set(socket, saved);
+  }
+
+  /** A file system with nothing in it. */
+  #nowhere(): Place {
+    this.#trees.set(NOWHERE, { tree: { bytes: 0n, inodes: 0n, nodes: [] }, lone: [] });
+    return { host: true, root: "/", path: ".", tree: NOWHERE };
   }
 
   #look(held: Held, byKey: Map<string, Saved | undefined>): void {
@@ -457,7 +520,12 @@ export class DetachedFiles {
   }
 
   get keys(): Set<string> {
-    return new Set(this.saved.map(({ key }) => key));
+    return new Set(this.saved.filter(({ bound }) => bound === undefined).map(({ key }) => key));
+  }
+
+  /** Sockets with relative names, by inode. */
+  get relative(): bigint[] {
+    return [...this.#bound].filter(([, { bound }]) => !bound!.startsWith("/")).map(([ino]) => ino);
   }
 
   /**
@@ -465,15 +533,11 @@ export class DetachedFiles {
    * what is left to do is returned; undefined: nothing. Throws ERR_DETACHED for what has become mapped meanwhile.
    */
   writer(imagesDir: string): (() => void) | undefined {
-    if (this.saved.length + this.#bound.size === 0) return undefined;
-    const write = this.saved.length > 0 ? this.#writer(imagesDir) : undefined;
-    const all = (): void => {
-      this.#hideNames(imagesDir);
-      write?.();
-    };
+    if (this.saved.length === 0) return undefined;
+    const write = this.#writer(imagesDir);
     const now = this.#trees.size > 0 || this.saved.some(({ contents }) => contents !== undefined);
-    if (now) all();
-    return now ? undefined : all;
+    if (now) write();
+    return now ? undefined : write;
   }
 
   /** What is read of tasks is read here, what is left is returned. */
@@ -521,6 +585,7 @@ export class DetachedFiles {
 
   #write(imagesDir: string, entries: ReadonlyMap<string, FileEntry>, pipes: Pipes, uses: Uses): void {
     const claimed = this.#claim(imagesDir, uses);
+    this.#renameSockets(imagesDir);
     const contents = new Map<FileEntry | Node, () => number>();
     this.#fill();
     for (const [dev, { tree, lone }] of this.#trees) {
@@ -562,10 +627,10 @@ export class DetachedFiles {
     }
   }
 
-  #entry({ key, held, place, mode, ino, gone, users }: Saved, mounts: Map<string, MountEntry>): FileEntry {
+  #entry({ key, held, place, mode, ino, gone, bound, users }: Saved, mounts: Map<string, MountEntry>): FileEntry {
     const { host, elsewhere, root, path, handle, tree, mark, inode } = place;
     // Files of one mount that were found in different places are on different mounts afterwards.
-    const id = `${held.mntId} ${host} ${elsewhere} ${root}`;
+    const id = `${held.mntId} ${host} ${elsewhere} ${tree} ${root}`;
     const mount = mounts.get(id) ?? { host, path: root, attributes: attributesOf(held.mntFlags) };
     if (tree !== undefined) mount.tree = this.#trees.get(tree)!.tree;
     if (mark !== undefined) mount.mark = mark;
@@ -580,23 +645,21 @@ export class DetachedFiles {
     if (handle !== undefined) file.handle = handle;
     if (inode !== undefined) file.inode = inode;
     if (gone !== undefined) file.gone = gone;
+    if (bound !== undefined) file.bound = bound;
     return file;
   }
 
-  /**
-   * CRIU would bind sockets to their names on another mount, or finds none: they get their names back as those of files
-   * that have been deleted (criu/sk-unix.c:bind_on_deleted).
-   */
-  #hideNames(imagesDir: string): void {
+  /** CRIU would bind sockets by their names, on other mounts: it is to ask for them (native/plugin/bound.c). */
+  #renameSockets(imagesDir: string): void {
     if (this.#bound.size === 0) return;
     const path = `${imagesDir}/files.img`;
     const image = decodeImage(readFileSync(path), "files.img");
     for (const { message } of image.entries) {
       const usk = message.usk as Message | undefined;
-      if (usk === undefined || !this.#bound.has(BigInt(usk.ino as number))) continue;
-      usk.deleted = true;
-      if (usk.name_dir !== undefined) usk.name_dir = "/";
-      if (usk.mnt_id !== undefined && this.#cover !== undefined) usk.mnt_id = this.#cover.mntId;
+      const file = usk && this.#bound.get(BigInt(usk.ino as number));
+      if (usk === undefined || file === undefined) continue;
+      usk.name = new Uint8Array(Buffer.from(`\0${boundAs(this.saved.indexOf(file))}`));
+      for (const field of ["deleted", "name_dir", "mnt_id", "file_perms"]) delete usk[field];
     }
     replaceFile(path, encodeImage(image));
   }
@@ -606,5 +669,6 @@ export class DetachedFiles {
       if (saved.contents !== undefined) closeSync(saved.contents);
       delete saved.contents;
     }
+    for (const fd of this.#files.splice(0)) closeSync(fd);
   }
 }

@@ -28,7 +28,7 @@ export interface OpenFile {
   pos: bigint;
 }
 
-/** A file without a name, to be made anew. */
+/** A file without a name, to be made anew, or a socket. */
 export interface Gone {
   uid: number;
   gid: number;
@@ -66,11 +66,16 @@ export interface FileEntry {
   /** Of a FIFO: how large it is, and what waits in it. */
   pipe?: { size: number; data: Uint8Array };
   gone?: Gone;
+  /** Of a socket: the path that it was bound by. It has `gone`; its own `path` is "." where it has no name. */
+  bound?: string;
   /** CRIU opens it, too. */
   key?: string;
 }
 
 const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "latin1"));
+
+/** What a socket is called in files.img: by the number of its file here (native/plugin/bound.c). */
+export const boundAs = (file: number): string => `cryoshim bound ${file}`;
 
 /** Opens the contents of a regular file; the descriptor becomes the caller's. */
 export type Contents = ReadonlyMap<FileEntry | Node, () => number>;
@@ -139,7 +144,7 @@ const nodeMessage = ({ path, link, target, xattrs, ...rest }: Node): Message => 
   xattrs: xattrs.map(([name, value]) => ({ name: bytes(name), value: new Uint8Array(value) })),
 });
 
-const messageOf = ({ path, mode, ino, open, handle, inode, pipe, gone, key }: FileEntry): Message => {
+const messageOf = ({ path, mode, ino, open, handle, inode, pipe, gone, bound, key }: FileEntry): Message => {
   const all = [...open];
   return {
     path: bytes(path),
@@ -152,6 +157,7 @@ const messageOf = ({ path, mode, ino, open, handle, inode, pipe, gone, key }: Fi
     ...(handle !== undefined && { handle: new Uint8Array(handle) }),
     ...(inode !== undefined && { inode: new Uint8Array(inode) }),
     ...(pipe !== undefined && { pipe_size: pipe.size, pipe: pipe.data }),
+    ...(bound !== undefined && { bound: bytes(bound) }),
     ...(key !== undefined && { key }),
   };
 };
@@ -190,6 +196,14 @@ const textOf = (value: unknown, at: number, absolute: boolean): string => {
   return text;
 };
 
+/** What bind(2) takes as a path. */
+const nameOf = (value: unknown, at: number): string => {
+  const text = value instanceof Uint8Array ? Buffer.from(value).toString("latin1") : "";
+  if (text === "" || text.length > 108 || text.includes("\0") || text.endsWith("/"))
+    throw wrong(at, "a socket's name is none");
+  return text;
+};
+
 const mountFrom = (
   { host, elsewhere, path, attributes, base, tree, mark }: Message,
   trees: ReadonlyMap<number, Tree>,
@@ -219,7 +233,7 @@ const goneFrom = ({ uid, gid, size, rdev, atime, mtime }: Message, at: number): 
 
 const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): FileEntry => {
   const { ids = [], flags = [], positions = [] } = file as unknown as Record<string, unknown[]>;
-  const { mode, ino, handle, inode, pipe_size, pipe, key } = file;
+  const { mode, ino, handle, inode, pipe_size, pipe, bound, key } = file;
   if (mount === undefined) throw wrong(at, "it is of a mount that is not there");
   if (typeof mode !== "number" || ids.length !== flags.length || ids.length !== positions.length)
     throw wrong(at, "it is no file");
@@ -237,6 +251,8 @@ const fileFrom = (file: Message, mount: MountEntry | undefined, at: number): Fil
   if (inode instanceof Uint8Array) loaded.inode = Buffer.from(inode);
   if (typeof pipe_size === "number" && pipe instanceof Uint8Array)
     loaded.pipe = { size: pipe_size, data: Buffer.from(pipe) };
+  if (bound !== undefined) loaded.bound = nameOf(bound, at);
+  if (bound !== undefined && gone === undefined) throw wrong(at, "nothing says whose socket it is");
   if (typeof key === "string") loaded.key = key;
   return loaded;
 };

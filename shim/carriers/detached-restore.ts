@@ -17,9 +17,10 @@ import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { CryoshimError, reason } from "../error.js";
 import { O_PATH } from "../flags.js";
-import { DetachedImage, type FileEntry, type MountEntry } from "./detached-image.js";
+import { boundAs, DetachedImage, type FileEntry, type MountEntry } from "./detached-image.js";
 import { cloneElsewhere, locate, markOf, openInode } from "./detached-inode.js";
 import { refuse } from "./detached-refuse.js";
+import { bindAgain } from "./detached-socket.js";
 import { makeTree, type Tree } from "./detached-tree.js";
 
 const { S_IFMT, S_IFREG, S_IFDIR, S_IFIFO, S_IFLNK, O_RDONLY, O_RDWR, O_NONBLOCK, O_NOCTTY, O_NOFOLLOW } = constants;
@@ -42,6 +43,9 @@ export class Reopen {
   readonly #fifos = new Map<FileEntry, number>();
   /** Names, or handles, that files have now. */
   readonly #found = new Map<FileEntry, string | Buffer>();
+
+  /** Files of sockets that have been bound. */
+  readonly #bound = new Map<FileEntry, number>();
 
   /** Throws ERR_IMAGE. */
   constructor(imagesDir: string) {
@@ -102,11 +106,15 @@ export class Reopen {
   #complete(mount: MountEntry, tree: number): void {
     for (const file of this.#files) {
       if (file.mount !== mount) continue;
-      if (file.gone !== undefined) this.#told(file, () => this.#make(file, tree));
+      if (file.gone !== undefined && file.bound === undefined) this.#told(file, () => this.#make(file, tree));
       if (isExposed(file)) this.#told(file, () => this.#expose(file, tree));
     }
-    const where = mount.base === undefined ? -1 : this.#namespace!;
-    if (mount.attributes !== 0) addon.setMount(where, tree, mount.attributes);
+    if (mount.attributes !== 0) addon.setMount(this.#namespaceOf(mount), tree, mount.attributes, 0);
+  }
+
+  /** Where a copy is mounted; -1: nowhere. */
+  #namespaceOf({ base }: MountEntry): number {
+    return base === undefined ? -1 : this.#namespace!;
   }
 
   /** A place where CRIU finds what has no name: a mount of its own, beside the others. */
@@ -124,6 +132,43 @@ export class Reopen {
   /** Whether something is to be let go of before the tasks run. */
   get holds(): boolean {
     return this.#files.some(({ mode }) => (mode & S_IFMT) === S_IFIFO);
+  }
+
+  /** Whether CRIU shall ask for sockets. */
+  get binds(): boolean {
+    return this.#files.some(({ bound }) => bound !== undefined);
+  }
+
+  #called(name: string): FileEntry | undefined {
+    return this.#files.find(({ bound }, i) => bound !== undefined && name === boundAs(i));
+  }
+
+  /** Binds the socket `fd` of a task (as below). Undefined where it is none of ours; false: its file has not got its place. */
+  bind(name: string, fd: number, task: number): boolean | undefined {
+    const file = this.#called(name);
+    if (file === undefined) return undefined;
+    return this.#told(file, () => {
+      const tree = this.#tree(file.mount, task);
+      const socket = addon.pidfdGetfd(task, fd);
+      const readOnly = file.mount.attributes & 1;
+      const where = this.#namespaceOf(file.mount);
+      try {
+        if (readOnly !== 0) addon.setMount(where, tree, 0, readOnly);
+        const { fd: made, placed } = bindAgain(file, tree, socket);
+        this.#bound.set(file, made);
+        return placed;
+      } finally {
+        closeSync(socket);
+        if (readOnly !== 0) addon.setMount(where, tree, readOnly, 0);
+      }
+    });
+  }
+
+  /** A descriptor, which becomes the caller's, of what a socket was bound to. */
+  boundFile(name: string): number | undefined {
+    const file = this.#called(name);
+    const fd = file && this.#bound.get(file);
+    return fd === undefined ? undefined : openSync(`/proc/self/fd/${fd}`, O_PATH);
   }
 
   /** `task` is a pidfd of a task in the restored mount namespace. */
@@ -304,12 +349,13 @@ export class Reopen {
 
   close(): void {
     this.letGo();
-    for (const fd of [...this.#made.values(), ...this.#trees.values()]) closeSync(fd);
+    for (const fd of [...this.#made.values(), ...this.#bound.values(), ...this.#trees.values()]) closeSync(fd);
     for (const ns of this.#fresh.values()) closeSync(ns);
     this.#fresh.clear();
     if (this.#namespace !== undefined) closeSync(this.#namespace);
     this.#namespace = undefined;
     this.#made.clear();
+    this.#bound.clear();
     this.#trees.clear();
   }
 }

@@ -85,6 +85,7 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
       for (const { message } of files.refused) log("Warn ", message);
       if (files.saved.length === 0) return;
       await engine.external(files.keys);
+      await engine.anyNames(files.relative);
       await files.hideRoots(engine);
     },
     needed: () => files !== undefined && files.saved.length > 0,
@@ -96,6 +97,16 @@ export const detachedCarrier = ({ largest }: { largest: number }): Carrier => {
       const opening = new Reopen(imagesDir);
       reopen = opening;
       await opening.handIn(engine);
+      if (opening.binds) {
+        await engine.bound();
+        carrier.bindSocket = async (name, fd, task, { log }) => {
+          const placed = opening.bind(name, fd, task);
+          if (placed === false)
+            log("Warn ", "a socket's name on an unmounted mount leads nowhere: others have it by now");
+          return placed !== undefined;
+        };
+        carrier.boundFile = (name) => opening.boundFile(name);
+      }
       if (opening.holds)
         carrier.resume = async () => {
           opening.letGo();

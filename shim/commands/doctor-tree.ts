@@ -54,7 +54,7 @@ const DETACHED = refused(
 const BOUND: Kind = {
   what: "unix socket whose name is on a mount that has been unmounted",
   verdict: "ok",
-  says: "carried by cryoshim (detached); after a restore its name leads nowhere",
+  says: "carried by cryoshim (detached)",
 };
 
 /** By what /proc/PID/fd/N points to. */

@@ -100,6 +100,10 @@ export interface Engine {
   inherit(fd: number, key: string): Promise<void>;
   /** Before CRIU dumps a file of this kind, carriers are asked (`dumpKnown`). Before anything is collected. */
   intercept(kind: Known): Promise<void>;
+  /** When a restore begins: carriers bind the unix sockets whose names in the images are theirs (`bindSocket`). */
+  bound(): Promise<void>;
+  /** CRIU takes these unix sockets, by their inodes, whatever their relative names are. Before anything is collected. */
+  anyNames(sockets: readonly bigint[]): Promise<void>;
   /** CRIU need not look at the contents of mounts of this type: somebody else carries them. */
   noFsDump(type: string): Promise<void>;
   /** A line for CRIU's own log. */
@@ -232,6 +236,16 @@ export const engineBy = (command: Command, undoer: Undoer): Engine => {
     },
     async intercept(kind) {
       await command({ type: TYPE.INTERCEPT, args: [BigInt(KNOWN[kind])] });
+    },
+    async bound() {
+      await command({ type: TYPE.BOUND });
+    },
+    async anyNames(sockets) {
+      const most = MAX_DATA / 8;
+      for (let at = 0; at < sockets.length; at += most) {
+        const data = Buffer.from(BigUint64Array.from(sockets.slice(at, at + most)).buffer);
+        await command({ type: TYPE.BOUND, data });
+      }
     },
     async noFsDump(type) {
       await command({ type: TYPE.NO_FS_DUMP, data: Buffer.from(type) });

@@ -128,7 +128,7 @@ const answerHook = async (
   all: readonly Carrier[],
   ctx: CarrierContext,
 ): Promise<Answer> => {
-  const mountpoint = q.data.toString();
+  const text = q.data.toString();
   switch (q.hook) {
     case HOOK.checkpointDevices:
       for (const carrier of all) await carrier.checkpoint?.(q.pid, ctx);
@@ -143,12 +143,20 @@ const answerHook = async (
       return claim((carrier) => carrier.dumpKnown?.(kind, fds[0] ?? -1, q.fd, ctx), all);
     }
     case HOOK.dumpExtMount:
-      return claim((carrier) => carrier.dumpMount?.(mountpoint, q.fd, ctx), all);
+      return claim((carrier) => carrier.dumpMount?.(text, q.fd, ctx), all);
     case HOOK.restoreExtMount:
-      return claim((carrier) => carrier.restoreMount?.(mountpoint, q.fd, ctx), all);
+      return claim((carrier) => carrier.restoreMount?.(text, q.fd, ctx), all);
     case HOOK.restoreExtFile:
       for (const carrier of all) {
         const fd = await carrier.restoreFile?.(q.fd, fds[0] ?? -1, ctx);
+        if (fd !== undefined) return { ret: 0, fd };
+      }
+      return { ret: -ENOTSUP };
+    case HOOK.bind:
+      return claim((carrier) => carrier.bindSocket?.(text, q.fd, fds[0] ?? -1, ctx), all);
+    case HOOK.connect:
+      for (const carrier of all) {
+        const fd = carrier.boundFile?.(text);
         if (fd !== undefined) return { ret: 0, fd };
       }
       return { ret: -ENOTSUP };

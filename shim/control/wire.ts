@@ -2,7 +2,7 @@
 // The control socket's messages as native/control.h declares them (test/unit/control.test.ts holds the two together).
 
 export const MAGIC = 0x31534343;
-export const VERSION = 6;
+export const VERSION = 7;
 export const MAX_DATA = 64 << 10;
 /** sizeof(struct control_msg) */
 export const SIZE = 112;
@@ -32,6 +32,7 @@ export const TYPE = {
   SUBMIT: 25,
   RESTART: 26,
   GIVE: 27,
+  BOUND: 28,
   HOLD: 30,
 } as const;
 
@@ -83,6 +84,9 @@ export const HOOK = {
   checkpointDevices: 11,
   /** Our own (CONTROL_HOOK_KNOWN). */
   knownFile: 100,
+  /** CONTROL_HOOK_BIND, CONTROL_HOOK_CONNECT */
+  bind: 101,
+  connect: 102,
 } as const;
 
 export const STAGE = ["dump", "pre-dump", "restore"] as const;

@@ -17,7 +17,7 @@ export interface Found {
   tid: number;
   fd: number;
   mntId: number;
-  /** The kernel's own dev_t: 20 bits of minor number. */
+  /** The kernel's own dev_t: 20 bits of minor number. Of a bound socket that of its name, as is `mntId`. */
   dev: number;
   /** O_*, with the access mode. */
   flags: number;
@@ -61,7 +61,7 @@ const MANY_FILES = 50_000;
 let program: number | undefined;
 
 /** Where an earlier session has left the program loaded: loading it takes 20 ms. The number changes with its records. */
-const PINNED = "find-bound1";
+const PINNED = "find-bound2";
 
 /** Makes the program ready, before the freeze. Throws where the kernel cannot. */
 export const prepareFind = (): number => {

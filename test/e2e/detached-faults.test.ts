@@ -44,7 +44,7 @@ test("a restore: nothing is left, and the next one goes well", { timeout: 300_00
     `${WORDS}
 start unmounted /tmp/d /tmp/l/out /tmp/l/go; mkdir i; criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job >/dev/null
 failed=0
-for each in open_tree:1+ mount_setattr:1 setns:1+ openat2:1+ openat2:5 mknodat:1+ mknodat:2 fchmodat:1+ chmod:1+ chown:1+ utimensat:1+ unlink:1+ rmdir:1+ lseek:3+ ftruncate:1+ pwrite64:1+; do
+for each in open_tree:1+ mount_setattr:1 setns:1+ openat2:1+ openat2:5 mknodat:1+ mknodat:2 fchmodat:1+ chmod:1+ chown:1+ utimensat:1+ unlink:1+ rmdir:1+ lseek:3+ ftruncate:1+ pwrite64:1+ chroot:1 bind:1 rename:1; do
   failing \${each%:*} \${each#*:}
   if timeout 60 criu restore -D /tmp/i -o r.log -v4 --shell-job -d >/dev/null 2>&1; then echo "$each: restored"; pkill -9 -x unmounted; else
     failed=$((failed + 1)); echo "$each: $(grep -h Error i/r.log i/cryoshim.log | grep -v -m1 rlimit | cut -c1-200)"; fi

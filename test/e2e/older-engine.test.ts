@@ -41,7 +41,7 @@ test("queues, files on unmounted mounts and rings are as they were", () =>
   holds(
     `${WORDS}
 ip link set lo up; carried 21 queues /tmp/l/out /tmp/l/go; carried 33 unmounted /tmp/d /tmp/l/out /tmp/l/go
-carried 11 inside /tmp/d /tmp/l/out /tmp/l/go chroot; carried 22 alone /tmp/d /tmp/l/out /tmp/l/go directory
+carried 51 bound /tmp/d /tmp/l/out /tmp/l/go; carried 11 inside /tmp/d /tmp/l/out /tmp/l/go chroot; carried 22 alone /tmp/d /tmp/l/out /tmp/l/go directory
 carried 23 rings /tmp/l/out /tmp/l/go plain single shared buffers eventfd`,
     OLDER,
   ));

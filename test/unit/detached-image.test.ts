@@ -7,6 +7,7 @@ import { expect, onTestFinished, test } from "vitest";
 import { encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { DetachedImage } from "../../shim/carriers/detached-image.js";
+import { passes } from "../../shim/carriers/detached-socket.js";
 import { CryoshimError } from "../../shim/error.js";
 
 const latin = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, "latin1"));
@@ -43,14 +44,16 @@ const WHOLE: Message[] = [
   { file: { ...FILE, path: latin("d/f") } },
   { file: { ...GONE, mount: 1 } },
   { file: { ...FILE, mount: 2, inode: latin("inode"), pipe_size: 4096, pipe: latin("waits") } },
+  { file: { ...GONE, path: latin("d/s"), mode: 0o140755, bound: latin("/mnt/../s") } },
   { data: { node: 2, offset: 0n, data: latin("abcd") } },
   { data: { file: 1, offset: 6n, data: latin("end") } },
 ];
 
 test("files, mounts, trees and contents are read as they were written", () => {
   const image = load(...WHOLE);
-  expect(image.files.map(({ path }) => path)).toEqual(["d/f", ".", "a/b"]);
-  const [first, second, third] = image.files;
+  expect(image.files.map(({ path }) => path)).toEqual(["d/f", ".", "a/b", "d/s"]);
+  const [first, second, third, fourth] = image.files;
+  expect(fourth).toMatchObject({ bound: "/mnt/../s", gone: { uid: 0 } });
   expect(first).toMatchObject({
     mount: { path: "/", tree: { bytes: 4096n } },
     open: new Map([[7, { flags: 2, pos: 3n }]]),
@@ -89,6 +92,9 @@ test.each<[string, Message[]]>([
   ["a file whose path is absolute", [{ mount: MOUNT }, { file: { ...FILE, path: latin("/a") } }]],
   ["a file whose path has an end within", [{ mount: MOUNT }, { file: { ...FILE, path: latin("a\0b") } }]],
   ["a file with more descriptors than flags", [{ mount: MOUNT }, { file: { ...FILE, ids: [1, 2] } }]],
+  ["a socket of nobody's", [{ mount: MOUNT }, { file: { ...FILE, bound: latin("/s") } }]],
+  ["a socket with no name", [{ mount: MOUNT }, { file: { ...GONE, bound: latin("") } }]],
+  ["a socket with a name that is too long", [{ mount: MOUNT }, { file: { ...GONE, bound: latin("/".repeat(109)) } }]],
   ["a nameless file of no size", [{ mount: MOUNT }, { file: { ...FILE, uid: 0, gid: 0 } }]],
   [
     "contents beyond the end",
@@ -141,4 +147,21 @@ test("an image that is cut or changed anywhere is refused, or is one", () => {
     }),
     { numRuns: Number(process.env.FUZZ_RUNS ?? 500) },
   );
+});
+
+test.each([
+  ["/a/b/s", { start: ".", directories: ["a", "a/b"], end: "a/b/s" }],
+  ["/s", { start: ".", directories: [], end: "s" }],
+  ["s", { start: ".", directories: [], end: "s" }],
+  ["./a//s", { start: ".", directories: ["a"], end: "a/s" }],
+  ["/../a/../../b/./s", { start: ".", directories: ["a", "b"], end: "b/s" }],
+])("a socket of the name %s is bound below a directory", (name, passed) => {
+  expect(passes(name)).toEqual(passed);
+});
+
+test("one whose relative name climbs begins as deep, in a directory of no such name", () => {
+  const { start, directories, end } = passes("../../x/s");
+  const [first, second] = start.split("/");
+  expect(directories).toEqual([first, start, "x"]);
+  expect([first!.length, second!.length, end]).toEqual([109, 109, "x/s"]);
 });

@@ -5,7 +5,7 @@ uname -r
 
 # all DIRECTORY: everything that can be on an unmounted mount, on the file system of a directory.
 all() {
-	for each in "detached 26" "unmounted 33"; do
+	for each in "detached 26" "unmounted 33" "bound 51"; do
 		set -- "$1" $each
 		rm -rf "$1"
 		mkdir -p "$1"

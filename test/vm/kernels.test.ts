@@ -54,8 +54,8 @@ describe.concurrent.each([
         ?.join(" ")
         .replaceAll("carried: ", ""),
     ).toBe(
-      "on ext4 detached unmounted inside inside on ext4 renamed on tmpfs detached unmounted inside inside alone alone " +
-        `${suite === "bookworm" ? "" : "on overlay detached unmounted inside inside "}on btrfs detached unmounted detached unmounted btrfs: mapped`,
+      "on ext4 detached unmounted bound inside inside on ext4 renamed on tmpfs detached unmounted bound inside inside alone alone " +
+        `${suite === "bookworm" ? "" : "on overlay detached unmounted bound inside inside "}on btrfs detached unmounted bound detached unmounted bound btrfs: mapped`,
     );
     expect(said).toContain("gives files other device numbers");
     expect(said).toContain("deleted since the checkpoint");
