@@ -166,6 +166,22 @@ export const claimFiles = (imagesDir: string, keys: ReadonlySet<string>, uses?: 
   return claimed;
 };
 
+/** Which file of the images a descriptor of a task is, by the number that CRIU gives the task. */
+export const descriptorIds = (imagesDir: string): ((task: number, fd: number) => number | undefined) => {
+  const read = (name: string): Message[] =>
+    decodeImage(readFileSync(join(imagesDir, name)), name).entries.map(({ message }) => message);
+  const tables = new Map<number, Map<number, number>>();
+  return (task, fd) => {
+    let table = tables.get(task);
+    if (table === undefined) {
+      const [ids] = read(`ids-${task}.img`);
+      table = new Map(read(`fdinfo-${ids!.files_id}.img`).map(({ id, fd }) => [fd as number, id as number]));
+      tables.set(task, table);
+    }
+    return table.get(fd);
+  };
+};
+
 /** Files that are in messages on their way through a socket (SCM_RIGHTS). */
 export const onTheirWay = (imagesDir: string): number[] => {
   try {

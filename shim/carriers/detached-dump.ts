@@ -12,7 +12,7 @@ import { treeOf } from "../netlock/netlock.js";
 import { replaceFile } from "../session/replace-file.js";
 import { type Found, statDev } from "../xray/find.js";
 import type { Use } from "../xray/uses.js";
-import { claimFiles, fileKey, NOBODY, OtherUse, type Uses } from "./claim.js";
+import { type ClaimedFile, claimFiles, descriptorIds, fileKey, NOBODY, OtherUse, type Uses } from "./claim.js";
 import { join, type Place, type Places, unescaped } from "./detached-find.js";
 import { BASES, boundAs, type FileEntry, type Gone, type MountEntry, writeDetached } from "./detached-image.js";
 import { linkOf, namesOf } from "./detached-inode.js";
@@ -105,6 +105,8 @@ interface Saved {
   bound?: string;
   /** A descriptor of ours for the contents of a file without a name. */
   contents?: number;
+  /** Where tasks have it open. */
+  descriptors: [pid: number, fd: number][];
   /** Tasks that have it otherwise than by a descriptor, and those whose root it is. */
   users: Set<number>;
   rooted: Set<number>;
@@ -128,6 +130,9 @@ const boundBy = (pid: number, number: number): { fd: number; name: string } => {
 
 const attributesOf = (mntFlags: number): number =>
   ATTRIBUTES.reduce((all, [flag, attribute]) => (mntFlags & flag ? all | attribute : all), 0);
+
+/** One file: on btrfs those of several subvolumes may have one number, and be on one mount. */
+const identityOf = (key: string, dev: bigint): string => `${key} ${dev}`;
 
 const goneOf = ({ uid, gid, size, rdev, atimeNs, mtimeNs }: BigIntStats): Gone => ({
   uid: Number(uid),
@@ -182,6 +187,8 @@ export class DetachedFiles {
   readonly #places: () => Places;
   readonly #cover: ReturnType<typeof coverFrom>;
   readonly #options: DetachedOptions;
+  /** Files that have their keys not for themselves. */
+  readonly #twins = new Set<Saved>();
   /** File systems that are mounted nowhere else, by device. */
   readonly #trees = new Map<number, { tree: Tree; lone: LoneFile[] }>();
   /** Of FIFOs: a descriptor that can be read from. */
@@ -213,7 +220,25 @@ export class DetachedFiles {
       });
     const byKey = new Map<string, Saved | undefined>();
     for (const held of this.#takeKnown(all, byKey)) this.#ifThere(() => this.#look(held, byKey));
+    this.#tellApart();
     for (const each of found) if (each.kind === "bound") this.#ifThere(() => this.#lookAtSocket(each, byKey));
+  }
+
+  /** CRIU knows files of a mount by their numbers: descriptors can be told apart nevertheless, other uses cannot. */
+  #tellApart(): void {
+    const known = new Map<string, Saved[]>();
+    for (const saved of this.saved) known.set(saved.key, [...(known.get(saved.key) ?? []), saved]);
+    for (const all of known.values()) {
+      if (all.length === 1) continue;
+      for (const saved of all) this.#twins.add(saved);
+      const other = all.find(({ users, mode }) => users.size > 0 || (mode & S_IFMT) === S_IFIFO);
+      if (other === undefined) continue;
+      this.#refuse(
+        other.held,
+        "a file of another subvolume, on the same mount, has the same number, and CRIU takes them for one",
+      );
+      for (const saved of all) this.saved.splice(this.saved.indexOf(saved), 1);
+    }
   }
 
   /** What a socket is bound to. Where that cannot be found again its name leads nowhere, but it has it. */
@@ -226,7 +251,8 @@ export class DetachedFiles {
     this.#files.push(fd);
     const st = fstatSync(fd, { bigint: true });
     const key = fileKey(mntId, st.ino);
-    const known = byKey.get(key);
+    const identity = identityOf(key, st.dev);
+    const known = byKey.get(identity);
     if (known?.bound !== undefined) {
       this.#bound.set(socket, known);
       return;
@@ -237,19 +263,11 @@ export class DetachedFiles {
     const { place, gone } =
       at?.place.handle === undefined && at !== undefined ? at : { place: this.#nowhere(), gone: true };
     const saved: Saved = {
-      key,
-      held,
-      place,
-      mode: Number(st.mode),
-      ino: st.ino,
-      dev: st.dev,
-      users: new Set(),
-      rooted: new Set(),
+      ...{ key, held, place, mode: Number(st.mode), ino: st.ino, dev: st.dev, gone: goneOf(st), bound: name },
+      ...{ descriptors: [], users: new Set<number>(), rooted: new Set<number>() },
     };
-    saved.gone = goneOf(st);
-    saved.bound = name;
     if (gone) place.path = ".";
-    byKey.set(key, saved);
+    byKey.set(identity, saved);
     this.saved.push(saved);
     this.#bound.set(socket, saved);
   }
@@ -265,9 +283,11 @@ export class DetachedFiles {
     try {
       const st = fstatSync(fd, { bigint: true });
       const key = fileKey(held.mntId, st.ino);
-      if (!byKey.has(key)) byKey.set(key, this.#save(key, held, fd, st));
+      const identity = identityOf(key, st.dev);
+      if (!byKey.has(identity)) byKey.set(identity, this.#save(key, held, fd, st));
       const before = this.refused.length;
-      const saved = byKey.get(key);
+      const saved = byKey.get(identity);
+      if (held.fd !== undefined) saved?.descriptors.push([held.pid, held.fd]);
       if (saved !== undefined) this.#found.push([held, saved]);
       if (saved !== undefined && held.use !== undefined) this.#use(saved, held, st);
       const error = this.refused[before] ?? (saved === undefined ? this.refused.at(-1) : undefined);
@@ -321,10 +341,15 @@ export class DetachedFiles {
       });
       for (const [i, [held, { key, place, mode, ino, dev }]] of group.entries()) {
         if (there?.[i] !== 1) left.push(held);
-        else if (!byKey.has(key)) {
-          const saved: Saved = { key, held, place, mode, ino, dev, users: new Set(), rooted: new Set() };
-          byKey.set(key, saved);
-          this.saved.push(saved);
+        else {
+          const identity = identityOf(key, dev);
+          let saved = byKey.get(identity);
+          if (saved === undefined) {
+            saved = { key, held, place, mode, ino, dev, descriptors: [], users: new Set(), rooted: new Set() };
+            byKey.set(identity, saved);
+            this.saved.push(saved);
+          }
+          saved.descriptors.push([held.pid, held.fd!]);
         }
       }
     }
@@ -476,7 +501,10 @@ export class DetachedFiles {
     if (at === undefined) return this.#refuse(held, "its file system is mounted nowhere else, and is no tmpfs");
     if (at.gone && !canBeMade(mode)) return this.#refuse(held, "it has no name any more, and cannot be made anew");
     const { ino, dev } = st;
-    const saved: Saved = { key, held, place: at.place, mode, ino, dev, users: new Set(), rooted: new Set() };
+    const saved: Saved = {
+      ...{ key, held, place: at.place, mode, ino, dev },
+      ...{ descriptors: [], users: new Set<number>(), rooted: new Set<number>() },
+    };
     this.saved.push(saved);
     if (!at.gone) return saved;
     saved.gone = goneOf(st);
@@ -549,17 +577,21 @@ export class DetachedFiles {
       this.saved.flatMap(({ key, mode, rooted }) => [...rooted].map((pid) => [number(pid), { key, mode }] as const)),
     );
     const pipes = this.#pipes();
+    const twins = new Map(
+      [...this.#twins].map((saved) => [saved, saved.descriptors.map(([pid, fd]) => [number(pid), fd] as const)]),
+    );
     return () => {
       const mounts = new Map<string, MountEntry>();
-      const entries = new Map(this.saved.map((saved) => [saved.key, this.#entry(saved, mounts)]));
+      const entries = new Map(this.saved.map((saved) => [saved, this.#entry(saved, mounts)]));
+      const used = new Map(this.saved.filter(({ users }) => users.size > 0).map((saved) => [saved.key, saved]));
       const attached = [...mounts.values()].filter(({ base }) => base !== undefined);
       const place = (key: string): ReturnType<Uses["place"]> => {
-        const { mount, path, gone, handle } = entries.get(key)!;
+        const { mount, path, gone, handle } = entries.get(used.get(key)!)!;
         if (mount.base === undefined) return undefined;
         const within = (gone ?? handle) === undefined ? `${attached.indexOf(mount)}/${path}` : path;
         return { name: `${mount.base}/${within}`, mntId: this.#cover!.mntId };
       };
-      this.#write(imagesDir, entries, pipes, { tasks, roots, place });
+      this.#write(imagesDir, entries, pipes, twins, { tasks, roots, place });
     };
   }
 
@@ -583,8 +615,15 @@ export class DetachedFiles {
     return pipes;
   }
 
-  #write(imagesDir: string, entries: ReadonlyMap<string, FileEntry>, pipes: Pipes, uses: Uses): void {
+  #write(
+    imagesDir: string,
+    entries: ReadonlyMap<Saved, FileEntry>,
+    pipes: Pipes,
+    twins: ReadonlyMap<Saved, (readonly [task: number, fd: number])[]>,
+    uses: Uses,
+  ): void {
     const claimed = this.#claim(imagesDir, uses);
+    const apart = this.#idsOf(imagesDir, claimed, twins);
     this.#renameSockets(imagesDir);
     const contents = new Map<FileEntry | Node, () => number>();
     this.#fill();
@@ -600,8 +639,8 @@ export class DetachedFiles {
       }
     }
     for (const saved of this.saved) {
-      const file = entries.get(saved.key)!;
-      const ids = claimed.get(saved.key) ?? [];
+      const file = entries.get(saved)!;
+      const ids = apart.get(saved) ?? claimed.get(saved.key) ?? [];
       file.open = new Map(ids.map(({ id, flags, pos }) => [id, { flags, pos }]));
       const pipe = ids.some(({ fifo }) => fifo) ? pipes.get(pipeOf(saved)) : undefined;
       // Once, also where the same FIFO is open on two mounts.
@@ -610,6 +649,32 @@ export class DetachedFiles {
       if (saved.contents !== undefined) contents.set(file, () => openForContents(`/proc/self/fd/${saved.contents}`));
     }
     writeDetached(imagesDir, [...entries.values()], contents);
+  }
+
+  /** Which files of the images they are that share a key. */
+  #idsOf(
+    imagesDir: string,
+    claimed: ReadonlyMap<string, ClaimedFile[]>,
+    twins: ReadonlyMap<Saved, (readonly [task: number, fd: number])[]>,
+  ): Map<Saved, ClaimedFile[]> {
+    const apart = new Map<Saved, ClaimedFile[]>();
+    if (twins.size === 0) return apart;
+    const idAt = descriptorIds(imagesDir);
+    const told = new Set<number>();
+    for (const [saved, at] of twins) {
+      const ids = new Set(at.map(([task, fd]) => idAt(task, fd)));
+      const mine = (claimed.get(saved.key) ?? []).filter(({ id }) => ids.has(id));
+      for (const { id } of mine) told.add(id);
+      apart.set(saved, mine);
+    }
+    for (const { key, held } of twins.keys())
+      if (claimed.get(key)?.some(({ id }) => !told.has(id)))
+        throw refuse(
+          `cannot carry what has the number of \`${readlinkSync(held.link)}\` of process ${held.pid} on a mount that has been unmounted`,
+          "it is in a message on its way, and a file of another subvolume has the same number",
+          "take the checkpoint when it has arrived",
+        );
+    return apart;
   }
 
   #claim(imagesDir: string, uses: Uses): ReturnType<typeof claimFiles> {
