@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bundles: what is started for every checkpoint (shim.cjs) must start fast, so it is one file with nothing in it that
+// Bundles: what is started for every checkpoint (shim.cjs, session.cjs) must start fast, so it has nothing in it that
 // a session does not need; the command (cli.js) may be larger.
 import { execFileSync } from "node:child_process";
-import { chmodSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { chmodSync, readFileSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -13,14 +14,23 @@ rmSync("dist", { recursive: true, force: true });
 const common = { bundle: true, platform: "node", target: "node20.19", legalComments: "none", logLevel: "warning" };
 // CommonJS packages in an ESM bundle look for it.
 const REQUIRE = 'import { createRequire as __cr } from "node:module"; const require = __cr(import.meta.url);';
+await build({
+  ...common,
+  entryPoints: ["shim/session/main.ts"],
+  outfile: "dist/session.cjs",
+  format: "cjs",
+  minify: true,
+  define: { "import.meta.url": '""' },
+});
+const session = createHash("sha256").update(readFileSync("dist/session.cjs")).digest("hex").slice(0, 16);
 await Promise.all([
   build({
     ...common,
-    entryPoints: ["shim/session/main.ts"],
+    entryPoints: ["shim/session/boot.ts"],
     outfile: "dist/shim.cjs",
     format: "cjs",
     minify: true,
-    define: { "import.meta.url": '""' },
+    define: { SESSION_BUILD: JSON.stringify(session) },
   }),
   // Loaded only when the configuration has changed.
   build({

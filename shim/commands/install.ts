@@ -161,7 +161,7 @@ export const uninstall = (prefix: string, extent: Extent = {}): Step[] => {
     for (const { id } of listKept()) clearKept(id);
     removeKit();
     // Only caches: a session that is under way holds what it needs open.
-    for (const name of ["launch", "plugins", "probe", "bin", "btf-ids"])
+    for (const name of ["launch", "plugins", "probe", "bin", "btf-ids", "code"])
       rmSync(join("/run/cryoshim", name), { recursive: true, force: true });
   }
   return steps;

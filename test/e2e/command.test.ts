@@ -69,7 +69,7 @@ awk '{ print $2 }' /tmp/installed | while read -r path; do [ ! -e "$path" ] || e
   expect(stdout).toMatch(
     /^would link +\/usr\/local\/sbin\/criu -> .*\n\/usr\/sbin\/criu\nlink .*\n\/usr\/local\/sbin\/criu\n/,
   );
-  expect(stdout).toContain("goes on\nbin\nbtf-ids\nlaunch\nplugins\nall of it\n/usr/sbin/criu");
+  expect(stdout).toContain("goes on\nbin\nbtf-ids\ncode\nlaunch\nplugins\nall of it\n/usr/sbin/criu");
 });
 
 test("wrong use is told with the usage, and no stack", async () => {

@@ -15,6 +15,7 @@ test.each([
   ["node is missing", "export CRYOSHIM_NODE=/nonexistent; mount --bind /dev/null /usr/local/bin/node"],
   ["node crashes", "export CRYOSHIM_NODE=/bin/false"],
   ["the shim's bundle is broken", "echo 'syntax error(' > /cryoshim/dist/shim.cjs"],
+  ["the session's bundle is gone", "rm /cryoshim/dist/session.cjs"],
   ["the addon is gone", "rm -f /cryoshim/build/Release/cryoshim.node; rm -rf /cryoshim/prebuilds"],
   ["the configuration is wrong", "mkdir -p /etc/cryoshim; echo 'nonsense = 1' > /etc/cryoshim/config.toml"],
 ])("when %s, CRIU runs alone and says so", async (_, breakage) => {
@@ -24,6 +25,25 @@ N=$(number cnt); dump; restore; goes_on $N cnt; cat /tmp/i/cryoshim.log; left_be
   expect(stdout).toMatch(/Warn .*the shim could not start: .+; CRIU runs alone/);
   expect(stderr).toContain("CRIU runs alone (see `cryoshim doctor`)");
   expect(stdout).not.toContain("LEFT");
+});
+
+test("the first session leaves its compiled code to those after it, and code that is no use is left anew", async () => {
+  const { stdout } = await inLab(`${TASK}
+ended() { while pgrep -f '[d]ist/shim.cjs' >/dev/null; do sleep 0.1; done; }
+install -d -m 700 /run/cryoshim /run/cryoshim/code; touch /run/cryoshim/code/of-another-build
+for k in 1 2 3; do
+  [ $k = 3 ] && head -c 1000 $(ls /run/cryoshim/code/*) > /tmp/short && cat /tmp/short > $(ls /run/cryoshim/code/*)
+  rm -rf /tmp/i; mkdir /tmp/i; dump -R; ended
+  echo "code $k: $(stat -c '%n %a %U' /run/cryoshim/code/*)"; stat -c 'inode %i' /run/cryoshim/code/*
+done; cat /tmp/i/cryoshim.log`);
+  const codes = [...stdout.matchAll(/^code \d: (\S+) 600 root$/gm)].map(([, name]) => name);
+  expect(codes).toHaveLength(3);
+  expect(new Set(codes).size).toBe(1);
+  const [first, second, third] = [...stdout.matchAll(/^inode (\d+)$/gm)].map(([, inode]) => inode);
+  expect(second).toBe(first);
+  expect(third).not.toBe(second);
+  expect(stdout.match(/^dump 0$/gm)).toHaveLength(3);
+  expect(stdout).not.toContain("CRIU runs alone");
 });
 
 test("images that need cryoshim are not restored without it, by command line or by swrk", async () => {

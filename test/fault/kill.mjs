@@ -349,8 +349,9 @@ async function main() {
     await clearAway(id);
     for (const left of surroundings()) {
       if (before.has(left)) continue;
-      // Empty directories and a cache, made once.
+      // Empty directories and caches, made once.
       if (left.startsWith("/sys/fs/bpf/cryoshim/kit")) continue;
+      if (left.startsWith("/run/cryoshim/code")) continue;
       if (["/sys/fs/bpf/cryoshim", "/run/cryoshim/locks", "/run/cryoshim/btf-ids"].includes(left)) continue;
       before.add(left);
       // What runc makes and only runc can remove: killed itself, it leaves state directory, mount and cgroups, also with

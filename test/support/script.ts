@@ -48,7 +48,7 @@ goes_on() {
 }
 left_behind() {
 	ps -eo args | grep -E '[s]him\\.cjs|[c]riu (swrk|dump|restore)' && echo "LEFT processes"
-	ls /run/cryoshim 2>/dev/null | grep -vE '^(launch|plugins|probe|bin|btf-ids|locks)$' && echo "LEFT state"
+	ls /run/cryoshim 2>/dev/null | grep -vE '^(launch|plugins|probe|bin|btf-ids|code|locks)$' && echo "LEFT state"
 	grep -s . /sys/fs/cgroup/*/freezer.state /sys/fs/cgroup/freezer/*/freezer.state | grep -v THAWED && echo "LEFT frozen"
 	find /sys/fs/cgroup -name cgroup.freeze -exec grep -l 1 {} + 2>/dev/null && echo "LEFT frozen"
 	true
