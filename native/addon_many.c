@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/bpf.h>
 #include <node_api.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -108,12 +109,33 @@ static napi_value stat_fds(napi_env env, napi_callback_info info)
 	return result;
 }
 
+/* haveChanged(fds): boolean: whether mounts have changed since these /proc/PID/mountinfo were opened, or last asked (man 5 proc_pid_mounts) */
+static napi_value have_changed(napi_env env, napi_callback_info info)
+{
+	napi_value args[1], result;
+	bool changed = false;
+	int32_t *fds;
+	size_t n;
+
+	if (!get_args(env, info, 1, args) || !get_ints(env, args[0], &fds, &n))
+		return NULL;
+	for (size_t i = 0; i < n; i++) {
+		struct pollfd p = { .fd = fds[i], .events = POLLPRI };
+
+		/* Also where it cannot be told. */
+		if (poll(&p, 1, 0) != 0)
+			changed = true;
+	}
+	return napi_get_boolean(env, changed, &result) == napi_ok ? result : NULL;
+}
+
 bool many_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
 		{ "pidfdGetfds", NULL, pidfd_getfds, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "closeFds", NULL, close_fds, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "bpfMark", NULL, bpf_mark, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "haveChanged", NULL, have_changed, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "statFds", NULL, stat_fds, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 	};
 

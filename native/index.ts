@@ -69,6 +69,7 @@ interface Addon {
   closeFds(fds: Int32Array): void;
   bpfMark(map: number, fds: Int32Array): void;
   statFds(fds: Int32Array): BigInt64Array;
+  haveChanged(fds: Int32Array): boolean;
   memfd(name: string): number;
   cgroupRoot(): number;
   mqueueMount(ns: number): number;

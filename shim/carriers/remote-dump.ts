@@ -2,10 +2,11 @@
 // The dump's side of remote file systems: which mounts of them a tree of tasks has, whether their servers answer, what CRIU
 // must be told of them, and the record of what a restore will ask.
 
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { constants, openSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { decodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
+import { addon } from "../../native/index.js";
 import { CryoshimError, reason } from "../error.js";
 import { treeOf } from "../netlock/netlock.js";
 import { behind, spfsOf } from "../remote/state.js";
@@ -83,6 +84,42 @@ export const heldMounts = (root: number, tree: readonly number[] = treeOf(root))
     return host ? [...usedMounts(held, tree)] : held;
   });
 };
+
+/** Knows of a tree without remote mounts whether it still has none: in the freeze that is one call, and not a look at all mounts. */
+export class NoRemoteMounts {
+  readonly #fds: Int32Array;
+
+  private constructor(fds: readonly number[]) {
+    this.#fds = Int32Array.from(fds);
+  }
+
+  /** Undefined where there are some. Throws when a process has ended meanwhile. */
+  static of(root: number): NoRemoteMounts | undefined {
+    const fds: number[] = [];
+    let some = true;
+    try {
+      // Opened first: what changes while they are read has changed.
+      const pids = [...namespacesOf("mnt", treeOf(root)).values()];
+      for (const pid of pids) fds.push(openSync(`/proc/${pid}/mountinfo`, constants.O_RDONLY));
+      some = pids.some((pid) => remoteMounts(pid).length > 0);
+      return some ? undefined : new NoRemoteMounts(fds);
+    } finally {
+      if (some) addon.closeFds(Int32Array.from(fds));
+    }
+  }
+
+  /**
+   * A namespace made since is not known: what is mounted in it alone CRIU refuses, as a look before the freeze would have
+   * (see `admit`).
+   */
+  get still(): boolean {
+    return !addon.haveChanged(this.#fds);
+  }
+
+  close(): void {
+    addon.closeFds(this.#fds);
+  }
+}
 
 /** The state letter of a thread, where it waits in the kernel, and how often it has been switched. */
 const waitOf = (pid: number, tid: string): string | undefined => {

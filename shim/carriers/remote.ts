@@ -5,7 +5,7 @@
 import type { RemoteSettings } from "../engine/launch-file.js";
 import type { Stands } from "../remote/stand.js";
 import type { Carrier, CarrierContext } from "./carrier.js";
-import { admit, externalKeys, type HeldMount, heldMounts, recordAll } from "./remote-dump.js";
+import { admit, externalKeys, type HeldMount, heldMounts, NoRemoteMounts, recordAll } from "./remote-dump.js";
 import { type RemoteFs, readRemote, writeRemote } from "./remote-image.js";
 import { matches } from "./remote-mounts.js";
 import { findPlace, joined, notThere, partOf, readAgain, wrongWith } from "./remote-restore.js";
@@ -25,6 +25,7 @@ export const treatmentOf = (settings: RemoteSettings, { remote }: CarrierContext
 export const remoteCarrier = (settings: RemoteSettings): Carrier => {
   const answerWithin = settings.answer_within * 1000;
   let held: HeldMount[] = [];
+  let none: NoRemoteMounts | undefined;
   let told = false;
   let recorded: RemoteFs[] = [];
   let stands: Stands | undefined;
@@ -73,8 +74,14 @@ export const remoteCarrier = (settings: RemoteSettings): Carrier => {
     name: "remote",
     async admit(root, { given }) {
       await admit(root, given, answerWithin);
+      try {
+        none = NoRemoteMounts.of(root);
+      } catch {
+        // A process has ended: they are looked at when the tasks stand still.
+      }
     },
     async seized({ root }, { engine, given }) {
+      if (none?.still) return;
       held = heldMounts(root);
       const keys = externalKeys(held, given);
       told = keys.length > 0;
@@ -102,6 +109,7 @@ export const remoteCarrier = (settings: RemoteSettings): Carrier => {
     },
     async close() {
       over = true;
+      none?.close();
       await stands?.drop();
     },
   };

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { commonBase, withParents } from "../../shim/carriers/remote-dump.js";
+import { commonBase, NoRemoteMounts, withParents } from "../../shim/carriers/remote-dump.js";
 import { type RemoteFs, readRemote, writeRemote } from "../../shim/carriers/remote-image.js";
 import { look } from "../../shim/carriers/remote-look.js";
 import { isRemote, locksAtServer, matches, publicOptions, within } from "../../shim/carriers/remote-mounts.js";
@@ -102,4 +104,25 @@ test("files are looked at by another process: no link is followed, and nothing o
   expect(files[1]).toMatchObject({ target: "/etc" });
   expect(files.slice(2)).toEqual(["ELOOP", "EXDEV", "ENOENT"]);
   expect(readFileSync(join(dir, "file"), "utf8")).toBe("123");
+});
+
+test("that a tree has no remote mounts holds until something is mounted, in whichever of its namespaces", async () => {
+  // What other tests have mounted meanwhile does not count there.
+  const script = 'umount -alt fuse,fuse.spfs; echo; read x; mount -t tmpfs none "$1"; echo; read x';
+  const child = spawn("unshare", ["--mount", "sh", "-c", script, "-", dir]);
+  try {
+    await once(child.stdout, "data");
+    const none = NoRemoteMounts.of(child.pid!)!;
+    try {
+      expect([none.still, none.still]).toEqual([true, true]);
+      child.stdin.write("\n");
+      await once(child.stdout, "data");
+      expect(none.still).toBe(false);
+    } finally {
+      none.close();
+    }
+  } finally {
+    child.kill("SIGKILL");
+    await once(child, "close");
+  }
 });
