@@ -151,10 +151,15 @@ class Dump {
   readonly saved: Saved[] = [];
   readonly #reader: RingReader;
   readonly #inFlight: InFlightCarrier | undefined;
+  readonly #rehearsal: boolean;
+  #depth: number | undefined;
+  readonly #names = new Map<number, string>();
   readonly #cqes: number;
 
-  constructor(reader: RingReader, inFlight: InFlightCarrier | undefined) {
+  /** `rehearsal`: the tasks still run. What runs for the first time takes several times as long, and shall not in the freeze. */
+  constructor(reader: RingReader, inFlight: InFlightCarrier | undefined, rehearsal = false) {
     this.#reader = reader;
+    this.#rehearsal = rehearsal;
     this.#inFlight = inFlight;
     this.#cqes = offsetsHere().cq.cqes;
   }
@@ -201,7 +206,7 @@ class Dump {
     threads: readonly ThreadState[],
     context: CarrierContext,
   ): Promise<void> {
-    if (this.#inFlight === undefined) return;
+    if (this.#inFlight === undefined || this.#rehearsal) return;
     const states = this.#reader.rings();
     const rings = [...ours].flatMap(([file, fd]) => {
       const state = states.get(fd);
@@ -232,8 +237,7 @@ class Dump {
     const owner = this.#owner(state, descriptors, threads, slots);
     const ring = ringOf(state, fd, owner);
     const inFlight = await this.#requests(ring, at, context);
-    const depth = depthOf(root);
-    const name = (pid: number): string => taskName(pid, depth);
+    const name = this.#naming(root);
     const user = state.has.user ? chargedFor(owner.pid) : undefined;
     const image: ImageRing = {
       task: name(owner.pid),
@@ -262,6 +266,17 @@ class Dump {
     return { state, fd, owner, descriptors, mappings, slots, inFlight, image };
   }
 
+  /** Each task is asked for once: many rings are of few. */
+  #naming(root: number): (pid: number) => string {
+    this.#depth ??= depthOf(root);
+    const depth = this.#depth;
+    return (pid) => {
+      const name = this.#names.get(pid) ?? taskName(pid, depth);
+      this.#names.set(pid, name);
+      return name;
+    };
+  }
+
   /** What is in its shared memory, which may be the program's own (IORING_SETUP_NO_MMAP). */
   async #memory(
     state: RingState,
@@ -276,6 +291,8 @@ class Dump {
         rings: new Uint8Array(addon.uringRead(fd, OFF_SQ_RING, rings)),
         sqes: new Uint8Array(addon.uringRead(fd, OFF_SQES, sqes)),
       };
+    // Memory of tasks is read when they stand still.
+    if (this.#rehearsal) return { rings: new Uint8Array(), sqes: new Uint8Array() };
     const [[ringsAt], [sqesAt]] = [
       this.#reader.placesOf(state.pages[0], pid),
       this.#reader.placesOf(state.pages[1], pid),
@@ -327,7 +344,7 @@ class Dump {
 
   /** What rings know by the kernel's addresses becomes a name that a restore finds again. */
   #link(root: number, tree: ReadonlySet<number>): void {
-    const depth = depthOf(root);
+    const name = this.#naming(root);
     let open: OpenFile[] | undefined;
     const opened = (): OpenFile[] => (open ??= [...tree].flatMap((pid) => this.#reader.descriptors(pid)));
     let byFile: Map<bigint, OpenFile> | undefined;
@@ -364,14 +381,14 @@ class Dump {
         image.files = files.map(({ index, file, tag }) => {
           const one = holderOf(file);
           if (one === undefined) return { index, tag, ...named.get(index) };
-          return { index, tag, task: taskName(one.pid, depth), fd: one.fd };
+          return { index, tag, task: name(one.pid), fd: one.fd };
         });
       }
       if (state.eventfd !== 0n) {
         const one = opened().find(({ eventfd }) => eventfd === state.eventfd);
         if (one === undefined)
           throw refuse(`cannot carry ${at}`, "its eventfd is open nowhere else", "keep a descriptor of it");
-        image.eventfd = { task: taskName(one.pid, depth), fd: one.fd, async: state.eventfdAsync };
+        image.eventfd = { task: name(one.pid), fd: one.fd, async: state.eventfdAsync };
       }
       if (state.has.overflow)
         image.overflow = this.#reader.overflow(fd).map(({ userData, res, flags, extra }) => {
@@ -395,7 +412,7 @@ class Dump {
         const processors = tree.has(pid) ? boundTo(mask, pid) : undefined;
         if (tid === 0 && processors !== undefined) image.processors = processors;
         if (tid === 0 || !tree.has(pid) || (!limited && processors === undefined)) return [];
-        const [task, thread] = [taskName(pid, depth), taskName(tid, depth)];
+        const [task, thread] = [name(pid), name(tid)];
         return [{ task, thread, bounded, unbounded, ...(processors !== undefined && { processors }) }];
       });
       if (users.length > 0) image.users = users;
@@ -661,13 +678,23 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
       reader ??= new RingReader();
       inFlight?.prepare?.();
     },
-    async admit(root, { log }) {
+    async admit(root, context) {
+      const { log } = context;
       if (!threads) return;
       reader ??= new RingReader();
-      for (const { pid, fd, why, seconds } of foresee(root, findSpecial(root), reader)) {
+      const found = findSpecial(root);
+      for (const { pid, fd, why, seconds } of foresee(root, found, reader)) {
         const at = fd === undefined ? `a ring of process ${pid}` : `the ring at descriptor ${fd} of process ${pid}`;
         if (why !== undefined) throw refuse(`cannot carry ${at}`, why, "end its use before the checkpoint");
         log("Warn ", `${at} has done much: a restore will take about ${seconds} s to bring its counters on`);
+      }
+      const rehearsal = new Dump(reader, inFlight, true);
+      try {
+        await rehearsal.find({ root, found }, context);
+      } catch {
+        // What it saw may have been half done.
+      } finally {
+        rehearsal.close();
       }
     },
     hasKernelThreads: () => threads,
@@ -682,7 +709,8 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
     },
     needed: () => dump !== undefined && dump.saved.length > 0,
     async dumped(ok, { imagesDir }) {
-      if (ok && dump !== undefined && dump.saved.length > 0) dump.write(imagesDir);
+      const made = dump;
+      return !ok || made === undefined || made.saved.length === 0 ? undefined : () => made.write(imagesDir);
     },
     async restoring({ imagesDir, log }) {
       restore = new RingRestore(imagesDir, inFlight);
