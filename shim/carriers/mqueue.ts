@@ -221,9 +221,9 @@ class Dump {
    * Does before the freeze what `find` does in it, and throws the result away: what runs for the first time takes ten times as long.
    * The queues stay open.
    */
-  rehearse(root: number, found: readonly Found[], ahead: Ahead, reader: QueueReader): void {
+  rehearse(root: number, found: readonly Found[], ahead: Ahead, reader: QueueReader | undefined): void {
     this.#collect(root, found, ahead);
-    reader.take();
+    reader?.take();
   }
 
   /** Writes the image; `imagesDir` has all of CRIU's. Looks at no task and no queue any more. */
@@ -298,8 +298,7 @@ export const mqueueCarrier = (): Carrier => {
       root = pid;
       const found = findSpecial(root).filter(({ kind }) => kind === "mqueue");
       const all = lookAhead();
-      if (found.length === 0 && all.namespace.names().length === 0) return;
-      reader ??= new QueueReader();
+      if (found.length > 0 || all.namespace.names().length > 0) reader ??= new QueueReader();
       const rehearsal = new Dump();
       try {
         rehearsal.rehearse(root, found, all, reader);
