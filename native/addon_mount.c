@@ -101,23 +101,40 @@ static bool read_handle(int fd, union handle *h)
 	return name_to_handle_at(fd, "", &h->head, &mount, AT_EMPTY_PATH) == 0;
 }
 
+#ifndef AT_HANDLE_FID
+#define AT_HANDLE_FID 0x200	/* fcntl.h, Linux 6.5 */
+#endif
+
+/* The same, of a file system too whose handles tell inodes apart but open none: an overlay without nfs_export (Linux 6.6). */
+static bool read_id(int fd, union handle *h)
+{
+	int mount;
+
+	if (read_handle(fd, h))
+		return true;
+	h->head.handle_bytes = HANDLE_MAX;
+	return name_to_handle_at(fd, "", &h->head, &mount, AT_EMPTY_PATH | AT_HANDLE_FID) == 0;
+}
+
 /* What areAt() is told of one file. */
 struct known {
 	const char *path;
 	int64_t dev, ino, mode;
-	const char *handle;	/* as fileHandle() has it; NULL: none */
+	const char *handle;	/* as fileId() has it; NULL: none */
 	size_t len;
 };
 
-static bool has_handle(int fd, const struct known *k)
+static bool has_id(int fd, const char *id, size_t len)
 {
 	union handle h;
 
-	if (!k->handle)
-		return true;
-	return read_handle(fd, &h) && k->len == HANDLE_TYPE + h.head.handle_bytes &&
-	       !memcmp(k->handle, &h.head.handle_type, HANDLE_TYPE) &&
-	       !memcmp(k->handle + HANDLE_TYPE, h.head.f_handle, h.head.handle_bytes);
+	return read_id(fd, &h) && len == HANDLE_TYPE + h.head.handle_bytes && !memcmp(id, &h.head.handle_type, HANDLE_TYPE) &&
+	       !memcmp(id + HANDLE_TYPE, h.head.f_handle, h.head.handle_bytes);
+}
+
+static bool has_handle(int fd, const struct known *k)
+{
+	return !k->handle || has_id(fd, k->handle, k->len);
 }
 
 static bool is_known(const struct stat *st, const struct known *k)
@@ -370,8 +387,7 @@ static napi_value make_node(napi_env env, napi_callback_info info)
 	return err ? throw_errno(env, errno, "mknodat") : NULL;
 }
 
-/* fileHandle(fd): Buffer | undefined: the kernel's name for an inode in its file system; some have none, or cannot tell it */
-static napi_value file_handle(napi_env env, napi_callback_info info)
+static napi_value handle_by(napi_env env, napi_callback_info info, bool (*read)(int fd, union handle *h))
 {
 	napi_value args[1], out;
 	union handle h;
@@ -380,11 +396,23 @@ static napi_value file_handle(napi_env env, napi_callback_info info)
 
 	if (!get_args(env, info, 1, args) || !get_int(env, args[0], &fd))
 		return NULL;
-	if (!read_handle(fd, &h) || napi_create_buffer(env, HANDLE_TYPE + h.head.handle_bytes, (void **)&copy, &out) != napi_ok)
+	if (!read(fd, &h) || napi_create_buffer(env, HANDLE_TYPE + h.head.handle_bytes, (void **)&copy, &out) != napi_ok)
 		return NULL;
 	memcpy(copy, &h.head.handle_type, HANDLE_TYPE);
 	memcpy(copy + HANDLE_TYPE, h.head.f_handle, h.head.handle_bytes);
 	return out;
+}
+
+/* fileHandle(fd): Buffer | undefined: the kernel's name for an inode in its file system; some have none, or cannot tell it */
+static napi_value file_handle(napi_env env, napi_callback_info info)
+{
+	return handle_by(env, info, read_handle);
+}
+
+/* fileId(fd): Buffer | undefined: the same, where it is good for comparing alone, too */
+static napi_value file_id(napi_env env, napi_callback_info info)
+{
+	return handle_by(env, info, read_id);
 }
 
 /* fileSystemId(fd): Buffer: what statfs(2) has as f_fsid; zeros where the file system has none */
@@ -426,9 +454,26 @@ static napi_value open_handle(napi_env env, napi_callback_info info)
 /* How findInode walks: `left` entries may still be looked at. */
 struct walk {
 	uint64_t ino;
+	const char *id;		/* what it must have as fileId(), a directory as well; NULL: it is no directory */
+	size_t id_len;
 	int64_t left;
 	char path[4096];
 };
+
+static bool is_sought(int dir, const struct dirent *e, const struct walk *w)
+{
+	bool same;
+	int fd;
+
+	if (e->d_ino != w->ino || !w->id)
+		return e->d_ino == w->ino && e->d_type != DT_DIR;
+	fd = openat(dir, e->d_name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	same = has_id(fd, w->id, w->id_len);
+	close(fd);
+	return same;
+}
 
 /* Below `dir`, which is closed; `len` of the path is its name. */
 static bool walk_down(int dir, struct walk *w, size_t len, int depth)
@@ -454,9 +499,8 @@ static bool walk_down(int dir, struct walk *w, size_t len, int depth)
 			continue;
 		w->path[len] = '/';
 		memcpy(w->path + len + 1, e->d_name, n + 1);
-		if (e->d_ino == w->ino && e->d_type != DT_DIR)
-			found = true;
-		if (e->d_type != DT_DIR || depth >= 64)
+		found = is_sought(dirfd(d), e, w);
+		if (found || e->d_type != DT_DIR || depth >= 64)
 			continue;
 		sub = (int)syscall(SYS_openat2, dirfd(d), e->d_name, &how, sizeof(how));
 		if (sub >= 0)
@@ -466,10 +510,12 @@ static bool walk_down(int dir, struct walk *w, size_t len, int depth)
 	return found;
 }
 
-/* findInode(dir, ino, most): string | undefined: a name of an inode, looking at no more than so many; latin1 */
+/* findInode(dir, ino, most, id): string | undefined: a name of an inode, looking at no more than so many; `id`: its fileId(), or undefined; latin1 */
 static napi_value find_inode(napi_env env, napi_callback_info info)
 {
-	napi_value args[3], out;
+	napi_value args[4], out;
+	bool has;
+	void *id;
 	struct walk *w;
 	int32_t dir, fd;
 	bool lossless;
@@ -478,8 +524,11 @@ static napi_value find_inode(napi_env env, napi_callback_info info)
 	if (!w)
 		return throw_errno(env, ENOMEM, "calloc");
 	out = NULL;
-	if (!get_args(env, info, 3, args) || !get_int(env, args[0], &dir) || !get_double(env, args[2], &w->left))
+	if (!get_args(env, info, 4, args) || !get_int(env, args[0], &dir) || !get_double(env, args[2], &w->left) ||
+	    napi_is_buffer(env, args[3], &has) != napi_ok || (has && napi_get_buffer_info(env, args[3], &id, &w->id_len) != napi_ok))
 		goto end;
+	if (has)
+		w->id = id;
 	if (napi_get_value_bigint_uint64(env, args[1], &w->ino, &lossless) != napi_ok) {
 		napi_throw_type_error(env, "ERR_ARGS", "a bigint was expected");
 		goto end;
@@ -1127,6 +1176,7 @@ bool mount_register(napi_env env, napi_value exports)
 		{ "setAttributes", NULL, set_attributes, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "makeNode", NULL, make_node, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "fileHandle", NULL, file_handle, NULL, NULL, NULL, napi_enumerable, NULL },
+		{ "fileId", NULL, file_id, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "fileSystemId", NULL, file_system_id, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "openHandle", NULL, open_handle, NULL, NULL, NULL, napi_enumerable, NULL },
 		{ "findInode", NULL, find_inode, NULL, NULL, NULL, napi_enumerable, NULL },

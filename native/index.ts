@@ -36,9 +36,10 @@ interface Addon {
   setAttributes(path: string, mode: number, atime: bigint, mtime: bigint): void;
   makeNode(dir: number, name: string, mode: number, rdev: number): void;
   fileHandle(fd: number): Buffer | undefined;
+  fileId(fd: number): Buffer | undefined;
   fileSystemId(fd: number): Buffer;
   openHandle(mount: number, handle: Buffer, flags: number): number;
-  findInode(dir: number, ino: bigint, most: number): string | undefined;
+  findInode(dir: number, ino: bigint, most: number, id: Buffer | undefined): string | undefined;
   attachMounts(ns: number, base: string, paths: string[]): number[];
   detachMounts(ns: number, base: string): void;
   attachFile(ns: number, fd: number, at: string, directory: boolean, set: number, tree: number, name: string): void;

@@ -155,7 +155,7 @@ export class Places {
     for (const { root, top, part } of this.#mounts(sought)) {
       const dir = addon.openBeneath(top, part === "/" ? "." : part.slice(1), constants.O_DIRECTORY, 0);
       try {
-        const path = addon.findInode(dir, st.ino, MOST_NAMES);
+        const path = addon.findInode(dir, st.ino, MOST_NAMES, undefined);
         if (path !== undefined) this.#names.set(`${root} ${st.dev}:${st.ino}`, join(part, path));
       } finally {
         closeSync(dir);
@@ -198,7 +198,7 @@ export class Places {
         const top = addon.openIn(ns, mount.point);
         // Something else may be mounted over it.
         if (mountIdOf(top) === mount.id) {
-          const mark = markOf(top, part === "/" ? "." : part.slice(1));
+          const mark = markOf(top, part === "/" ? "." : part.slice(1), ns);
           const at: Candidate = { host, root: join(mount.point, part), top, part, point: mount.point };
           if (mark !== undefined) at.mark = mark;
           if (foreign) at.elsewhere = true;
@@ -294,7 +294,7 @@ const placeOf = ({ host, elsewhere, root, tree, mark }: Candidate): Omit<Place, 
 
 const named = (at: Candidate, path: string, fd: number): Place => {
   const place: Place = { ...placeOf(at), path };
-  const inode = at.mark && addon.fileHandle(fd);
+  const inode = at.mark && addon.fileId(fd);
   return inode === undefined ? place : { ...place, inode };
 };
 

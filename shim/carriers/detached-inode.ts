@@ -23,12 +23,14 @@ export const isAt = (top: number, path: string, file: number): boolean =>
   path.length < 4000 && addon.isBeneath(top, path === "/" ? "." : path.slice(1), file);
 
 /** The handle of what has a name, after whatever `more` says of it; undefined where nothing is there, or has none. */
-const inodeAt = (top: number, path: string, more?: (fd: number) => Buffer): Buffer | undefined => {
+const inodeAt = (top: number, path: string, more?: (fd: number) => Buffer | undefined): Buffer | undefined => {
   let fd: number | undefined;
   try {
     fd = addon.openBeneath(top, path, O_PATH | O_NOFOLLOW, 0);
-    const handle = addon.fileHandle(fd);
-    return handle && more ? Buffer.concat([more(fd), handle]) : handle;
+    const handle = addon.fileId(fd);
+    if (handle === undefined || more === undefined) return handle;
+    const before = more(fd);
+    return before && Buffer.concat([before, handle]);
   } catch {
     return undefined;
   } finally {
@@ -36,8 +38,31 @@ const inodeAt = (top: number, path: string, more?: (fd: number) => Buffer): Buff
   }
 };
 
-/** Tells a directory from all others, of other file systems too; undefined where the file system has no handles. */
-export const markOf = (top: number, path: string): Buffer | undefined => inodeAt(top, path, addon.fileSystemId);
+const major = (dev: number): number => (dev >>> 8) & 0xfff;
+const minor = (dev: number): number => (dev & 0xff) | ((dev >>> 12) & 0xfff00);
+
+/** Of an overlay: where what is written goes. Others of the same lower layers have the same files in these. */
+const upperOf = (dev: number, ns: number): string => {
+  const line = addon
+    .mountInfo(ns)
+    .split("\n")
+    .find((each) => each.split(" ")[2] === `${major(dev)}:${minor(dev)}`);
+  const [type, , options = ""] = line?.split(" - ")[1]?.split(" ") ?? [];
+  return (type === "overlay" && /(?:^|,)upperdir=((?:\\.|[^,\\])*)/.exec(options)?.[1]) || "";
+};
+
+/**
+ * Tells a directory from all others, of other file systems too; undefined where that cannot be. `ns`: a mount namespace that has it, or -1
+ * for ours.
+ */
+export const markOf = (top: number, path: string, ns: number): Buffer | undefined => {
+  const more = (fd: number): Buffer | undefined => {
+    if (addon.fileHandle(fd) !== undefined) return addon.fileSystemId(fd);
+    const upper = upperOf(fstatSync(fd).dev, ns);
+    return upper === "" ? undefined : Buffer.concat([addon.fileSystemId(fd), Buffer.from(`${upper}\0`, "latin1")]);
+  };
+  return inodeAt(top, path, more);
+};
 
 /** Opens an inode on the mount of a directory, which may be open with O_PATH. */
 export const openInode = (top: number, handle: Buffer, flags: number): number => {
@@ -52,6 +77,8 @@ export const openInode = (top: number, handle: Buffer, flags: number): number =>
 /** Where the inode is that had a name: its name, a handle where it has none below `top`; undefined: it is no more. */
 export const locate = (top: number, path: string, inode: Buffer, ino: bigint): string | Buffer | undefined => {
   if (inodeAt(top, path)?.equals(inode)) return path;
+  // An overlay opens nothing by what it tells of an inode.
+  if (addon.fileHandle(top) === undefined) return addon.findInode(top, ino, MOST_NAMES, inode)?.slice(1);
   let fd: number;
   try {
     fd = openInode(top, inode, O_PATH | O_NOFOLLOW);
@@ -71,7 +98,7 @@ const nameOf = (top: number, fd: number, ino: bigint): string | undefined => {
   const known = namesOf(linkOf(`/proc/self/fd/${fd}`)).find((name) => isAt(top, name, fd));
   if (known !== undefined) return known === "/" ? "." : known.slice(1);
   if (fstatSync(fd).nlink === 0) return undefined;
-  const found = addon.findInode(top, ino, MOST_NAMES);
+  const found = addon.findInode(top, ino, MOST_NAMES, undefined);
   return found !== undefined && isAt(top, found, fd) ? found.slice(1) : undefined;
 };
 
@@ -80,8 +107,11 @@ export const cloneElsewhere = (path: string, mark: Buffer): number => {
   for (const pid of namespacesOf("mnt", allProcesses()).values()) {
     let tree: number | undefined;
     try {
-      tree = inMountNamespace(pid, (ns) => addon.cloneMount(ns, path));
-      if (markOf(tree, ".")?.equals(mark)) return tree;
+      const made = inMountNamespace(pid, (ns) => {
+        tree = addon.cloneMount(ns, path);
+        return markOf(tree, ".", ns);
+      });
+      if (made?.equals(mark)) return tree!;
     } catch {
       // It has ended, or there is no such directory.
     }

@@ -44,6 +44,8 @@ export class Reopen {
   /** Names, or handles, that files have now. */
   readonly #found = new Map<FileEntry, string | Buffer>();
 
+  /** Copies of mounts that show the very directory that the unmounted ones did. */
+  readonly #same = new Set<MountEntry>();
   /** Files of sockets that have been bound. */
   readonly #bound = new Map<FileEntry, number>();
 
@@ -86,7 +88,7 @@ export class Reopen {
       base,
       mounts.map(({ path }) => path),
     );
-    for (const [i, mount] of mounts.entries()) this.#trees.set(mount, trees[i]!);
+    for (const [i, mount] of mounts.entries()) this.#has(mount, trees[i]!, namespace);
     for (const file of this.#files) if (isNamed(file)) this.#told(file, () => this.#stays(file));
     for (const [i, mount] of mounts.entries()) this.#complete(mount, trees[i]!);
   }
@@ -154,7 +156,7 @@ export class Reopen {
       const where = this.#namespaceOf(file.mount);
       try {
         if (readOnly !== 0) addon.setMount(where, tree, 0, readOnly);
-        const { fd: made, placed } = bindAgain(file, tree, socket);
+        const { fd: made, placed } = bindAgain(file, tree, socket, this.#same.has(file.mount));
         this.#bound.set(file, made);
         return placed;
       } finally {
@@ -240,9 +242,10 @@ export class Reopen {
   #where(file: FileEntry, tree: number): string | Buffer {
     const known = this.#found.get(file);
     if (known !== undefined) return known;
-    const { mark } = file.mount;
-    const same = mark !== undefined && markOf(tree, ".")?.equals(mark) === true;
-    const where = same && file.inode !== undefined ? locate(tree, file.path, file.inode, file.ino) : file.path;
+    const where =
+      this.#same.has(file.mount) && file.inode !== undefined
+        ? locate(tree, file.path, file.inode, file.ino)
+        : file.path;
     if (where === undefined)
       throw refuse(
         this.#cannot(file),
@@ -322,14 +325,23 @@ export class Reopen {
   #tree(mount: MountEntry, task: number): number {
     let tree = this.#trees.get(mount);
     if (tree !== undefined) return tree;
-    if (mount.elsewhere) tree = cloneElsewhere(mount.path, mount.mark!);
-    else {
+    if (mount.elsewhere) {
+      tree = cloneElsewhere(mount.path, mount.mark!);
+      this.#trees.set(mount, tree);
+      this.#same.add(mount);
+    } else {
       const where = mount.tree === undefined ? (mount.host ? -1 : task) : this.#fileSystem(mount.tree);
       tree = addon.cloneMount(where, mount.path);
+      this.#has(mount, tree, where);
     }
-    this.#trees.set(mount, tree);
     this.#complete(mount, tree);
     return tree;
+  }
+
+  /** Keeps a copy of a mount. `ns`: where it is a copy from, -1: here. */
+  #has(mount: MountEntry, tree: number, ns: number): void {
+    this.#trees.set(mount, tree);
+    if (mount.mark !== undefined && markOf(tree, ".", ns)?.equals(mount.mark)) this.#same.add(mount);
   }
 
   /** A file system that was mounted nowhere else is made once. */

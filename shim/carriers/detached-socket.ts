@@ -7,7 +7,7 @@ import { chownSync, closeSync, constants, fstatSync, renameSync, rmdirSync, unli
 import { addon } from "../../native/index.js";
 import { O_PATH } from "../flags.js";
 import type { FileEntry } from "./detached-image.js";
-import { locate, markOf } from "./detached-inode.js";
+import { locate } from "./detached-inode.js";
 
 const { S_IFMT, S_IFDIR, S_IFSOCK, O_DIRECTORY, O_NOFOLLOW } = constants;
 
@@ -60,10 +60,9 @@ const isFree = (tree: number, path: string): boolean => {
 };
 
 /** Where a socket's file belongs: in place of the old one, wherever that is by now. */
-const placeOf = ({ path, mount, inode, ino }: FileEntry, tree: number): string | undefined => {
+const placeOf = ({ path, inode, ino }: FileEntry, tree: number, same: boolean): string | undefined => {
   if (path === ".") return undefined;
-  const same = inode !== undefined && mount.mark !== undefined && markOf(tree, ".")?.equals(mount.mark) === true;
-  const now = same ? locate(tree, path, inode, ino) : undefined;
+  const now = same && inode !== undefined ? locate(tree, path, inode, ino) : undefined;
   if (typeof now !== "string" && now !== undefined) return undefined;
   const place = now ?? path;
   return isFree(tree, place) ? place : undefined;
@@ -88,10 +87,15 @@ const put = (from: Buffer, tree: number, path: string): boolean => {
 };
 
 /**
- * Binds a socket by the path that it had, on a copy of its mount. Returns a descriptor of its file, and whether that has its place: what
+ * Binds a socket by the path that it had, on a copy of its mount, which may show the `same` directory. Returns a descriptor of its file, and whether that has its place: what
  * others have there by now is left to them.
  */
-export const bindAgain = (file: FileEntry, tree: number, socket: number): { fd: number; placed: boolean } => {
+export const bindAgain = (
+  file: FileEntry,
+  tree: number,
+  socket: number,
+  same: boolean,
+): { fd: number; placed: boolean } => {
   const { bound, mode } = file;
   const { uid, gid, atime, mtime } = file.gone!;
   const { start, directories, end } = passes(bound!);
@@ -111,7 +115,7 @@ export const bindAgain = (file: FileEntry, tree: number, socket: number): { fd: 
       fd = addon.openBeneath(root, end, O_PATH | O_NOFOLLOW, 0);
       chownSync(`/proc/self/fd/${fd}`, uid, gid);
       addon.setAttributes(`/proc/self/fd/${fd}`, mode & 0o7777, atime, mtime);
-      const place = placeOf(file, tree);
+      const place = placeOf(file, tree, same);
       const placed = place !== undefined && put(below(root, end), tree, place);
       if (!placed) unlinkSync(below(root, end));
       result = { fd, placed: placed || file.path === "." };

@@ -6,7 +6,7 @@ import { holds } from "../support/lab.js";
 
 const WORDS = `
 start() { # FILE=FD...: a process with these files of m/sub open, on a mount that is unmounted; its working directory is m/sub/dir
-  mkdir -p i at; mkdir m/sub m/elsewhere m/sub/dir; mount --bind m/sub at
+  mkdir -p i at m/sub m/elsewhere m/sub/dir; mount --bind m/sub at
   redirections=; for each; do echo \${each%=*} >at/\${each%=*}; redirections="$redirections \${each#*=}<>at/\${each%=*}"; done
   echo 'while [ ! -e /tmp/go ]; do sleep 0.05; done; ls -di . >/tmp/cwd; for fd in 3 4 5 6; do read -r line <&$fd && echo "$fd $line"; done >/tmp/said; sleep 1000' >loop
   setsid sh -c "exec $redirections; cd at/dir; touch /tmp/up; . /tmp/loop" </dev/null >/dev/null 2>&1 & pid=$!
@@ -89,6 +89,49 @@ restore; said "3 a
 start a=3 b=4 d=5 c=6; dump
 cp -a m/sub m/copy; mv m/sub m/original; mv m/copy m/sub; inode=$(inode m/sub/b)
 restore; [ "$(inode /proc/$pid/fd/4)" = $inode ]; detached 3 4 5 6`));
+});
+
+// It opens no inode by a handle, but since Linux 6.6 it tells them apart.
+describe("on an overlay", () => {
+  const on = (script: string): Promise<string> =>
+    holds(`${WORDS}
+mkdir m layers; mount -t tmpfs none layers; mkdir -p layers/upper layers/work layers/lower/sub; echo below >layers/lower/sub/below
+mounted() { mount -t overlay -o lowerdir=layers/lower,upperdir=layers/upper,workdir=layers/work overlay m; }; mounted
+${script}`);
+
+  test("files that were renamed and replaced are opened by what they are, also when it has been mounted anew", () =>
+    on(`
+start renamed=3 moved=4 replaced=5 same=6; dump; until_true umount m; mounted
+mv m/sub/renamed m/sub/dir/name; mv m/sub/moved m/sub/another; echo wrong >m/sub/moved; mv m/sub/replaced m/sub/original; echo wrong >m/sub/replaced
+mv m/sub/dir m/sub/moved-dir; mkdir m/sub/dir
+restore; detached 3 4 5 6
+[ "$(inode /proc/$pid/fd/3)" = "$(inode m/sub/moved-dir/name)" ]; [ "$(readlink /proc/$pid/fd/4)" = /another ]
+said "3 renamed
+4 moved
+5 replaced
+6 same"
+[ "$(awk '{ print $1 }' cwd)" = "$(inode m/sub/moved-dir)" ] || no "another working directory"`));
+
+  test("what was deleted or is not below any more is told, also where another has its name", () =>
+    on(`
+start a=3 b=4 deleted=5 c=6; dump
+mv m/sub/deleted m/elsewhere; fails "" restore; told "cannot open .deleted. below ./tmp/m/sub. again.*deleted since the checkpoint"
+echo deleted >m/sub/deleted; fails "" restore; told "deleted since the checkpoint"; ! kill -0 $pid
+rm m/sub/deleted; mv m/elsewhere/deleted m/sub; restore
+said "3 a
+4 b
+5 deleted
+6 c"`));
+
+  test("another overlay of the same layers has its own files of these names", () =>
+    on(`
+start a=3 b=4 d=5 c=6; dump; until_true umount m; mkdir other work; cp -a layers/upper/. other
+mount -t tmpfs none work; mkdir work/upper work/work; cp -a other/. work/upper; mount -t overlay -o lowerdir=layers/lower,upperdir=work/upper,workdir=work/work overlay m
+inode=$(inode m/sub/b); restore; [ "$(inode /proc/$pid/fd/4)" = $inode ]; detached 3 4 5 6
+said "3 a
+4 b
+5 d
+6 c"`));
 });
 
 test("a container's working directory that has another name since, on its own file system, is told", () =>
