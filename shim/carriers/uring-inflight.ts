@@ -8,7 +8,7 @@ import type { UringSettings } from "../engine/launch-file.js";
 import { InFlightReader, type Request, type RingTask, WHERE } from "../xray/uring-inflight.js";
 import type { CarrierContext } from "./carrier.js";
 import { offsetsHere, type RingOffsets } from "./uring-params.js";
-import { IOSQE, OP, opName, type SavedRequest, savedRequest } from "./uring-request.js";
+import { IOSQE, isMultishotTimeout, OP, opName, type SavedRequest, savedRequest } from "./uring-request.js";
 import { resubmit } from "./uring-resubmit.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { innerNumber } from "./uring-threads.js";
@@ -31,7 +31,8 @@ export const whyNot = (request: Request, requests: ReadonlyMap<bigint, Request>,
   if (where & WHERE.taskWork) return "it is about to complete, and its task does not take the completion";
   if (where & WHERE.cmd || (where & WAITING) === 0) return "it is a command of a driver, which alone knows its state";
   if (!request.known) return `${opName(opcode)} cannot be told from what the kernel keeps of it`;
-  if (request.failed) return "it belongs to a chain that has failed";
+  // Each tick of a multishot timeout is a failure to the kernel, and it goes on.
+  if (request.failed && !isMultishotTimeout(request)) return "it belongs to a chain that has failed";
   if (request.done > 0) return `${request.done} bytes of it are done already`;
   if (request.holdsBuffer) return "it has taken a provided buffer";
   if (request.personality < 0) return "it runs under credentials that are registered no more";

@@ -59,6 +59,9 @@ export const IOSQE = {
 /** IORING_TIMEOUT_* */
 const TIMEOUT = { abs: 1 << 0, realtime: 1 << 3, update: 1 << 1, linkUpdate: 1 << 4, multishot: 1 << 6 } as const;
 
+export const isMultishotTimeout = ({ opcode, opFlags }: Request): boolean =>
+  opcode === OP.timeout && (opFlags & TIMEOUT.multishot) !== 0;
+
 /** cryoshim_uring_request (crit/schema/cryoshim.ts). */
 export interface SavedRequest {
   /** The thread that submits it, by its number in its own pid namespace. */

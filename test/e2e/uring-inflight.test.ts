@@ -41,6 +41,14 @@ start /cryoshim/build/workloads/locked /tmp/l/lock $program ${flags}
 fails "" criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checked l`));
 });
 
+test.each(["0x3000", "2"])(
+  "ticks, terminals, and what does not wait itself in chains that do: flags %s",
+  async (flags) => {
+    await holds(`${WORDS}
+start $program ${flags} more; dump -R; rm -r i; mkdir i; dump; restore; checked l 11`);
+  },
+);
+
 test("1000 requests of one ring are in flight again", () =>
   holds(`${WORDS}
 start $program 0 1000; dump; restore; checked l 2`));

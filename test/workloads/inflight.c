@@ -3,9 +3,10 @@
  * io_uring requests of every kind in flight, for a checkpoint in the middle. Submits all, writes "ready" to OUT, waits until GO
  * exists, then lets each complete and writes "ok" or "BAD what" for each thing. Without a library: struct by struct.
  *
- *	inflight OUT GO [SETUP_FLAGS [POLLS | FIFO]]
+ *	inflight OUT GO [SETUP_FLAGS [POLLS | FIFO | more]]
  *
- * POLLS: instead of all these, so many polls. FIFO: a worker of the kernel opens that FIFO, which has no writer yet.
+ * POLLS: instead of all these, so many polls. FIFO: a worker of the kernel opens that FIFO, which has no writer yet. more: what else there
+ * is (Linux 6.4).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -30,6 +32,7 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -288,6 +291,84 @@ static void many(const char *go, unsigned flags, int polls)
 		pause();
 }
 
+/* A terminal and its master: what waits there for a read is not CRIU's to save. */
+static int terminal(int *master)
+{
+	int unlock = 0, fd;
+
+	*master = posix_openpt(O_RDWR | O_NOCTTY);
+	if (*master < 0 || ioctl(*master, TIOCSPTLCK, &unlock))
+		die("a terminal");
+	fd = ioctl(*master, TIOCGPTPEER, O_RDWR | O_NOCTTY);
+	if (fd < 0)
+		die("a terminal");
+	return fd;
+}
+
+static void more(const char *go, unsigned flags)
+{
+	static struct ring r, other;
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = 4712 }, got = { 0 };
+	int p[2], q[2], x[2], epoll = epoll_create1(0), ticks, tty, master;
+	struct __kernel_timespec t = { .tv_sec = 1 };
+	static char line[32], data[8];
+	struct termios mode;
+
+	open_ring(&r, flags);
+	open_ring(&other, 0);
+	pipe_(p);
+	pipe_(q);
+	pipe_(x);
+	tty = terminal(&master);
+	if (tcgetattr(tty, &mode))
+		die("tcgetattr");
+	mode.c_lflag &= ~(tcflag_t)ECHO;
+	if (tcsetattr(tty, TCSANOW, &mode))
+		die("tcsetattr");
+	/* The first tick is over, six more come. */
+	add(&r, IORING_OP_TIMEOUT, -1, &t, 1, 7, 1)->timeout_flags = TIMEOUT_MULTISHOT;
+	submit_and_spoil(&r, &t, sizeof(t));
+	check("a tick", came(&r, 1, 1) && r.res[1] == -ETIME && (r.cqe_flags[1] & IORING_CQE_F_MORE));
+	/* Each begins when the one before it is done: none of these waits when it is its turn. */
+	add(&r, IORING_OP_POLL_ADD, p[0], NULL, 0, 0, 2)->poll32_events = POLLIN;
+	r.sqes[(r.tail - 1) & r.mask].flags = IOSQE_IO_LINK;
+	add(&r, IORING_OP_MSG_RING, other.fd, NULL, 77, 5, 3)->flags = IOSQE_IO_LINK;
+	add(&r, IORING_OP_EPOLL_CTL, epoll, &event, EPOLL_CTL_ADD, (uint64_t)q[0], 4)->flags = IOSQE_IO_LINK;
+	add(&r, IORING_OP_EPOLL_CTL, epoll, NULL, EPOLL_CTL_DEL, (uint64_t)q[1], 5)->flags = IOSQE_IO_HARDLINK;
+	add(&r, IORING_OP_POLL_REMOVE, -1, (void *)9, 0, 0, 6)->flags = IOSQE_IO_HARDLINK;
+	add(&r, IORING_OP_ASYNC_CANCEL, -1, (void *)7, 0, 0, 8);
+	submit_and_spoil(&r, &event, sizeof(event));
+	add(&r, IORING_OP_READ, x[0], data, sizeof(data), (uint64_t)-1, 7);
+	add(&r, IORING_OP_POLL_ADD, x[0], NULL, 0, 0, 9)->poll32_events = POLLIN;
+	add(&r, IORING_OP_READ, tty, line, sizeof(line), (uint64_t)-1, 10);
+	submit(&r);
+	usleep(100000);
+	reap(&r);
+	check("nothing has come yet", !r.count[2] && !r.count[3] && !r.count[10]);
+	fprintf(out, "ready\n");
+	fflush(out);
+	while (access(go, F_OK))
+		usleep(10000);
+	reap(&r);
+	ticks = r.count[1];
+	check("ticks go on", ticks < 7 && came(&r, 1, ticks + 1) && (ticks == 6 || r.cqe_flags[1] & IORING_CQE_F_MORE));
+	check("nothing in the chain comes by itself", !r.count[2] && !r.count[3] && !r.count[4]);
+	say(p[1], "x");
+	check("a message to another ring, in a chain", gave(&r, 2, POLLIN) && gave(&r, 3, 0) && gave(&other, 5, 77));
+	say(q[1], "y");
+	check("epoll_ctl, in a chain", gave(&r, 4, 0) && epoll_wait(epoll, &got, 1, 1000) == 1 && got.data.u64 == 4712);
+	check("one that fails", gave(&r, 5, -ENOENT));
+	check("one that takes a poll away, in a chain", gave(&r, 6, 0) && gave(&r, 9, -ECANCELED));
+	check("one that cancels, in a chain", gave(&r, 8, 0) && gave(&r, 7, -ECANCELED));
+	say(master, "a line\n");
+	check("a read on a terminal", gave(&r, 10, 7) && !memcmp(line, "a line\n", 7));
+	check("as many ticks as were asked for", came(&r, 1, 7) && !(r.cqe_flags[1] & IORING_CQE_F_MORE));
+	fprintf(out, "done\n");
+	fflush(out);
+	for (;;)
+		pause();
+}
+
 /* Says how it ended: opened, or -ECANCELED; both can be right. */
 static void worker(const char *go, const char *fifo)
 {
@@ -341,6 +422,8 @@ int main(int argc, char **argv)
 		return 2;
 	if (argc > 4 && atoi(argv[4]) > 0)
 		many(argv[2], flags, atoi(argv[4]));
+	if (argc > 4 && !strcmp(argv[4], "more"))
+		more(argv[2], flags);
 	if (argc > 4)
 		worker(argv[2], argv[4]);
 	open_ring(&r, flags);

@@ -16,6 +16,7 @@
 #include <linux/io_uring.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -433,6 +434,41 @@ static void attach(const struct kind *kind, unsigned number)
 	check(threads[0] > 0 && threads[0] == threads[1], "attach: one thread for both (%d, %d)", threads[0], threads[1]);
 	check_ring(&first);
 	check_ring(&second);
+}
+
+/* The thread that takes submissions runs on one processor, the last that there is. */
+static void on_processor(const struct kind *kind, unsigned number)
+{
+	unsigned last = (unsigned)sysconf(_SC_NPROCESSORS_ONLN) - 1;
+	struct ring r = { .p = { .flags = kind->flags, .sq_thread_cpu = last, .sq_thread_idle = 20 } };
+	bool found = false;
+	struct dirent *d;
+	DIR *threads;
+
+	setup_at(&r, kind->name, ENTRIES);
+	map(&r);
+	do_history(&r, number ? number : 20);
+	leave(&r);
+	go_on();
+	threads = opendir("/proc/self/task");
+	while (threads && (d = readdir(threads))) {
+		char path[300], name[32] = "";
+		cpu_set_t set;
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/self/task/%s/comm", d->d_name);
+		f = fopen(path, "r");
+		CPU_ZERO(&set);
+		if (f && fgets(name, sizeof(name), f) && !strncmp(name, "iou-sqp-", 8) &&
+		    sched_getaffinity(atoi(d->d_name), sizeof(set), &set) == 0)
+			found = found || (CPU_COUNT(&set) == 1 && CPU_ISSET(last, &set));
+		if (f)
+			fclose(f);
+	}
+	if (threads)
+		closedir(threads);
+	check(found, "sq-aff: its thread is on processor %u alone", last);
+	check_ring(&r);
 }
 
 /* A child that has it by fork uses it, too. */
@@ -1089,12 +1125,15 @@ static void workers(const struct kind *kind, unsigned number)
 
 static void napi(const struct kind *kind, unsigned number)
 {
+	bool is_static = !strcmp(kind->name, "napi-static");
 	struct {
 		uint32_t timeout;
 		uint8_t prefer, pad[3];
-		uint64_t resv;
-	} on = { .timeout = 50, .prefer = 1 }, was = { 0 };
+		uint32_t tracking, resv;	/* Linux 6.13: IO_URING_NAPI_TRACKING_STATIC */
+	} on = { .timeout = 50, .prefer = 1, .tracking = is_static }, was = { 0 };
+	char line[128];
 	struct ring r;
+	FILE *f;
 
 	setup(&r, kind->name, ENTRIES, 0);
 	do_history(&r, number ? number : 6);
@@ -1104,6 +1143,13 @@ static void napi(const struct kind *kind, unsigned number)
 		return;
 	}
 	go_on();
+	snprintf(line, sizeof(line), "/proc/self/fdinfo/%d", r.fd);
+	f = fopen(line, "r");
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, "napi tracking:", 14))
+			check(strstr(line, is_static ? "static" : "dynamic"), "%s: %s", kind->name, line);
+	if (f)
+		fclose(f);
 	check(reg(&r, 28, &was, 1) == 0 && was.timeout == 50 && was.prefer == 1, "napi: %u us", was.timeout);
 }
 
@@ -1461,6 +1507,7 @@ static const struct kind kinds[] = {
 	{ "enabled", disabled, 0 },
 	{ "iopoll", iopoll, 0 },
 	{ "attach", attach, 0 },
+	{ "sq-aff", on_processor, IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF },
 	{ "shared", shared, 0 },
 	{ "dup", duplicated, 0 },
 	{ "registered", registered, 0 },
@@ -1482,6 +1529,7 @@ static const struct kind kinds[] = {
 	{ "personality", personality_, 0 },
 	{ "workers", workers, 0 },
 	{ "napi", napi, 0 },
+	{ "napi-static", napi, 0 },
 	{ "waits", waits, 0 },
 	{ "direct", direct, 0 },
 	{ "direct-socket", direct, 0 },

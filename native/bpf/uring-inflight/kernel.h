@@ -236,6 +236,12 @@ struct io_kiocb___new {
 } __core;
 
 /* include/linux/io_uring_types.h: what a request begins with is its opcode's own. */
+struct io_poll_update {
+	u64 old_user_data, new_user_data;
+	u32 events;
+	u8 update_events, update_user_data;
+} __core;
+
 struct io_poll {
 	u32 events;
 } __core;
@@ -424,7 +430,7 @@ struct io_shutdown {
 } __core;
 
 enum {
-	OP_NOP = 0, OP_READV = 1, OP_WRITEV = 2, OP_FSYNC = 3, OP_READ_FIXED = 4, OP_WRITE_FIXED = 5, OP_POLL_ADD = 6, OP_SENDMSG = 9,
+	OP_NOP = 0, OP_READV = 1, OP_WRITEV = 2, OP_FSYNC = 3, OP_READ_FIXED = 4, OP_WRITE_FIXED = 5, OP_POLL_ADD = 6, OP_POLL_REMOVE = 7, OP_SENDMSG = 9,
 	OP_RECVMSG = 10, OP_TIMEOUT = 11, OP_TIMEOUT_REMOVE = 12, OP_ACCEPT = 13, OP_ASYNC_CANCEL = 14, OP_LINK_TIMEOUT = 15,
 	OP_CLOSE = 19, OP_READ = 22, OP_WRITE = 23, OP_SEND = 26, OP_RECV = 27, OP_EPOLL_CTL = 29, OP_SHUTDOWN = 34, OP_MSG_RING = 40,
 	OP_READ_MULTISHOT = 49, OP_WAITID = 50, OP_FUTEX_WAIT = 51, OP_FUTEX_WAITV = 53, OP_EPOLL_WAIT = 59,

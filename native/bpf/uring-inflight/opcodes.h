@@ -198,6 +198,18 @@ static __attribute__((always_inline)) void read_opcode(struct request *r, struct
 		r->len = (r->op_flags & (1U << 30) ? 0 : 1) | (r->op_flags & (1U << 31) ? 0 : 8);
 		r->op_flags &= ~(3U << 30);
 		break;
+	case OP_POLL_REMOVE:
+		READ(r->addr, ((struct io_poll_update *)req)->old_user_data);
+		READ(r->off, ((struct io_poll_update *)req)->new_user_data);
+		READ(byte, ((struct io_poll_update *)req)->update_user_data);
+		r->len = byte ? 4 : 0;
+		READ(byte, ((struct io_poll_update *)req)->update_events);
+		if (byte) {
+			READ(r->op_flags, ((struct io_poll_update *)req)->events);
+			r->len |= 2 | (r->op_flags & (1U << 30) ? 0 : 1) | (r->op_flags & (1U << 31) ? 0 : 8);
+			r->op_flags &= ~(3U << 30);
+		}
+		break;
 	case OP_TIMEOUT: case OP_LINK_TIMEOUT:
 		read_timeout(r, req, ctx, async);
 		break;
