@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Sockets of other processes: what they are, and what waits in them; and their loopback device. */
+/* Sockets of other processes: what they are, and what waits in them; and their loopback device, and their end. */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <node_api.h>
 #include <sched.h>
 #include <stddef.h>
@@ -178,6 +183,58 @@ static napi_value bound_file(napi_env env, napi_callback_info info)
 	return file < 0 ? throw_errno(env, errno, "SIOCUNIXFILE") : make_int(env, file);
 }
 
+struct connection {
+	struct nlmsghdr head;
+	struct inet_diag_req_v2 request;
+};
+
+static long destroy(void *arg)
+{
+	struct connection *c = arg;
+	struct {
+		struct nlmsghdr head;
+		struct nlmsgerr error;
+	} answer;
+	int sk = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG), err;
+	long ret = -1;
+
+	if (sk < 0)
+		return -1;
+	if (send(sk, c, sizeof(*c), 0) == (ssize_t)sizeof(*c) && recv(sk, &answer, sizeof(answer), 0) >= (ssize_t)sizeof(answer)) {
+		errno = -answer.error.error;
+		ret = errno ? -1 : 0;
+	}
+	err = errno;
+	close(sk);
+	errno = err;
+	return ret;
+}
+
+/* destroyConnection(ns, family, localPort, local, remotePort, remote): of TCP, in a network namespace; its sockets are closed then, also orphans */
+static napi_value destroy_connection(napi_env env, napi_callback_info info)
+{
+	struct connection c = { .head = { .nlmsg_len = sizeof(c), .nlmsg_type = SOCK_DESTROY, .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK },
+				.request = { .sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0U,
+					     .id = { .idiag_cookie = { INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE } } } };
+	int32_t ns, family, local_port, remote_port;
+	size_t local_len, remote_len;
+	void *local, *remote;
+	napi_value args[6];
+
+	if (!get_args(env, info, 6, args) || !get_int(env, args[0], &ns) || !get_int(env, args[1], &family) ||
+	    !get_int(env, args[2], &local_port) || !get_bytes(env, args[3], &local, &local_len) ||
+	    !get_int(env, args[4], &remote_port) || !get_bytes(env, args[5], &remote, &remote_len))
+		return NULL;
+	if (local_len != remote_len || local_len > sizeof(c.request.id.idiag_src))
+		return throw_errno(env, EINVAL, "destroy a connection");
+	c.request.sdiag_family = (uint8_t)family;
+	c.request.id.idiag_sport = htons((uint16_t)local_port);
+	c.request.id.idiag_dport = htons((uint16_t)remote_port);
+	memcpy(c.request.id.idiag_src, local, local_len);
+	memcpy(c.request.id.idiag_dst, remote, remote_len);
+	return in_namespace(ns, CLONE_NEWNET, destroy, &c) < 0 ? throw_errno(env, errno, "destroy a connection") : NULL;
+}
+
 bool socket_register(napi_env env, napi_value exports)
 {
 	const napi_property_descriptor verbs[] = {
@@ -187,6 +244,7 @@ bool socket_register(napi_env env, napi_value exports)
 		{ "boundName", NULL, bound_name, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "boundFile", NULL, bound_file, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "setUpLoopback", NULL, set_up_loopback, NULL, NULL, NULL, napi_default_jsproperty, NULL },
+		{ "destroyConnection", NULL, destroy_connection, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 		{ "sendTo", NULL, send_to, NULL, NULL, NULL, napi_default_jsproperty, NULL },
 	};
 

@@ -59,6 +59,15 @@ interface Addon {
   socketProtocol(path: string): string;
   getSocketOption(fd: number, level: number, name: number): number;
   setSocketOption(fd: number, level: number, name: number, value: number): void;
+  /** Closes the sockets of a connection of TCP in a network namespace, a descriptor; also those that nobody has open any more. */
+  destroyConnection(
+    netns: number,
+    family: number,
+    localPort: number,
+    local: Uint8Array,
+    remotePort: number,
+    remote: Uint8Array,
+  ): void;
   setUpLoopback(ns: number): void;
   sendTo(fd: number, flags: number, address: Uint8Array, control: Uint8Array, data: Uint8Array): void;
   pidfdOpen(pid: number): number;
@@ -178,7 +187,7 @@ export const artefact = (
     | "criu"
     | "spfs"
     | "engine-plugin.so"
-    | `${"lock" | "xray" | "cork" | "pages" | "mount" | "uring" | "uring-inflight"}.bpf.o`,
+    | `${"lock" | "xray" | "cork" | "pages" | "mount" | "uring" | "uring-inflight" | "direct"}.bpf.o`,
 ): string => {
   const path = (createRequire(here)("node-gyp-build") as { path(dir: string): string }).path(packageRoot);
   return join(dirname(path), name);

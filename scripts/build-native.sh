@@ -10,7 +10,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 
 node_modules/.bin/node-gyp configure --silent
 node_modules/.bin/node-gyp build --silent
-for program in cryoshim.node criu spfs engine-plugin.so lock.bpf.o xray.bpf.o cork.bpf.o pages.bpf.o mount.bpf.o uring.bpf.o uring-inflight.bpf.o; do
+for program in cryoshim.node criu spfs engine-plugin.so lock.bpf.o xray.bpf.o cork.bpf.o pages.bpf.o mount.bpf.o uring.bpf.o uring-inflight.bpf.o direct.bpf.o; do
 	[ -s "build/Release/$program" ] || { echo "build-native: build/Release/$program was not made" >&2 && exit 1; }
 done
 touch build/Release/.built

@@ -18,7 +18,7 @@ rm -rf prebuilds
 quietly prebuildify node_modules/.bin/prebuildify --napi --strip -t "$(node -p process.versions.node)"
 
 target=prebuilds/linux-x64
-for program in criu spfs engine-plugin.so lock.bpf.o xray.bpf.o cork.bpf.o pages.bpf.o mount.bpf.o uring.bpf.o uring-inflight.bpf.o; do
+for program in criu spfs engine-plugin.so lock.bpf.o xray.bpf.o cork.bpf.o pages.bpf.o mount.bpf.o uring.bpf.o uring-inflight.bpf.o direct.bpf.o; do
 	install -m 0755 "build/Release/$program" "$target/$program"
 done
 strip "$target/criu" "$target/spfs"
@@ -27,7 +27,7 @@ chmod 0755 "$target"/*
 chmod 0644 "$target"/*.bpf.o
 
 # prebuildify names the addon after the package; node-gyp-build takes any name, people look for this one.
-for program in cryoshim.node criu spfs engine-plugin.so lock.bpf.o xray.bpf.o cork.bpf.o pages.bpf.o mount.bpf.o uring.bpf.o uring-inflight.bpf.o; do
+for program in cryoshim.node criu spfs engine-plugin.so lock.bpf.o xray.bpf.o cork.bpf.o pages.bpf.o mount.bpf.o uring.bpf.o uring-inflight.bpf.o direct.bpf.o; do
 	[ -s "$target/$program" ] || { say "$target/$program was not made" && exit 1; }
 done
 scripts/third-party.mjs >dist/THIRD-PARTY.md

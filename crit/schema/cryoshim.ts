@@ -232,6 +232,8 @@ const uringFile = message("cryoshim_uring_file", {
   path: [6, "bytes"],
   flags: [7, "uint32"],
   position: [8, "uint64"],
+  /** Its descriptor is in the images alone, and is closed when it is registered. */
+  lent: [9, "bool"],
 });
 
 const uringCompletion = message("cryoshim_uring_completion", {

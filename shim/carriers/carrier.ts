@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Engine } from "../control/engine.js";
 import type { Known } from "../control/wire.js";
+import type { Flow } from "../netlock/netlock.js";
 import type { Annotations } from "../session/annotations.js";
 import type { Log } from "../session/log.js";
 import type { Found } from "../xray/find.js";
@@ -15,6 +16,13 @@ export interface CarrierContext {
   annotations: Annotations;
   /** The mounts that the caller has told CRIU of, latin1: a dump's mountpoints and their keys, a restore's keys and paths. */
   given: ReadonlyMap<string, string>;
+  /** The caller wants connections of TCP to be dumped, too. */
+  established: boolean;
+  /**
+   * Locks a socket of a dump that no task has a descriptor of. Undefined: the network is not locked by us. True: its peer hears of nothing either
+   * when the dump has ended, and its tasks with it.
+   */
+  cutOff(flow: Flow): boolean | undefined;
   /** Before a restore makes a mount in a directory of its own: whoever is killed, both go if the restore fails. */
   mounting(path: string): void;
   log: Log;

@@ -40,6 +40,14 @@ export interface Region {
   memory?: Uint8Array;
   waits?: boolean;
 }
+export type RegisteredFile = {
+  index: number;
+  tag: bigint;
+  task?: string;
+  fd?: number | undefined;
+  /** The descriptor is there for the restore alone. */
+  lent?: boolean;
+} & Partial<DirectFile>;
 /** A ring of the images, field by field as crit/schema/cryoshim.ts has it. */
 export interface ImageRing {
   task: string;
@@ -59,7 +67,7 @@ export interface ImageRing {
   mappings?: Mapping[];
   buffers?: { index: number; address: bigint; length: bigint; tag: bigint }[];
   buffer_slots?: number;
-  files?: ({ index: number; tag: bigint; task?: string; fd?: number } & Partial<DirectFile>)[];
+  files?: RegisteredFile[];
   file_slots?: number;
   overflow?: { user_data: bigint; res: number; flags: number }[];
   eventfd?: { task: string; fd: number; async?: boolean };

@@ -79,7 +79,7 @@ export class RingRestore {
           throw failed(one.image, error);
         }
       }
-      await session.end();
+      await session.end(this.#images);
     } finally {
       for (const { ring } of made) closeSync(ring.fd);
       this.close();
@@ -316,9 +316,12 @@ class Session {
     return [fd, false];
   }
 
-  /** Closes what was open for that time only. */
-  async end(): Promise<void> {
-    for (const { task, fd } of [...this.#opened.values(), ...this.#unnamed])
+  /** Closes what was open for that time only; `images`: of all rings. */
+  async end(images: readonly ImageRing[]): Promise<void> {
+    const lent = new Map<string, Descriptor>();
+    for (const { task, fd, lent: isLent } of images.flatMap(({ files = [] }) => files))
+      if (isLent && task !== undefined && fd !== undefined) lent.set(`${task} ${fd}`, { task, fd });
+    for (const { task, fd } of [...this.#opened.values(), ...lent.values(), ...this.#unnamed])
       await this.#context.engine.syscall(this.#pid(task), CALL.close, BigInt(fd));
     this.#opened.clear();
     this.#unnamed.length = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // io_uring. The rings are read while the tasks stand still; nothing is submitted to them, cancelled or taken out. Their
 // mappings, which CRIU cannot even look at, are private memory while it does, and their descriptors eventfds. What a restore makes of it is in uring-rings.ts.
-import { closeSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, readFileSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
@@ -34,6 +34,7 @@ import { encodeParams, offsetsHere } from "./uring-params.js";
 import { boundTo } from "./uring-processors.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { RingRestore } from "./uring-rings.js";
+import { DirectSockets, type Lent } from "./uring-sockets.js";
 import { closesOnExec } from "./uring-task.js";
 import { restartWaits } from "./uring-waits.js";
 
@@ -155,10 +156,12 @@ class Dump {
   #depth: number | undefined;
   readonly #names = new Map<number, string>();
   readonly #cqes: number;
+  readonly #sockets: DirectSockets;
 
   /** `rehearsal`: the tasks still run. What runs for the first time takes several times as long, and shall not in the freeze. */
-  constructor(reader: RingReader, inFlight: InFlightCarrier | undefined, rehearsal = false) {
+  constructor(reader: RingReader, inFlight: InFlightCarrier | undefined, sockets: DirectSockets, rehearsal = false) {
     this.#reader = reader;
+    this.#sockets = sockets;
     this.#rehearsal = rehearsal;
     this.#inFlight = inFlight;
     this.#cqes = offsetsHere().cq.cqes;
@@ -196,7 +199,7 @@ class Dump {
     } finally {
       for (const fd of ours.values()) this.#reader.letGo(fd);
     }
-    this.#link(root, tree);
+    this.#link(root, tree, context);
   }
 
   /** What ends by itself shall have ended: counters and queues are read after that. */
@@ -343,7 +346,7 @@ class Dump {
   }
 
   /** What rings know by the kernel's addresses becomes a name that a restore finds again. */
-  #link(root: number, tree: ReadonlySet<number>): void {
+  #link(root: number, tree: ReadonlySet<number>, context: CarrierContext): void {
     const name = this.#naming(root);
     let open: OpenFile[] | undefined;
     const opened = (): OpenFile[] => (open ??= [...tree].flatMap((pid) => this.#reader.descriptors(pid)));
@@ -376,10 +379,26 @@ class Dump {
         image.file_slots = state.files;
         if (state.alloc[0] !== 0 || state.alloc[1] !== state.files) [image.alloc_start, image.alloc_end] = state.alloc;
         const files = this.#reader.files(fd);
-        const alone = files.filter(({ file }) => file !== 0n && holderOf(file) === undefined).map(({ index }) => index);
-        const named = direct.find(fd, alone, owner.pid, at);
+        const alone = files.filter(({ file }) => file !== 0n && holderOf(file) === undefined);
+        const lent = new Map<number, Lent>();
+        for (const { index, file } of alone) {
+          const socket = this.#rehearsal
+            ? this.#sockets.rehearse(file, fd, image.task)
+            : this.#sockets.find(file, fd, owner.pid, image.task, context);
+          if (typeof socket === "string")
+            throw refuse(
+              `cannot carry ${at}`,
+              `its registered file ${index} is open nowhere else: ${socket}`,
+              "keep a descriptor of it",
+            );
+          if (socket !== undefined) lent.set(index, socket);
+        }
+        const others = alone.map(({ index }) => index).filter((index) => !lent.has(index));
+        const named = direct.find(fd, others, owner.pid, at);
         image.files = files.map(({ index, file, tag }) => {
           const one = holderOf(file);
+          const socket = lent.get(index);
+          if (socket !== undefined) return socket.registered(index, tag);
           if (one === undefined) return { index, tag, ...named.get(index) };
           return { index, tag, task: name(one.pid), fd: one.fd };
         });
@@ -542,6 +561,7 @@ class Dump {
   }
 
   write(imagesDir: string): void {
+    this.#sockets.write(imagesDir);
     // Whoever is attached to comes first.
     const sorted = [...this.saved].sort((a, b) => Number(isAttached(a)) - Number(isAttached(b)));
     writeRings(
@@ -669,6 +689,9 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
   let dump: Dump | undefined;
   let threads = false;
   let restore: RingRestore | undefined;
+  let root: number | undefined;
+  let ended: (() => void) | undefined;
+  const sockets = new DirectSockets(() => 1000 / jiffy(reader!));
   return {
     name: "io-uring",
     prepare(root) {
@@ -688,7 +711,7 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
         if (why !== undefined) throw refuse(`cannot carry ${at}`, why, "end its use before the checkpoint");
         log("Warn ", `${at} has done much: a restore will take about ${seconds} s to bring its counters on`);
       }
-      const rehearsal = new Dump(reader, inFlight, true);
+      const rehearsal = new Dump(reader, inFlight, sockets, true);
       try {
         await rehearsal.find({ root, found }, context);
       } catch {
@@ -703,14 +726,19 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
       if (!known && !seized.found.some(({ kind }) => kind === "uring")) return;
       await restartWaits(treeOf(seized.root), context.engine, (why) => context.log("Warn ", why));
       reader ??= new RingReader();
-      dump = new Dump(reader, inFlight);
+      root = seized.root;
+      dump = new Dump(reader, inFlight, sockets);
       await dump.find(seized, context);
       await dump.hide(context);
     },
     needed: () => dump !== undefined && dump.saved.length > 0,
-    async dumped(ok, { imagesDir }) {
+    async dumped(ok, { imagesDir, log }) {
       const made = dump;
-      return !ok || made === undefined || made.saved.length === 0 ? undefined : () => made.write(imagesDir);
+      if (!ok || made === undefined || made.saved.length === 0) return undefined;
+      ended = () => {
+        if (!existsSync(`/proc/${root}/ns/net`)) sockets.end(log);
+      };
+      return () => made.write(imagesDir);
     },
     async restoring({ imagesDir, log }) {
       restore = new RingRestore(imagesDir, inFlight);
@@ -724,6 +752,8 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
       dump?.close();
       restore?.close();
       inFlight?.close?.();
+      ended?.();
+      sockets.close();
       reader?.close();
     },
   };

@@ -42,6 +42,8 @@ export interface Asked {
   root?: number | undefined;
   /** After a dump the tasks live on. */
   lives: boolean;
+  /** Connections of TCP are to be dumped, too. */
+  established: boolean;
   /** The mounts that CRIU was told of: see CarrierContext. */
   given: ReadonlyMap<string, string>;
 }
@@ -57,6 +59,8 @@ export interface ControlOptions {
   onSeized?: (pid: number) => void;
   /** All tasks of a restore are there and stand before their first instruction; `pid` is their root. */
   onRestored?: (pid: number) => void;
+  /** See CarrierContext. */
+  cutOff?: CarrierContext["cutOff"];
   /** CRIU believes that a dump or restore is done, and it is not: the tasks must live, or must not. */
   onUnfit?: () => void;
   /** The engine tells how its work ended; the tasks are still stopped. */
@@ -168,7 +172,7 @@ const answerHook = async (
 /** Serves the control socket until the engine is gone. The descriptor becomes the server's. */
 export const serveControl = (
   fd: number,
-  { asked, log, undoer, onBegin, onSeized, onRestored, onFinished, onEnd, onUnfit }: ControlOptions,
+  { asked, log, undoer, onBegin, onSeized, onRestored, onFinished, onEnd, onUnfit, cutOff }: ControlOptions,
 ): Control => {
   const results = new Map<number, { resolve(m: Question & { fds: number[] }): void; reject(error: Error): void }>();
   let state: Control["state"] = "idle";
@@ -201,6 +205,8 @@ export const serveControl = (
     imagesDir: "",
     annotations,
     given: new Map(),
+    established: false,
+    cutOff: (flow) => cutOff?.(flow),
     mounting: (path) => undoer.mounting(path),
     log,
   };
@@ -213,6 +219,7 @@ export const serveControl = (
     context.imagesDir = request.imagesDir;
     context.annotations = request.annotations;
     context.given = request.given;
+    context.established = request.established;
     root = request.root;
     lives = request.lives;
     rest = [];

@@ -27,6 +27,9 @@ export interface Attr {
 
 const raw = addon.bpf as (cmd: number, attr: Buffer, pointers: [number, Buffer][], netns: number) => number;
 
+/** The verifier gives up where a signal is on its way (kernel/bpf/verifier.c: do_check), as libbpf knows, too. */
+const LOAD_TRIES = 10;
+
 /** The largest attr used here: BPF_PROG_LOAD up to core_relo_rec_size. */
 const ATTR_BYTES = 144;
 
@@ -39,7 +42,12 @@ const call = (cmd: number, { inline = [], ...fields }: Attr, netns: number): num
     else if (inline.includes(offset)) value.copy(attr, offset);
     else if (value.length > 0) pointers.push([offset, value]);
   }
-  return raw(cmd, attr, pointers, netns);
+  for (let tries = LOAD_TRIES; ; tries--)
+    try {
+      return raw(cmd, attr, pointers, netns);
+    } catch (error) {
+      if (cmd !== CMD.progLoad || tries === 0 || (error as { code?: string }).code !== "EAGAIN") throw error;
+    }
 };
 
 /**

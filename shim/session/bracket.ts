@@ -12,7 +12,7 @@ import { closeAll } from "../netlock/bpf.js";
 import { flowsOf } from "../netlock/images.js";
 import { clearKept, isLockId, isMounted, keep, sweep, type TakenLock, take } from "../netlock/kept.js";
 import { keepKit } from "../netlock/kit.js";
-import { type Dropped, isShared, NetLock, netnsInode, treeOf } from "../netlock/netlock.js";
+import { type Dropped, type Flow, isShared, NetLock, netnsInode, treeOf } from "../netlock/netlock.js";
 import { type Freezer, freeze, thaw } from "./freezer.js";
 import { forgetFreeze } from "./frozen-image.js";
 import type { Guard } from "./guard.js";
@@ -66,6 +66,8 @@ export interface Bracket {
   begin(): void;
   /** All tasks of a dump are stopped. */
   seized(pid: number): void;
+  /** See CarrierContext. */
+  cutOff(flow: Flow): boolean | undefined;
   /** The root task of a restore exists, with its namespaces. */
   namespaces(pid: number): void;
   /** All sockets of a restore are back, none of them sends yet. */
@@ -206,10 +208,13 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
     }
   };
 
+  /** Whether the lock of a dump that ends its tasks stays: where packets could still arrive. */
+  const isKept = (pid: number): boolean => shared || isMounted(netnsInode(`/proc/${pid}/ns/net`));
+
   /** Pins the lock of a dump that ends its container, where packets could still arrive. Returns its id. */
   const keepFor = (made: NetLock, pid: number): string | undefined => {
     const netns = netnsInode(`/proc/${pid}/ns/net`);
-    if (!shared && !isMounted(netns)) return undefined;
+    if (!isKept(pid)) return undefined;
     const id = newId();
     try {
       guard.kept(id, pid);
@@ -270,6 +275,11 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
       if (work.kind !== "dump" || lock === undefined) return;
       const made = lock;
       lockMs = timed(() => made.arm(made.extent === "sockets" ? treeOf(work.pid ?? pid) : []));
+    },
+    cutOff(flow) {
+      if (work.kind !== "dump" || work.pid === undefined || lock?.armed !== true) return undefined;
+      if (lock.extent === "sockets") lock.add([flow]);
+      return work.lives === true || isKept(work.pid);
     },
     namespaces(pid) {
       lockForRestore(`/proc/${pid}/ns/net`);

@@ -119,7 +119,15 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
     guard.arm(line.verb === "restore" ? "restore" : "dump", workDir, freezer === undefined ? [] : [freezer]);
   };
   const control: Control = serveControl(link.control, {
-    asked: () => ({ carriers, annotations, imagesDir, root: work.pid, lives: work.lives === true, given }),
+    asked: () => ({
+      carriers,
+      annotations,
+      imagesDir,
+      root: work.pid,
+      lives: work.lives === true,
+      established: line.options.has("tcp-established"),
+      given,
+    }),
     log,
     undoer: guard,
     onBegin: () => {
@@ -136,6 +144,7 @@ export const serveCommandLine = async ({ launchFd, guard, argv, give }: Start): 
     },
     onEnd: () => bracket.answered(),
     onUnfit: () => process.kill(link.pid, "SIGKILL"),
+    cutOff: (flow) => bracket.cutOff(flow),
   });
   const more = notifications === undefined ? [] : ["--action-script", notifications.script];
   // A restore takes it from the images.

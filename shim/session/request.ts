@@ -21,6 +21,7 @@ export interface RequestOptions {
   pidfd_store_sk?: number;
   leave_running?: boolean;
   leave_stopped?: boolean;
+  tcp_established?: boolean;
   notify_scripts?: boolean;
   orphan_pts_master?: boolean;
   network_lock?: number;

@@ -126,11 +126,12 @@ const askedBy = (
   images: number | undefined,
 ): Asked => {
   const [kind, imagesDir] = [kindOf(request), pathOf(images)];
-  const { pid, external = [], ext_mnt = [], leave_running, leave_stopped } = request.opts ?? {};
+  const { pid, external = [], ext_mnt = [], leave_running, leave_stopped, tcp_established } = request.opts ?? {};
   const root = kind === "restore" ? undefined : pid;
   const given = givenMounts(external, ext_mnt);
   const lives = leave_running === true || leave_stopped === true;
-  return { carriers: carriers(kind, imagesDir), annotations, imagesDir, root, lives, given };
+  const established = tcp_established === true;
+  return { carriers: carriers(kind, imagesDir), annotations, imagesDir, root, lives, established, given };
 };
 
 /** Opens the bracket for a request, and tells the engine what is left to it. */
@@ -346,6 +347,7 @@ export const serveRequests = async ({ launchFd, guard, argv, give, links }: Star
     onRestored: (pid) => guard.made(pid),
     onFinished: (_, ok) => session.bracket?.finished(ok),
     onUnfit: () => process.kill(link.pid, "SIGKILL"),
+    cutOff: (flow) => session.bracket?.cutOff(flow),
   });
   session.control = control;
   give({

@@ -78,7 +78,9 @@ describe.concurrent.each([
     expect(said.match(/^(carried|refused): rings [\w-]+/gm)).toEqual(
       ["plain", "shared", "mapped", "files", "pbuf-ring"]
         .map((first) => `carried: rings ${first}`)
-        .concat(`${version === "6.1." ? "refused" : "carried"}: rings provided`),
+        .concat(
+          ["provided", "of-sockets"].map((kind) => `${version === "6.1." ? "refused" : "carried"}: rings ${kind}`),
+        ),
     );
   });
 

@@ -48,3 +48,21 @@ case $(uname -r) in
 6.1.*) refused "groups below 64" provided ;;
 *) rings provided ;;
 esac
+
+# Sockets that a ring alone has open: where a network can be locked by BPF (Linux 6.4).
+rm -rf l i && mkdir l i
+setsid unshare -n sh -c 'ip link set lo up; exec /cryoshim/build/workloads/direct /tmp/l/out /tmp/l/go' </dev/null >/dev/null 2>&1 &
+pid=$!
+until_true grep -q ready l/out
+what=refused
+if criu dump -t $pid -D /tmp/i -o d.log -v4 --shell-job --tcp-established; then
+	criu restore -D /tmp/i -o r.log -v4 --shell-job -d --tcp-established || { cat i/cryoshim.log i/r.log; exit 1; }
+	what=carried
+else
+	cat i/*.log | grep "in a network that cryoshim does not lock"
+fi
+touch l/go
+until_true grep -q done l/out
+! grep BAD l/out || no "not as it was: sockets"
+grep -q ^ok l/out && echo "$what: rings of-sockets"
+kill -9 $pid

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+// Direct descriptors that are sockets: the kernel gives a ring's file away only by a submission to that ring, which the program would miss
+// in its count, and a socket cannot be opened again. So it is read by X-ray while the network is locked, and goes into CRIU's own images,
+// which say that its process has a descriptor of it; in a restore that one is registered and closed.
+import { closeSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { decodeImage, encodeImage } from "../../crit/image.js";
+import type { Message } from "../../crit/message.js";
+import { addon } from "../../native/index.js";
+import { reason } from "../error.js";
+import type { Flow } from "../netlock/netlock.js";
+import type { Log } from "../session/log.js";
+import { replaceFile } from "../session/replace-file.js";
+import { DirectReader, type DirectSocket } from "../xray/direct-sockets.js";
+import type { CarrierContext } from "./carrier.js";
+import { NOBODY } from "./claim.js";
+import type { RegisteredFile } from "./uring-image.js";
+
+const [AF_INET, AF_INET6, SOCK_STREAM, TCP] = [2, 10, 1, 6];
+const STATE = { established: 1, close: 7, listen: 10 } as const;
+/** fd_types of fdinfo.proto */
+const INETSK = 4;
+/** enum sock_flags (include/net/sock.h) */
+const FLAG = { urginline: 2, keepopen: 3, linger: 4, broadcast: 6, localroute: 13 } as const;
+/** INET_FLAGS_* (include/net/inet_sock.h) */
+const [PKTINFO, FREEBIND] = [0n, 11n];
+/** SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK */
+const BUF_LOCK = 3;
+/** TCP_NAGLE_OFF and TCP_NAGLE_CORK */
+const [NAGLE_OFF, NAGLE_CORK] = [1, 2];
+/** TCPI_OPT_* */
+const OPT = { timestamps: 1, sack: 2, wscale: 4 } as const;
+const FOREVER = (1n << 63n) - 1n;
+
+/** A descriptor that only the images have: its number is known when CRIU has written them. */
+export class Lent {
+  readonly task: string;
+  fd: number | undefined;
+
+  constructor(task: string) {
+    this.task = task;
+  }
+
+  /** As a ring's image has it in a slot. */
+  registered(index: number, tag: bigint): RegisteredFile {
+    const lent = this;
+    return {
+      index,
+      tag,
+      task: this.task,
+      lent: true,
+      get fd() {
+        return lent.fd;
+      },
+    };
+  }
+}
+
+const sizeOf = (family: number): number => (family === AF_INET ? 4 : 16);
+
+const isLoopback = ({ family, local, remote }: DirectSocket): boolean => {
+  const size = sizeOf(family);
+  return local.subarray(0, size).equals(remote.subarray(0, size)) || (family === AF_INET && remote[0] === 127);
+};
+
+/** As a network lock knows it. */
+const flowOf = ({ family, protocol, local, remote, localPort, remotePort }: DirectSocket): Flow => {
+  const mapped = (address: Buffer): Buffer =>
+    family === AF_INET && address.readUInt32LE(0) !== 0
+      ? Buffer.concat([Buffer.alloc(10), Buffer.from([0xff, 0xff]), address.subarray(0, 4)])
+      : address;
+  return { local: mapped(local), remote: mapped(remote), localPort, remotePort, protocol };
+};
+
+/** Why a socket is not carried. */
+const objection = (socket: DirectSocket, netns: number, context: CarrierContext): string | undefined => {
+  const { family, type, protocol, state, has } = socket;
+  if ((family !== AF_INET && family !== AF_INET6) || type !== SOCK_STREAM || protocol !== TCP)
+    return "it is a socket, and not of TCP";
+  if (socket.netns !== netns) return "it is of another network namespace than its process";
+  if (has.filter) return "it is a socket with a filter";
+  if (has.protocol) return "it is a socket of TLS, or another protocol above TCP";
+  if (has.repair) return "it is a socket that is being repaired";
+  if (has.fineTimestamps) return "it is a connection with timestamps of microseconds";
+  if (socket.device !== 0) return "it is a socket that is bound to a device";
+  if (family === AF_INET6 && socket.local[0] === 0xfe) return "it is a socket of a link's own address";
+  if (state === STATE.close && socket.remotePort === 0) return undefined;
+  const silent = context.cutOff(flowOf(socket));
+  if (silent === undefined) return "it is a socket in a network that cryoshim does not lock";
+  if (state === STATE.listen)
+    return socket.waiting > 0 ? `${socket.waiting} connections to it wait to be accepted` : undefined;
+  if (state !== STATE.established) return "it is a connection that is being made, or ended";
+  if (!context.established) return "it is a connection, and the caller has not asked for those (--tcp-established)";
+  if (!silent && !isLoopback(socket)) return "it is a connection whose peer would hear of the checkpoint's end";
+  return undefined;
+};
+
+const words = (address: Buffer, family: number): number[] =>
+  Array.from({ length: sizeOf(family) / 4 }, (_, i) => address.readUInt32LE(4 * i));
+
+/** `hz`: jiffies in a second. */
+const timeOf = (jiffies: bigint, hz: number): { sec: bigint; usec: bigint } => {
+  if (jiffies === FOREVER) return { sec: 0n, usec: 0n };
+  const [sec, rest] = [jiffies / BigInt(hz), jiffies % BigInt(hz)];
+  return { sec, usec: (rest * 1_000_000n) / BigInt(hz) };
+};
+
+/** A descriptor's file as CRIU would have written it (criu/sk-inet.c:do_dump_one_inet_fd). */
+export const entryOf = (socket: DirectSocket, id: number, netns: number, hz: number): Message => {
+  const { family, state, tcp } = socket;
+  const flag = (bit: number): boolean => ((socket.flags >> BigInt(bit)) & 1n) !== 0n;
+  const inet = (bit: bigint): boolean => ((socket.inetFlags >> bit) & 1n) !== 0n;
+  const [send, receive] = [timeOf(socket.sndtimeo, hz), timeOf(socket.rcvtimeo, hz)];
+  const { time, interval, probes } = tcp.keepalive;
+  return {
+    id,
+    ino: socket.inode,
+    family,
+    type: socket.type,
+    proto: socket.protocol,
+    state,
+    src_port: socket.localPort,
+    dst_port: socket.remotePort,
+    flags: socket.fileFlags,
+    backlog: state === STATE.listen ? socket.backlog : 0,
+    src_addr: words(socket.local, family),
+    dst_addr: words(socket.remote, family),
+    fown: { ...NOBODY },
+    opts: {
+      so_sndbuf: socket.sndbuf,
+      so_rcvbuf: socket.rcvbuf,
+      so_snd_tmo_sec: send.sec,
+      so_snd_tmo_usec: send.usec,
+      so_rcv_tmo_sec: receive.sec,
+      so_rcv_tmo_usec: receive.usec,
+      reuseaddr: socket.reuse,
+      so_priority: socket.priority,
+      so_rcvlowat: socket.rcvlowat,
+      ...(socket.mark !== 0 && { so_mark: socket.mark }),
+      so_dontroute: flag(FLAG.localroute),
+      so_no_check: false,
+      so_reuseport: socket.reuseport,
+      so_broadcast: flag(FLAG.broadcast),
+      so_keepalive: flag(FLAG.keepopen),
+      so_oobinline: flag(FLAG.urginline) ? 1 : 0,
+      ...(flag(FLAG.linger) && { so_linger: Number(socket.linger / BigInt(hz)) }),
+      so_buf_lock: socket.locks & BUF_LOCK,
+    },
+    ...(family === AF_INET6 && { v6only: socket.v6only }),
+    ip_opts: {
+      ...(inet(FREEBIND) && { freebind: true }),
+      ...(family === AF_INET && inet(PKTINFO) && { pktinfo: true }),
+      ...(family === AF_INET && socket.tos !== 0 && { tos: socket.tos }),
+      ...(family === AF_INET && socket.ttl >= 0 && { ttl: socket.ttl }),
+    },
+    ns_id: netns,
+    ...(socket.shutdown !== 0 && state === STATE.established && { shutdown: socket.shutdown }),
+    tcp_opts: {
+      ...(tcp.nonagle & NAGLE_CORK && { cork: true }),
+      ...(tcp.nonagle & NAGLE_OFF && { nodelay: true }),
+      ...(probes !== 0 && { keepcnt: probes }),
+      ...(time !== 0 && { keepidle: Math.round(time / hz) }),
+      ...(interval !== 0 && { keepintvl: Math.round(interval / hz) }),
+    },
+  };
+};
+
+/** The state of a connection, with its queues (criu/sk-tcp.c:dump_tcp_conn_state). */
+export const streamOf = ({ tcp }: DirectSocket): { message: Message; extra: Uint8Array } => {
+  const { scales } = tcp;
+  return {
+    message: {
+      inq_len: tcp.received.length,
+      inq_seq: tcp.rcvNxt,
+      outq_len: tcp.written.length,
+      outq_seq: tcp.writeSeq,
+      opt_mask:
+        (tcp.timestamps ? OPT.timestamps : 0) | (tcp.sack ? OPT.sack : 0) | (scales !== undefined ? OPT.wscale : 0),
+      snd_wscale: scales?.send ?? 0,
+      mss_clamp: tcp.mssClamp,
+      ...(scales !== undefined && { rcv_wscale: scales.receive }),
+      ...(tcp.timestamps && { timestamp: tcp.timestamp }),
+      unsq_len: (tcp.writeSeq - tcp.sndNxt) >>> 0,
+      snd_wl1: tcp.sndWl1,
+      snd_wnd: tcp.sndWnd,
+      max_window: tcp.maxWindow,
+      rcv_wnd: tcp.rcvWnd,
+      rcv_wup: tcp.rcvWup,
+    },
+    extra: Buffer.concat([tcp.received, tcp.written]),
+  };
+};
+
+/** A process's number in the images: in the root task's pid namespace. */
+const numberOf = (task: string): string => task.split(":")[0]!;
+
+const read = (imagesDir: string, name: string) => ({
+  name,
+  image: decodeImage(readFileSync(join(imagesDir, name)), name),
+});
+
+/** The sockets of one dump. */
+export class DirectSockets {
+  readonly #hz: () => number;
+  #reader: DirectReader | undefined;
+  readonly #found = new Map<bigint, { socket: DirectSocket; lent: Lent }>();
+  /** That of the connections. */
+  #netns: number | undefined;
+
+  /** `hz`: how many jiffies a second has. */
+  constructor(hz: () => number) {
+    this.#hz = hz;
+  }
+
+  /** As `find`, while the tasks still run. */
+  rehearse(file: bigint, fd: number, task: string): Lent | undefined {
+    return this.#read(file, fd, false) && new Lent(task);
+  }
+
+  #read(file: bigint, fd: number, queues: boolean): DirectSocket | undefined {
+    this.#reader ??= new DirectReader();
+    return this.#reader.read(file, fd, queues);
+  }
+
+  /**
+   * Reads one by the address of its file, with any descriptor `fd` of ours, for process `pid` to have it in a restore. Undefined: it is no
+   * socket. Otherwise what the images will have of it, or why they cannot.
+   */
+  find(file: bigint, fd: number, pid: number, task: string, context: CarrierContext): Lent | string | undefined {
+    const known = this.#found.get(file);
+    if (known !== undefined) return known.lent;
+    const netns = `/proc/${pid}/ns/net`;
+    let socket: DirectSocket | undefined;
+    try {
+      socket = this.#read(file, fd, false);
+      if (socket === undefined) return undefined;
+      const why = objection(socket, statSync(netns).ino, context);
+      if (why !== undefined) return why;
+      // Where others use the network it is locked only now.
+      socket = this.#read(file, fd, true)!;
+    } catch (error) {
+      return reason(error);
+    }
+    this.#netns ??= openSync(netns, "r");
+    const lent = new Lent(task);
+    this.#found.set(file, { socket, lent });
+    return lent;
+  }
+
+  /** Adds them to CRIU's images, and says which numbers they have there. Throws ERR_IMAGE, or what the file system says. */
+  write(imagesDir: string): void {
+    if (this.#found.size === 0) return;
+    const files = read(imagesDir, "files.img");
+    let last = Math.max(0, ...files.image.entries.map(({ message }) => message.id as number));
+    const tables = new Map<string, ReturnType<typeof read>>();
+    for (const { socket, lent } of this.#found.values()) {
+      const ids = read(imagesDir, `ids-${numberOf(lent.task)}.img`).image.entries[0]!.message;
+      const name = `fdinfo-${ids.files_id as number}.img`;
+      const table = tables.get(name) ?? read(imagesDir, name);
+      tables.set(name, table);
+      const id = ++last;
+      lent.fd = Math.max(-1, ...table.image.entries.map(({ message }) => message.fd as number)) + 1;
+      table.image.entries.push({ message: { id, flags: 1, type: INETSK, fd: lent.fd } });
+      const isk = entryOf(socket, id, ids.net_ns_id as number, this.#hz());
+      files.image.entries.push({ message: { type: INETSK, id, isk } });
+      if (socket.state !== STATE.established) continue;
+      const stream = join(imagesDir, `tcp-stream-${socket.inode.toString(16)}.img`);
+      // An earlier checkpoint's, of the same socket.
+      rmSync(stream, { force: true });
+      const entries = [streamOf(socket)];
+      writeFileSync(stream, encodeImage({ kind: "TCP_STREAM", entries }), { mode: 0o600, flag: "wx" });
+    }
+    for (const { name, image } of [...tables.values(), files]) replaceFile(join(imagesDir, name), encodeImage(image));
+  }
+
+  /**
+   * The dump has ended, and its tasks with it: what the kernel has not closed yet, or still wants to tell the peer of, ends here while the
+   * network is locked. Nothing would be left of a socket of CRIU's, and a restore in this network namespace needs its addresses.
+   */
+  end(log: Log): void {
+    for (const { socket } of this.#found.values()) {
+      if (socket.state !== STATE.established || this.#netns === undefined) continue;
+      const { family, localPort, remotePort } = socket;
+      const [local, remote] = [socket.local, socket.remote].map((each) => each.subarray(0, sizeOf(family)));
+      try {
+        addon.destroyConnection(this.#netns, family, localPort, local!, remotePort, remote!);
+      } catch (error) {
+        const { code } = error as { code?: string };
+        if (code !== "ENOENT") log("Warn ", `a connection of a ring's is not ended: ${reason(error)}`);
+      }
+    }
+  }
+
+  close(): void {
+    this.#reader?.close();
+    this.#reader = undefined;
+    if (this.#netns !== undefined) closeSync(this.#netns);
+    this.#netns = undefined;
+    this.#found.clear();
+  }
+}
