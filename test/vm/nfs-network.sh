@@ -5,8 +5,6 @@
 . /cryoshim/test/support/remote.sh
 . /cryoshim/test/vm/nfs-server.sh
 
-held() { echo "held: $* ($(cut -d' ' -f1 /proc/uptime) s)"; }
-
 server_place
 sed -i 's|10.9.0.0/24|*|' /etc/exports
 server_up
@@ -32,16 +30,8 @@ held "the dump is not cut off from its files"
 
 runc restore -d --file-locks -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1 ||
 	no "$(grep -h Error i/restore.log)"
-for ((try = 0; try < 300; try++)); do
-	# It holds a lock: once its server is back it is retired. Until then the host sees what is mounted for that.
-	if no_spfs >/dev/null; then break; fi
-	sleep 0.2
-done
+# It holds a lock: once its server is back it is retired. Until then the host sees what is mounted for that.
+until_true no_spfs
 ! grep -q "10.10.0.2" /proc/self/mountinfo || no "the host sees it"
-touch l/go
-for ((try = 0; try < 300; try++)); do
-	if grep -q done l/out; then break; fi
-	sleep 0.2
-done
 checked l
 held "the mount is made again by the container's network, and the files are as they were"

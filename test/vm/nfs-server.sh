@@ -4,6 +4,17 @@
 # What is exported is a tmpfs, /srv/nfs, seen by both sides: what the server has can be compared and changed behind the
 # client's back. The server is at 10.9.0.2, the client, this script, at 10.9.0.1.
 
+# The machine is emulated, and may be slow: two minutes.
+until_true() {
+	local try
+	for ((try = 0; try < 600; try++)); do
+		if "$@" >/dev/null 2>&1; then return 0; fi
+		sleep 0.2
+	done
+	no "never became true: $*"
+}
+held() { echo "held: $* ($(cut -d' ' -f1 /proc/uptime) s)"; }
+
 # A daemon's own directories, so that the server's rpcbind and ours do not share sockets.
 server_place() {
 	mkdir -p /srv/nfs

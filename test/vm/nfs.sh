@@ -5,17 +5,6 @@
 . /cryoshim/test/support/remote.sh
 . /cryoshim/test/vm/nfs-server.sh
 
-# The machine is emulated, and may be slow: two minutes.
-until_true() {
-	local try
-	for ((try = 0; try < 600; try++)); do
-		if "$@" >/dev/null 2>&1; then return 0; fi
-		sleep 0.2
-	done
-	no "never became true: $*"
-}
-held() { echo "held: $* ($(cut -d' ' -f1 /proc/uptime) s)"; }
-
 # bundle: one whose program is in /lab, and with the mounts that $mounts adds.
 bundle() {
 	rm -rf l b i
@@ -160,22 +149,3 @@ retire = "never"'
 	rm /etc/cryoshim/config.toml
 	held "$version: a second checkpoint, on SPFS, restored on the real mount"
 done
-
-mounted 4.2 /mnt/nas
-rm l/*
-cp /cryoshim/build/workloads/remote l
-lab-podman-image >/dev/null
-podman --runtime crun run -d --name c1 --network none -v /tmp/l:/lab -v /mnt/nas:/data localhost/busybox \
-	/lab/remote /data /lab/out /lab/go all >/dev/null
-ready l
-podman container checkpoint --keep --file-locks c1 >/dev/null || no "$(cat /var/lib/containers/storage/overlay-containers/*/userdata/dump.log | grep Error)"
-umount /mnt/nas
-server_down
-podman container restore --keep --file-locks c1 >/dev/null || no "$(cat /var/lib/containers/storage/overlay-containers/*/userdata/restore.log | grep Error)"
-waits l
-server_up
-checked l 29
-nothing_left
-podman rm -f c1 >/dev/null
-rm -rf /srv/nfs/*
-held "podman + crun: a volume of the host's waits for its server, and goes on when it is up"

@@ -1,13 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// Containers with files on NFS: a kernel's server in a network namespace of its own, a kernel's client, in an emulated machine.
+// Containers with files on NFS: a kernel's server in a network namespace of its own, a kernel's client, in emulated machines.
 
 import { execa } from "execa";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
 const env = {
   VM_TIMEOUT: "850",
   VM_PACKAGES: "nfs-kernel-server nfs-common rpcbind",
   VM_MODULES: "fs/nfs fs/nfsd fs/lockd fs/nfs_common fs/netfs net/sunrpc net/dns_resolver",
+};
+
+/** What a script says that held. */
+const held = async (script: string): Promise<string[]> => {
+  const { exitCode, all } = await execa("test/vm/vm.sh", ["trixie", `test/vm/${script}`], {
+    all: true,
+    reject: false,
+    stdin: "ignore",
+    env,
+  });
+  expect(exitCode, all).toBe(0);
+  return [...all.matchAll(/^(?:.*\S*)?held: (.*) \([\d.]+ s\)$/gm)].map(([, what]) => what!);
 };
 
 const PER_VERSION = [
@@ -18,19 +30,24 @@ const PER_VERSION = [
   "a second checkpoint, on SPFS, restored on the real mount",
 ];
 
-test("containers on NFS 3 and 4.2 go on as they were, or their checkpoint is refused at once", async () => {
-  const { exitCode, all } = await execa("test/vm/vm.sh", ["trixie", "test/vm/nfs.sh"], {
-    all: true,
-    reject: false,
-    stdin: "ignore",
-    env,
+// One emulated machine takes one core.
+describe.concurrent("containers on NFS 3 and 4.2 go on as they were", () => {
+  test("runc's, or their checkpoint is refused at once", async () => {
+    expect(await held("nfs.sh")).toEqual([
+      expect.stringMatching(/^server and client, Linux 6\.12\./),
+      "CRIU alone refuses both",
+      ...["3", "4.2"].flatMap((version) => PER_VERSION.map((what) => `${version}: ${what}`)),
+    ]);
   });
-  expect(exitCode, all).toBe(0);
-  const held = [...all.matchAll(/^(?:.*\S*)?held: (.*) \([\d.]+ s\)$/gm)].map(([, what]) => what);
-  expect(held).toEqual([
-    expect.stringMatching(/^server and client, Linux 6\.12\./),
-    "CRIU alone refuses both",
-    ...["3", "4.2"].flatMap((version) => PER_VERSION.map((what) => `${version}: ${what}`)),
-    "podman + crun: a volume of the host's waits for its server, and goes on when it is up",
-  ]);
+
+  test("LXC's and podman's, with hooks: a mount bound from the host waits for its server, and goes on when it is up", async () => {
+    expect(await held("nfs-runtimes.sh")).toEqual(["LXC on NFS 3", "LXC on NFS 4.2", "podman and crun on NFS 4.2"]);
+  });
+
+  test("one that reaches its server by its own network is dumped, and restored before the mount is there", async () => {
+    expect(await held("nfs-network.sh")).toEqual([
+      "the dump is not cut off from its files",
+      "the mount is made again by the container's network, and the files are as they were",
+    ]);
+  });
 });

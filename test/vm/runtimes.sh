@@ -30,3 +30,14 @@ podman container restore --import /tmp/c1.tar.zst >/dev/null
 counting l2
 cryoshim show /tmp/c1.tar.zst >/dev/null
 echo "went on: podman"
+lab-lxc-create c2 sh /lab/counter
+l=/var/lib/lxc/c2/rootfs/lab
+mkdir -p $l d
+echo "$counter" >$l/counter
+lxc-start -d -n c2
+counting $l
+lxc-checkpoint -n c2 -D /tmp/d -s || { grep -h Error d/*.log; no "LXC: checkpoint"; }
+standing $l
+lxc-checkpoint -n c2 -D /tmp/d -r || { grep -h Error d/*.log; no "LXC: restore"; }
+counting $l
+echo "went on: LXC"

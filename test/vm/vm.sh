@@ -118,7 +118,7 @@ chmod 755 "$work/initrd/init"
 # The image: the lab's file system with what is built here, as little of it as it takes.
 mkdir "$work"/{up,wk,root}
 mkdir -p "$work/up/cryoshim/build" "$work/up/usr/lib/modules/$version/kernel" "$work/up/usr/local"/{bin,sbin}
-cp -r "$tree"/{package.json,dist,configs,test} "$work/up/cryoshim/"
+cp -r "$tree"/{package.json,dist,configs,hooks,test} "$work/up/cryoshim/"
 cp -r "$tree/build/Release" "$tree/build/workloads" "$work/up/cryoshim/build/"
 mkdir "$work/up/cryoshim/node_modules"
 cp -r "$tree/node_modules/node-gyp-build" "$work/up/cryoshim/node_modules/"
@@ -139,12 +139,18 @@ unshare --mount sh -e -c '
 ' - "$lower" "$work" "$version" >&2
 
 # no_timer_check: on a busy machine an emulated timer may be too late for the kernel, which then does not start.
+# apparmor=0: the kernels have AppArmor, the lab has no profiles; LXC starts nothing between the two.
 # One processor: the emulation of two is at times wrong where the kernel changes its own code (an int3 that nobody set).
-timeout "${VM_TIMEOUT:-600}" qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 2048 -nographic -no-reboot -nodefaults \
-	-serial stdio -kernel "$kernel/boot/vmlinuz-$version" -initrd "$work/initrd.gz" \
-	-append "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check" \
-	-drive "file=$work/image,if=virtio,format=raw,cache=unsafe" </dev/null 2>"$work/qemu.log" | stdbuf -oL tr -d '\r' | tee "$work/out" |
-	grep --line-buffered -v '^vm: ended with ' || true
+# oops=panic: so that a kernel whose emulation has gone wrong ends, most often while it starts; before init it is started again.
+for try in 1 2 3; do
+	timeout "${VM_TIMEOUT:-600}" qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 2048 -nographic -no-reboot -nodefaults \
+		-serial stdio -kernel "$kernel/boot/vmlinuz-$version" -initrd "$work/initrd.gz" \
+		-append "console=ttyS0 quiet panic=-1 oops=panic mitigations=off apparmor=0 no_timer_check" \
+		-drive "file=$work/image,if=virtio,format=raw,cache=unsafe" </dev/null 2>"$work/qemu.log" | stdbuf -oL tr -d '\r' | tee "$work/out" |
+		grep --line-buffered -vE '^vm: (begins|ended with .*)$' || true
+	! grep -q '^vm: begins$' "$work/out" || break
+	say "try $try: the machine with Linux $version has not started"
+done
 code=$(sed -n 's/^vm: ended with \([0-9]*\)$/\1/p' "$work/out")
 [ -n "$code" ] || { cat "$work/qemu.log" >&2 && die "the machine with Linux $version did not come to its end"; }
 exit "$code"
