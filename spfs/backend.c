@@ -318,6 +318,18 @@ void come_back(void)
 	errno = error;
 }
 
+int kill_rights(int fd)
+{
+	char path[PROC_PATH];
+	struct stat st;
+
+	if (fstat(fd, &st))
+		return errno;
+	if (!mode_kills(st.st_mode) || !chmod(proc_path(fd, path), st.st_mode & 07777 & ~mode_kills(st.st_mode)))
+		return 0;
+	return errno == EPERM || errno == EACCES ? 0 : errno;
+}
+
 bool backend_lost(int error)
 {
 	struct statfs st;

@@ -45,6 +45,12 @@ int handle_fd(struct handle *h);
 void become(const struct request *r);
 void come_back(void);
 
+/*
+ * Takes away the bits that give rights to who runs a file, as the kernel does when it is changed. Where even root may not (an NFS
+ * server that takes him for nobody) the server takes them away itself. Returns an errno.
+ */
+int kill_rights(int fd);
+
 /* Whether an error says that the backend is gone. */
 bool backend_lost(int error);
 

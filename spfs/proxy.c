@@ -68,12 +68,16 @@ static int lookup(struct request *r)
 
 static int reply_attr(struct request *r, uint32_t n)
 {
-	struct fuse_attr_out out = { .attr_valid = TTL_MS / 1000, .attr_valid_nsec = TTL_MS % 1000 * 1000000 };
+	struct fuse_attr_out out = { 0 };
 	struct attr a;
+	uint64_t ttl;
 	int error = node_stat(n, &a);
 
 	if (error)
 		return error;
+	ttl = attr_ttl(a.mode, TTL_MS);
+	out.attr_valid = ttl / 1000;
+	out.attr_valid_nsec = (uint32_t)(ttl % 1000) * 1000000;
 	fill_attr(&out.attr, &a);
 	reply(r, 0, &out, sizeof(out));
 	return 0;
@@ -103,12 +107,15 @@ static int change(struct request *r, const struct fuse_setattr_in *in, int fd, i
 {
 	const struct timespec times[2] = { when(in, true), when(in, false) };
 	char path[PROC_PATH];
-	int result = 0;
+	int result = 0, error;
 
 	proc_path(fd, path);
 	if (in->valid & (FATTR_UID | FATTR_GID))
 		AS_CALLER(r, result, chown(path, in->valid & FATTR_UID ? in->uid : (uid_t)-1,
 					   in->valid & FATTR_GID ? in->gid : (gid_t)-1));
+	error = !result && in->valid & FATTR_KILL_SUIDGID ? kill_rights(fd) : 0;
+	if (error)
+		return error;
 	if (!result && in->valid & FATTR_MODE)
 		AS_CALLER(r, result, chmod(path, in->mode & 07777));
 	if (!result && in->valid & FATTR_SIZE) {

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -15,18 +16,40 @@
 #include "proxy.h"
 
 /*
+ * What is passed through is done with the credentials of who asks for it here. Without CAP_FSETID, so that a write takes away the
+ * bits that give rights to who runs the file: the kernel leaves that to this server, which does not hear of it.
+ */
+static int32_t backing_open(int fd)
+{
+	struct __user_cap_header_struct thread = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct had[_LINUX_CAPABILITY_U32S_3], have[_LINUX_CAPABILITY_U32S_3];
+	struct backing_map map = { .fd = fd };
+	int32_t id;
+
+	if (syscall(SYS_capget, &thread, had))
+		return -1;
+	memcpy(have, had, sizeof(have));
+	have[CAP_TO_INDEX(CAP_FSETID)].effective &= ~CAP_TO_MASK(CAP_FSETID);
+	if (syscall(SYS_capset, &thread, have))
+		return -1;
+	id = ioctl(S->fuse, DEV_IOC_BACKING_OPEN, &map);
+	if (syscall(SYS_capset, &thread, had))
+		say("cannot be what it was: %s", strerror(errno));
+	return id;
+}
+
+/*
  * The kernel's number for the file to read and write through; 0: none. As long as one open file of an inode is passed through, all
  * must be, and to the same file (fs/fuse/iomode.c): so one of an earlier backend is kept until the last is closed.
  */
 static int32_t backing(uint32_t n, int fd, bool in_use)
 {
-	struct backing_map map = { .fd = fd };
 	int32_t id = nodes[n].backing;
 
 	if (id && (in_use || nodes[n].backing_session == S->session))
 		return id;
 	node_unback(n);
-	id = ioctl(S->fuse, DEV_IOC_BACKING_OPEN, &map);
+	id = backing_open(fd);
 	if (id > 0) {
 		nodes[n].backing_session = S->session;
 		nodes[n].backing = id;
@@ -67,7 +90,7 @@ int proxy_open(struct request *r)
 	const struct fuse_open_in *in = argument(r, sizeof(*in));
 	struct open_out out = { 0 };
 	uint32_t n, h;
-	int fd;
+	int fd, error;
 
 	if (!in)
 		return 0;
@@ -83,6 +106,11 @@ int proxy_open(struct request *r)
 		fd = node_open(n, in->flags);
 	if (fd < 0)
 		return -fd;
+	error = in->open_flags & FUSE_OPEN_KILL_SUIDGID ? kill_rights(fd) : 0;
+	if (error) {
+		close(fd);
+		return error;
+	}
 	pthread_mutex_lock(&tree);
 	h = r->session == S->session ? handle_fit(r, n, in->flags, fd, &out) : NONE;
 	pthread_mutex_unlock(&tree);
@@ -130,7 +158,9 @@ int proxy_create(struct request *r)
 	come_back();
 	if (fd < 0 && (errno == EACCES || errno == EPERM) && r->in->uid)
 		fd = openat(dir.fd, name, flags, in->mode & 07777);
-	error = fd < 0 ? errno : fstat(fd, &st) ? errno : 0;
+	error = fd < 0 ? errno : in->open_flags & FUSE_OPEN_KILL_SUIDGID ? kill_rights(fd) : 0;
+	if (!error && fstat(fd, &st))
+		error = errno;
 	umask(0);
 	ref_put(&dir);
 	if (!error && named)
@@ -271,6 +301,8 @@ int proxy_write(struct request *r)
 	if (fd < 0)
 		return -fd;
 	error = write_at(r, in, fd);
+	if (!error && in->write_flags & FUSE_WRITE_KILL_SUIDGID)
+		error = kill_rights(fd);
 	if (error)
 		return error;
 	while (out.size < in->size) {
@@ -309,14 +341,18 @@ int proxy_fsync(struct request *r)
 int proxy_fallocate(struct request *r)
 {
 	const struct fuse_fallocate_in *in = argument(r, sizeof(*in));
-	int fd;
+	int fd, result;
 
 	if (!in)
 		return 0;
 	fd = asked_fd(in->fh);
 	if (fd < 0)
 		return -fd;
-	if (fallocate(fd, (int)in->mode, (off_t)in->offset, (off_t)in->length))
+	/* As the caller: whether bits that give rights stay is judged by who does it. */
+	become(r);
+	result = fallocate(fd, (int)in->mode, (off_t)in->offset, (off_t)in->length);
+	come_back();
+	if (result)
 		return errno;
 	reply(r, 0, NULL, 0);
 	return 0;
@@ -357,7 +393,9 @@ int proxy_copy(struct request *r)
 		return from < 0 ? -from : -to;
 	off_in = (off_t)in->off_in;
 	off_out = (off_t)in->off_out;
+	become(r);
 	n = copy_file_range(from, &off_in, to, &off_out, in->len > 1u << 30 ? 1u << 30 : in->len, (unsigned int)in->flags);
+	come_back();
 	if (n < 0)
 		return errno == EXDEV || errno == EINVAL ? EOPNOTSUPP : errno;
 	if (r->in->opcode == OP_COPY_FILE_RANGE_64) {

@@ -221,6 +221,8 @@ static void setattr(struct request *r, const struct fuse_setattr_in *in)
 		a->size = in->size;
 	}
 	a->ctime = now();
+	if (in->valid & FATTR_KILL_SUIDGID)
+		a->mode &= ~mode_kills(a->mode);
 	if (in->valid & FATTR_MODE)
 		a->mode = (a->mode & S_IFMT) | (in->mode & 07777);
 	if (in->valid & FATTR_UID)
@@ -235,8 +237,9 @@ static void setattr(struct request *r, const struct fuse_setattr_in *in)
 	reply(r, 0, &out, sizeof(out));
 }
 
-static void open_(struct request *r, uint32_t flags)
+static void open_(struct request *r, const struct fuse_open_in *in)
 {
+	uint32_t flags = in->flags;
 	uint32_t n = node_of(r->in->nodeid), h;
 	struct open_out out = { 0 };
 	bool dir = r->in->opcode == FUSE_OPENDIR;
@@ -251,6 +254,8 @@ static void open_(struct request *r, uint32_t flags)
 			return;
 		}
 		nodes[n].a.size = 0;
+		if (in->open_flags & FUSE_OPEN_KILL_SUIDGID)
+			nodes[n].a.mode &= ~mode_kills(nodes[n].a.mode);
 	}
 	h = handle_new(n, dir ? HANDLE_DIR : HANDLE_CACHED, flags & ~O_TRUNC, -1);
 	if (h == NONE) {
@@ -307,6 +312,8 @@ static void write_(struct request *r, const struct fuse_write_in *in)
 	if (in->offset + (uint64_t)n > node->a.size)
 		node->a.size = in->offset + (uint64_t)n;
 	node->a.mtime = node->a.ctime = now();
+	if (in->write_flags & FUSE_WRITE_KILL_SUIDGID)
+		node->a.mode &= ~mode_kills(node->a.mode);
 	out.size = (uint32_t)n;
 	reply(r, 0, &out, sizeof(out));
 }
@@ -492,7 +499,7 @@ static void serve_locked(struct request *r)
 	case FUSE_OPEN:
 	case FUSE_OPENDIR:
 		if ((in = argument(r, sizeof(struct fuse_open_in))))
-			open_(r, ((const struct fuse_open_in *)in)->flags);
+			open_(r, in);
 		return;
 	case FUSE_READ:
 		if ((in = argument(r, sizeof(struct fuse_read_in))))

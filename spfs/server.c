@@ -156,13 +156,27 @@ void attr_from(struct attr *a, const struct stat *st)
 	};
 }
 
+uint32_t mode_kills(uint32_t mode)
+{
+	if (!S_ISREG(mode))
+		return 0;
+	return (mode & S_ISUID) | ((mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP) ? S_ISGID : 0);
+}
+
+uint64_t attr_ttl(uint32_t mode, uint64_t ttl)
+{
+	return mode_kills(mode) ? 0 : ttl;
+}
+
 void fill_entry(struct fuse_entry_out *out, uint32_t node, uint64_t ttl)
 {
+	uint64_t trust = attr_ttl(nodes[node].a.mode, ttl);
+
 	nodes[node].nlookup++;
 	*out = (struct fuse_entry_out){
 		.nodeid = node + 1, .generation = nodes[node].generation,
 		.entry_valid = ttl / 1000, .entry_valid_nsec = (uint32_t)(ttl % 1000) * 1000000,
-		.attr_valid = ttl / 1000, .attr_valid_nsec = (uint32_t)(ttl % 1000) * 1000000,
+		.attr_valid = trust / 1000, .attr_valid_nsec = (uint32_t)(trust % 1000) * 1000000,
 	};
 	fill_attr(&out->attr, &nodes[node].a);
 }
@@ -210,10 +224,11 @@ static void serve_init(struct request *r)
 {
 	const struct fuse_init_in *in = argument(r, 16);
 	struct init_out out = { .major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION };
+	/* Without FUSE_HANDLE_KILLPRIV_V2 the kernel asks for an attribute before each write, also one that is passed through. */
 	uint64_t want = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ATOMIC_O_TRUNC | FUSE_DO_READDIRPLUS |
 			FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS | FUSE_AUTO_INVAL_DATA |
-			FUSE_POSIX_ACL | FUSE_DONT_MASK | FUSE_MAX_PAGES | FUSE_INIT_EXT | INIT_CREATE_SUPP_GROUP |
-			INIT_DIRECT_IO_ALLOW_MMAP;
+			FUSE_POSIX_ACL | FUSE_DONT_MASK | FUSE_MAX_PAGES | FUSE_INIT_EXT | FUSE_HANDLE_KILLPRIV_V2 |
+			INIT_CREATE_SUPP_GROUP | INIT_DIRECT_IO_ALLOW_MMAP;
 	uint64_t has;
 
 	if (!in)

@@ -35,6 +35,10 @@ void fill_attr(struct fuse_attr *out, const struct attr *a);
 /* With a reference for the kernel; `ttl` in ms, for attributes and entry. The tree is locked. */
 void fill_entry(struct fuse_entry_out *out, uint32_t node, uint64_t ttl);
 void attr_from(struct attr *a, const struct stat *st);
+/* For how many ms of `ttl` attributes may be trusted: bits that give rights may be taken away by a write that is passed through. */
+uint64_t attr_ttl(uint32_t mode, uint64_t ttl);
+/* The bits of a mode that go when a file is changed by who may not keep them (no CAP_FSETID). */
+uint32_t mode_kills(uint32_t mode);
 
 /* The phases: each serves one request. */
 void restore_serve(struct request *r);

@@ -185,6 +185,46 @@ with open("/proc/self/fd/%d" % fd) as f: r.append(f.read())
       expect(readdirSync(places.backend)).toEqual([]);
     });
 
+    test("loses the bits that give rights to who runs it when it is changed, as at the backend itself", async () => {
+      writeFileSync(behind("real"), "0123456789".repeat(1000));
+      chmodSync(places.backend, 0o755);
+      chmodSync(join(places.backend, ".."), 0o755);
+      await open("os.O_RDWR");
+      const modes = (path: string, fd: string): Promise<unknown> =>
+        task().run(`
+def after(path, fd, uid, change):
+    os.chown(path, 1234, 0); os.chmod(path, 0o6777); os.setxattr(path, "security.capability", bytes.fromhex("0100000200040000" + "00" * 12))
+    os.seteuid(uid)
+    try: change(path, fd)
+    finally: os.seteuid(0)
+    return ["%o" % (os.stat(path).st_mode & 0o7777), "security.capability" in os.listxattr(path)]
+def copy(path, fd):
+    other = os.open(path, os.O_RDONLY)
+    os.copy_file_range(other, fd, 100, 0, 200); os.close(other)
+changes = [lambda path, fd: os.pwrite(fd, b"x", 1), lambda path, fd: os.ftruncate(fd, 9000), lambda path, fd: os.truncate(path, 8000),
+    lambda path, fd: os.posix_fallocate(fd, 0, 9000), copy, lambda path, fd: os.pread(fd, 1, 1),
+    lambda path, fd: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))]
+r = [after("${path}", ${fd}, 1234, change) for change in changes] + [after("${path}", ${fd}, 0, lambda path, fd: os.chown(path, 5, 6))]
+`);
+      await task().run(`real = os.open("${behind("real")}", os.O_RDWR)`);
+      const real = await modes(behind("real"), "real");
+      expect(real).toContainEqual(["777", false]);
+      expect(real).toContainEqual(["6777", true]);
+      expect(await modes(at("file"), "fd")).toEqual(real);
+      expect(statSync(behind("file")).mode & 0o7777).toBe(0o777);
+      // The bits that the kernel remembers are not what it runs a program by.
+      const ids = (change: string): Promise<unknown> =>
+        task().run(`
+import shutil, subprocess
+program = "${at("program")}"; shutil.copy("/usr/bin/id", program)
+fd2 = os.open(program, os.O_RDWR); first = os.pread(fd2, 1, 0); os.chmod(program, 0o4755)
+os.seteuid(1234); ${change}; os.seteuid(0); os.close(fd2)
+r = subprocess.run([program, "-u"], user=1234, group=1234, extra_groups=[], capture_output=True, text=True).stdout
+`);
+      expect(await ids("pass")).toBe("0\n");
+      expect(await ids("os.pwrite(fd2, first, 0)")).toBe("1234\n");
+    });
+
     test("copies to another by copy_file_range, and refuses an ioctl that nobody knows", async () => {
       await open("os.O_RDWR");
       await task().run(`
