@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The stub-proxy file system over a directory of the local disk, in its page cache: direct, through the proxy without and with
-// passthrough, and retired, by turns. Needs root and /dev/fuse, no lab.
-import { spawn } from "node:child_process";
+// passthrough, and retired, by turns; and "kernel": through the least server that passes through (test/workloads/passed.c), which is what
+// the kernel's way costs by itself. Needs root and /dev/fuse, no lab.
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { closeSync, constants, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -41,6 +43,7 @@ const CASES = [
   ["4 KiB random read", "random", "file"],
   ["1 MiB sequential read", "read", "file"],
   ["1 MiB sequential write", "write", "file"],
+  ["4 KiB random write", "overwrite", "file"],
   ["stat", "stat", "d/e/small"],
   ["open and close", "open", "d/e/small"],
 ];
@@ -62,6 +65,12 @@ const median = (values) => {
   return sorted[sorted.length >> 1];
 };
 const round = (value, digits = 3) => (value === undefined ? null : Number(value.toPrecision(digits + 1)));
+
+const turned = (all, turn) => {
+  const at = turn % all.length;
+  const order = [...all.slice(at), ...all.slice(0, at)];
+  return turn % 2 === 0 ? order : order.reverse();
+};
 
 const mounted = [];
 const mount = async (name, passthrough) => {
@@ -103,23 +112,36 @@ const through = async (...words) => {
   };
 };
 
+/** The least server, at a directory of its own. */
+const least = async (file) => {
+  const at = join(base, "least");
+  mkdirSync(at, { recursive: true });
+  const server = spawn("build/workloads/passed", [file, at], { stdio: ["ignore", "pipe", "inherit"] });
+  await once(server.stdout, "data");
+  return { at, end: () => execFileSync("umount", ["-l", at]) };
+};
+
 async function throughput(name, what, path) {
   const ways = { direct: await through(what, join(backend, path)) };
   for (const way of ["proxy", "passthrough"]) ways[way] = await through(what, join(mounts[way].mountpoint, path));
   const spfs = await mount(`retired-${what}`, "off");
   await proxy(spfs);
   ways.retired = await through(what, join(spfs.mountpoint, path));
+  const server = path === "file" ? await least(join(backend, path)) : undefined;
+  if (server !== undefined) ways.kernel = await through(what, join(server.at, path));
   const { left } = await retireFor(ways.retired, spfs);
   if (left.length > 0) throw new Error(`not retired: ${JSON.stringify(left)}`);
   const seen = Object.fromEntries(Object.keys(ways).map((way) => [way, []]));
   try {
     for (let turn = -1; turn < turns; turn++)
-      for (const [way, task] of Object.entries(ways)) {
+      // Another comes first each time, and each second time backwards: what was before leaves its mark on caches and on what is written back.
+      for (const [way, task] of turned(Object.entries(ways), turn + 1)) {
         const result = await task.again(way === "proxy");
         if (turn >= 0) seen[way].push(result);
       }
   } finally {
     for (const task of Object.values(ways)) task.end();
+    server?.end();
   }
   const rates = Object.fromEntries(Object.entries(seen).map(([way, all]) => [way, median(all)]));
   const share = (way) => (rates[way] === undefined ? null : round(rates[way] / rates.direct));
@@ -130,9 +152,11 @@ async function throughput(name, what, path) {
     proxy: round(rates.proxy),
     passthrough: round(rates.passthrough),
     retired: round(rates.retired),
+    kernel: round(rates.kernel),
     ratio_proxy: share("proxy"),
     ratio_passthrough: share("passthrough"),
     ratio_retired: share("retired"),
+    ratio_kernel: share("kernel"),
   };
 }
 

@@ -56,6 +56,10 @@ static size_t once(const char *what, const char *path, int fd, size_t size)
 		for (; n < pages; n++)
 			if (pread(fd, buffer, 4096, (off_t)order[n] * 4096) != 4096)
 				err(1, "pread");
+	} else if (!strcmp(what, "overwrite")) {
+		for (; n < pages; n++)
+			if (pwrite(fd, buffer, 4096, (off_t)order[n] * 4096) != 4096)
+				err(1, "pwrite");
 	} else if (!strcmp(what, "read") || !strcmp(what, "write")) {
 		for (; (n + 1) * MIB <= size; n++)
 			if ((what[0] == 'r' ? pread(fd, buffer, MIB, (off_t)(n * MIB)) :
