@@ -10,7 +10,7 @@ import { CryoshimError } from "../error.js";
 import { O_PATH } from "../flags.js";
 import { treeOf } from "../netlock/netlock.js";
 import { replaceFile } from "../session/replace-file.js";
-import { type Found, statDev } from "../xray/find.js";
+import type { Found } from "../xray/find.js";
 import type { Use } from "../xray/uses.js";
 import { type ClaimedFile, claimFiles, descriptorIds, fileKey, NOBODY, OtherUse, type Uses } from "./claim.js";
 import { join, type Place, type Places, unescaped } from "./detached-find.js";
@@ -289,7 +289,7 @@ export class DetachedFiles {
       const saved = byKey.get(identity);
       if (held.fd !== undefined) saved?.descriptors.push([held.pid, held.fd]);
       if (saved !== undefined) this.#found.push([held, saved]);
-      if (saved !== undefined && held.use !== undefined) this.#use(saved, held, st);
+      if (saved !== undefined && held.use !== undefined) this.#use(saved, held);
       const error = this.refused[before] ?? (saved === undefined ? this.refused.at(-1) : undefined);
       this.#tell(held, error);
     } finally {
@@ -513,13 +513,9 @@ export class DetachedFiles {
   }
 
   /** CRIU itself opens what is no descriptor: it must be there when it does. */
-  #use(saved: Saved, held: Held, st: BigIntStats): void {
+  #use(saved: Saved, held: Held): void {
     const { host } = saved.place;
-    // CRIU then asks the mounts of the container which device this is (criu/proc_parse.c:vma_get_mapfile_user).
-    if (held.use?.kind === "mapping" && BigInt(statDev(held.dev)) !== st.dev)
-      this.#refuse(held, "its file system (btrfs) gives files other device numbers than mappings of them");
-    else if (!host && this.#cover === undefined)
-      this.#refuse(held, "the container has no directory that can be covered");
+    if (!host && this.#cover === undefined) this.#refuse(held, "the container has no directory that can be covered");
     else if (!host && this.#namespaces().size > 1)
       this.#refuse(held, "the container's processes are in several mount namespaces");
     else if (held.use?.kind === "root" && !canChangeRoot(held.pid))

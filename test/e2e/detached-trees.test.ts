@@ -1,12 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// Trees of mounts of whatever shape: nested tmpfs, bind mounts of directories, links, FIFOs, symbolic links; random
+// Trees of mounts of whatever shape: nested tmpfs, bind mounts of directories, links, FIFOs, sockets, symbolic links; random
 // descriptors of them; all unmounted lazily, dumped and restored: everything is as it was. FUZZ_RUNS: how many trees.
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { lab } from "../support/lab.js";
 
 const node = fc.record({
-  kind: fc.constantFrom("dir", "dir", "file", "file", "file", "link", "fifo", "symlink", "bind", "tmpfs"),
+  kind: fc.constantFrom(
+    "dir",
+    "dir",
+    "file",
+    "file",
+    "file",
+    "link",
+    "fifo",
+    "socket",
+    "socket",
+    "symlink",
+    "bind",
+    "tmpfs",
+  ),
   parent: fc.nat(20),
   target: fc.nat(100),
   // What looks like the kernel's own words for a deleted file, blanks and bytes that are escaped in mountinfo.

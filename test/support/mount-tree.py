@@ -7,6 +7,7 @@ unmounts all lazily, writes "ready" to OUT. When GO exists it looks at every des
 import fcntl
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -33,6 +34,8 @@ else:
 paths = [AT]
 directories = [AT]
 fifos = set()
+sockets = []
+bound = []
 for i, node in enumerate(plan["nodes"]):
     path = "%s/%s%d" % (directories[node["parent"] % len(directories)], node["name"], i)
     kind = node["kind"]
@@ -54,6 +57,17 @@ for i, node in enumerate(plan["nodes"]):
     elif kind == "fifo":
         os.mkfifo(path)
         fifos.add(path)
+    elif kind == "socket":
+        if len(os.fsencode(path)) > 107:
+            continue
+        sk = socket.socket(socket.AF_UNIX, [socket.SOCK_STREAM, socket.SOCK_DGRAM][node["target"] % 2])
+        sk.bind(path)
+        if node["target"] % 2 == 0:
+            sk.listen()
+        os.chmod(path, 0o600 | node["target"] % 0o100)
+        sockets.append(sk)
+        bound.append(path)
+        continue
     elif kind == "symlink":
         os.symlink(os.path.basename(paths[node["target"] % len(paths)]), path)
         continue
@@ -89,7 +103,7 @@ for each in plan["opens"]:
 if plan["inside"]:
     os.chdir(directories[plan["inside"] % len(directories)])
 for each in plan["gone"]:
-    path = paths[each % len(paths)]
+    path = (paths + bound)[each % len(paths + bound)]
     if path in directories:
         continue
     try:
@@ -156,8 +170,22 @@ def look(fd):
     return seen
 
 
+def look_at(sk):
+    """A socket, its file, and whether who comes by that finds it."""
+    fd = fcntl.ioctl(sk, 0x89E0)  # SIOCUNIXFILE
+    st = os.fstat(fd)
+    seen = look(fd) | {"name": sk.getsockname(), "owner": st.st_uid, "time": st.st_mtime_ns}
+    client = socket.socket(socket.AF_UNIX, sk.type)
+    client.connect("/proc/self/fd/%d" % fd)
+    os.close(fd)
+    client.send(b"hello")
+    end = sk if sk.type == socket.SOCK_DGRAM else sk.accept()[0]
+    seen["found"] = end.recv(100).decode()
+    return seen
+
+
 def all_of_it():
-    seen = [look(fd) for fd in fds]
+    seen = [look(fd) for fd in fds] + [look_at(sk) for sk in sockets]
     # The same files are the same, whoever opened them.
     inodes = [(os.fstat(fd).st_dev, os.fstat(fd).st_ino) for fd in fds]
     seen.append([inodes.index(inode) for inode in inodes])
