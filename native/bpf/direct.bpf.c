@@ -1,16 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A socket that no task has a descriptor of, by the address of its file: what CRIU would ask it, and what waits in its queues.
- * shim/xray/direct-sockets.ts reads the records.
+ * A file that no task has a descriptor of, by its address: what CRIU would ask a socket, with what waits in its queues, a pipe or an eventfd.
+ * shim/xray/direct-files.ts reads the records.
  */
 #include "bpf.h"
 
 static long (*const bpf_seq_write)(void *seq, const void *data, u32 len) = (void *)BPF_FUNC_seq_write;
 static u64 (*const bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 
+struct super_block {
+	unsigned long s_magic;
+} __core;
+
+struct pipe_inode_info {
+	unsigned int head, tail, max_usage;
+} __core;
+
 struct inode {
 	u16 i_mode;
 	unsigned long i_ino;
+	struct super_block *i_sb;
+	struct pipe_inode_info *i_pipe;
+} __core;
+
+struct qstr {
+	const unsigned char *name;
+} __core;
+
+struct dentry {
+	struct qstr d_name;
+} __core;
+
+struct path {
+	struct dentry *dentry;
+} __core;
+
+struct eventfd_ctx {
+	u64 count;
+	unsigned int flags;
 } __core;
 
 struct rb_node {
@@ -25,7 +52,9 @@ struct rb_root {
 #include "socket.h"
 
 struct file {
+	struct path f_path;
 	struct inode *f_inode;
+	void *private_data;
 	unsigned int f_flags;
 } __core;
 
@@ -72,6 +101,7 @@ struct sock___inet {
 	struct sock_common___inet __sk_common;
 	u16 sk_type;
 	u16 sk_protocol;
+	u8 sk_no_check_tx : 1;
 	u8 sk_shutdown;
 	u8 sk_userlocks;
 	int sk_sndbuf, sk_rcvbuf, sk_rcvlowat;
@@ -108,7 +138,11 @@ struct tcp_sock {
 } __core;
 
 enum { IPPROTO_TCP_ = 6 };
-enum { SOCKET = 0x54434b53, PART = 0x54524150 };
+enum { S_IFIFO_ = 0010000 };
+enum { SOCKET = 0x54434b53, PART = 0x54524150, OTHER = 0x5245484f };
+enum { PIPE = 1, EVENTFD = 2 };
+#define PIPEFS_MAGIC 0x50495045
+#define ANON_INODE_FS_MAGIC 0x09041934
 
 struct record {
 	u32 magic;		/* SOCKET */
@@ -119,7 +153,7 @@ struct record {
 	u32 waiting, backlog;	/* connections to be accepted, and how many may wait */
 	u32 sndbuf, rcvbuf, locked, rcvlowat, priority, mark, shutdown;
 	u32 reuse, reuseport, v6only;
-	u32 odd;		/* bit 0: it has a filter, 1: its bytes are not the connection's (TLS), 2: it is being repaired, 3: finer timestamps */
+	u32 odd;		/* bit 0: it has a filter, 1: its bytes are not the connection's (TLS), 2: it is being repaired, 3: finer timestamps, 4: corked, 5: no checksums */
 	u64 flags, linger;	/* SOCK_*; jiffies */
 	u64 sndtimeo, rcvtimeo;
 	u64 inet_flags;
@@ -136,6 +170,17 @@ struct part {
 	u32 len;
 	u32 seq;
 	u32 sends;		/* they were written, else received */
+};
+
+/* What is no socket. */
+struct other {
+	u32 magic;		/* OTHER */
+	u32 kind;
+	u32 inode, file_flags;
+	u64 count;		/* of an eventfd */
+	u32 flags;		/* of an eventfd: EFD_* */
+	u32 used, size;		/* of a pipe: pages */
+	u32 zero;
 };
 
 #define STEPS (1 << 18)
@@ -377,6 +422,7 @@ static __attribute__((always_inline)) void read_socket(struct record *r, struct 
 	struct inet_sock *inet = (struct inet_sock *)sk;
 	struct net *net = 0;
 	void *filter = 0;
+	u32 pending, corked;
 	u16 half = 0;
 	s16 ttl = 0;
 	u8 byte = 0;
@@ -432,11 +478,65 @@ static __attribute__((always_inline)) void read_socket(struct record *r, struct 
 	r->tos = byte;
 	READ(ttl, inet->uc_ttl);
 	r->ttl = ttl;
+	if (BITS(sk, sk_no_check_tx))
+		r->odd |= 32;
 	if (r->protocol == IPPROTO_TCP_)
 		read_tcp(r, (struct tcp_sock *)sk);
+	if ((r->protocol == IPPROTO_UDP_ || r->protocol == IPPROTO_UDPLITE_) && is_corked((struct sock *)sk, &pending, &corked))
+		r->odd |= 16;
 }
 
-/* The socket that is asked for, and what waits in it. */
+static long (*const bpf_probe_read_kernel_str)(void *dst, u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel_str;
+
+static __attribute__((always_inline)) int is_eventfd(struct file *file)
+{
+	static const char name[] = "[eventfd]";
+	const unsigned char *at = 0;
+	struct dentry *dentry = 0;
+	char have[16] = { 0 };
+
+	READ(dentry, file->f_path.dentry);
+	READ(at, dentry->d_name.name);
+	bpf_probe_read_kernel_str(have, sizeof(have), at);
+	for (u32 i = 0; i < sizeof(name); i++)
+		if (have[i] != name[i])
+			return 0;
+	return 1;
+}
+
+static __attribute__((always_inline)) void write_other(void *seq, struct file *file, struct inode *inode, u32 mode)
+{
+	struct other o = { .magic = OTHER };
+	struct pipe_inode_info *pipe = 0;
+	struct super_block *sb = 0;
+	unsigned int head = 0, tail = 0;
+	unsigned long word = 0;
+	void *eventfd = 0;
+
+	READ(sb, inode->i_sb);
+	READ(word, sb->s_magic);
+	if ((mode & S_IFMT__) == S_IFIFO_ && word == PIPEFS_MAGIC) {
+		o.kind = PIPE;
+		READ(pipe, inode->i_pipe);
+		READ(head, pipe->head);
+		READ(tail, pipe->tail);
+		READ(o.size, pipe->max_usage);
+		o.used = head - tail;
+	} else if (word == ANON_INODE_FS_MAGIC && is_eventfd(file)) {
+		o.kind = EVENTFD;
+		READ(eventfd, file->private_data);
+		READ(o.count, ((struct eventfd_ctx *)eventfd)->count);
+		READ(o.flags, ((struct eventfd_ctx *)eventfd)->flags);
+	} else {
+		return;
+	}
+	READ(word, inode->i_ino);
+	o.inode = word;
+	READ(o.file_flags, file->f_flags);
+	bpf_seq_write(seq, &o, sizeof(o));
+}
+
+/* The file that is asked for, and what waits in a connection. */
 SEC("iter/task_file.direct")
 int direct(struct bpf_iter__task_file *ctx)
 {
@@ -453,8 +553,10 @@ int direct(struct bpf_iter__task_file *ctx)
 		return 0;
 	READ(inode, ((struct file *)w->file)->f_inode);
 	READ(mode, inode->i_mode);
-	if ((mode & S_IFMT__) != S_IFSOCK_)
+	if ((mode & S_IFMT__) != S_IFSOCK_) {
+		write_other(seq, (struct file *)w->file, inode, mode);
 		return 0;
+	}
 	READ(ino, inode->i_ino);
 	r.inode = ino;
 	READ(r.file_flags, ((struct file *)w->file)->f_flags);

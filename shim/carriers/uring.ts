@@ -30,11 +30,11 @@ import {
   submissionsFor,
   writeRings,
 } from "./uring-image.js";
+import { type Lent, LentFiles } from "./uring-lent.js";
 import { encodeParams, offsetsHere } from "./uring-params.js";
 import { boundTo } from "./uring-processors.js";
 import { type InFlight, type InFlightCarrier, type Ring, refuse, SETUP } from "./uring-ring.js";
 import { RingRestore } from "./uring-rings.js";
-import { DirectSockets, type Lent } from "./uring-sockets.js";
 import { closesOnExec } from "./uring-task.js";
 import { restartWaits } from "./uring-waits.js";
 
@@ -156,12 +156,12 @@ class Dump {
   #depth: number | undefined;
   readonly #names = new Map<number, string>();
   readonly #cqes: number;
-  readonly #sockets: DirectSockets;
+  readonly #lent: LentFiles;
 
   /** `rehearsal`: the tasks still run. What runs for the first time takes several times as long, and shall not in the freeze. */
-  constructor(reader: RingReader, inFlight: InFlightCarrier | undefined, sockets: DirectSockets, rehearsal = false) {
+  constructor(reader: RingReader, inFlight: InFlightCarrier | undefined, lent: LentFiles, rehearsal = false) {
     this.#reader = reader;
-    this.#sockets = sockets;
+    this.#lent = lent;
     this.#rehearsal = rehearsal;
     this.#inFlight = inFlight;
     this.#cqes = offsetsHere().cq.cqes;
@@ -383,8 +383,8 @@ class Dump {
         const lent = new Map<number, Lent>();
         for (const { index, file } of alone) {
           const socket = this.#rehearsal
-            ? this.#sockets.rehearse(file, fd, image.task)
-            : this.#sockets.find(file, fd, owner.pid, image.task, context);
+            ? this.#lent.rehearse(file, fd, image.task)
+            : this.#lent.find(file, fd, owner.pid, image.task, context);
           if (typeof socket === "string")
             throw refuse(
               `cannot carry ${at}`,
@@ -561,7 +561,7 @@ class Dump {
   }
 
   write(imagesDir: string): void {
-    this.#sockets.write(imagesDir);
+    this.#lent.write(imagesDir);
     // Whoever is attached to comes first.
     const sorted = [...this.saved].sort((a, b) => Number(isAttached(a)) - Number(isAttached(b)));
     writeRings(
@@ -691,7 +691,7 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
   let restore: RingRestore | undefined;
   let root: number | undefined;
   let ended: (() => void) | undefined;
-  const sockets = new DirectSockets(() => 1000 / jiffy(reader!));
+  const lent = new LentFiles(() => 1000 / jiffy(reader!));
   return {
     name: "io-uring",
     prepare(root) {
@@ -711,7 +711,7 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
         if (why !== undefined) throw refuse(`cannot carry ${at}`, why, "end its use before the checkpoint");
         log("Warn ", `${at} has done much: a restore will take about ${seconds} s to bring its counters on`);
       }
-      const rehearsal = new Dump(reader, inFlight, sockets, true);
+      const rehearsal = new Dump(reader, inFlight, lent, true);
       try {
         await rehearsal.find({ root, found }, context);
       } catch {
@@ -727,7 +727,7 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
       await restartWaits(treeOf(seized.root), context.engine, (why) => context.log("Warn ", why));
       reader ??= new RingReader();
       root = seized.root;
-      dump = new Dump(reader, inFlight, sockets);
+      dump = new Dump(reader, inFlight, lent);
       await dump.find(seized, context);
       await dump.hide(context);
     },
@@ -736,7 +736,7 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
       const made = dump;
       if (!ok || made === undefined || made.saved.length === 0) return undefined;
       ended = () => {
-        if (!existsSync(`/proc/${root}/ns/net`)) sockets.end(log);
+        if (!existsSync(`/proc/${root}/ns/net`)) lent.end(log);
       };
       return () => made.write(imagesDir);
     },
@@ -753,7 +753,7 @@ export const uringCarrier = (inFlight?: InFlightCarrier): Carrier => {
       restore?.close();
       inFlight?.close?.();
       ended?.();
-      sockets.close();
+      lent.close();
       reader?.close();
     },
   };

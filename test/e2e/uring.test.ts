@@ -71,7 +71,7 @@ fails "" dump; grep -q "registered only" i/d.log i/cryoshim.log; [ ! -e i/cryosh
   test.each([
     ["multishot", "more often than it has made submissions"],
     ["hybrid-iopoll", "flags that this version does not know"],
-    ["direct-socket", "registered file 1 is open nowhere else: it is a socket, and not of TCP"],
+    ["direct-socket", "registered file 1 is open nowhere else: it is a socket, and not of TCP or UDP"],
     ["direct-gone", "is not its name any more"],
     ["personality-other", "personality 2 is not what its process is now"],
   ])("before anything is written it refuses what it could not make again: %s", async (kind, why) => {

@@ -5,15 +5,18 @@
  *
  *	direct OUT GO [defer] [ipv6] [keeps]
  *	direct OUT GO any [defer]
+ *	direct OUT GO [defer] others|full
  *
  * Writes "ready" to OUT, waits until GO exists (and, when GO.install does, gives listener and connections descriptors), checks itself, and
  * writes "ok" or "BAD what" for each thing. With `keeps` nothing waits to be submitted. With `any` it listens on all addresses, at port 7777,
- * and sends back what it gets, for ever.
+ * and sends back what it gets, for ever. With `others` there are pipes, an eventfd and
+ * sockets of UDP; with `full` one pipe has something in it.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/io_uring.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -23,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -36,6 +40,7 @@ enum { SINGLE_ISSUER = 1 << 12, DEFER_TASKRUN = 1 << 13, ACCEPT_MULTISHOT = 1, O
 #define MANY (4u << 20)
 
 static FILE *out;
+static const char *go;
 static struct io_uring_params p;
 static int ring;
 static char *rings, *sqes;
@@ -210,6 +215,91 @@ static void serve(void)
 	}
 }
 
+enum { EVENTFD, BOTH_READ, BOTH_WRITE, WRITE_END, READ_END, DATAGRAMS, TO_PEER, NEW_SOCKET, N_OTHERS };
+
+static int datagrams(struct sockaddr_in *at)
+{
+	socklen_t len = sizeof(*at);
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	*at = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	if (fd < 0 || bind(fd, (struct sockaddr *)at, len) || getsockname(fd, (struct sockaddr *)at, &len))
+		die("a socket for datagrams");
+	return fd;
+}
+
+/* What else a ring may have alone: an eventfd, pipes, or one end of them, sockets of UDP. */
+static void others(bool full)
+{
+	int table[N_OTHERS], both[2], in[2], from[2], peer, fd, n;
+	struct sockaddr_in at, peers;
+	uint64_t count = 0;
+	char bytes[16], waits[16];
+	struct io_uring_sqe *sqe;
+
+	if (pipe(both) || pipe(in) || pipe(from) || fcntl(both[0], F_SETPIPE_SZ, 1 << 18) < 0 || write(in[1], "abc", 3) != 3)
+		die("pipe");
+	if (full && write(both[1], "x", 1) != 1)
+		die("write");
+	peer = datagrams(&peers);
+	table[EVENTFD] = eventfd(5, EFD_NONBLOCK);
+	table[BOTH_READ] = both[0];
+	table[BOTH_WRITE] = both[1];
+	table[WRITE_END] = in[1];
+	table[READ_END] = from[0];
+	table[DATAGRAMS] = datagrams(&at);
+	table[TO_PEER] = socket(AF_INET, SOCK_DGRAM, 0);
+	table[NEW_SOCKET] = socket(AF_INET6, SOCK_STREAM, 0);
+	if (connect(table[TO_PEER], (struct sockaddr *)&peers, sizeof(peers)))
+		die("connect");
+	if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_FILES, table, N_OTHERS))
+		die("register files");
+	for (int i = 0; i < N_OTHERS; i++)
+		close(table[i]);
+	sqe = next(IORING_OP_READ, READ_END, 0x44);
+	sqe->addr = (uintptr_t)waits;
+	sqe->len = sizeof(waits);
+	if (!submit())
+		die("read that waits");
+	n = count_fds();
+	fprintf(out, "ready\n");
+	fflush(out);
+	while (access(go, F_OK))
+		usleep(10000);
+
+	check(count_fds() == n, "no descriptor more or less", count_fds() - n);
+	n = transfer(IORING_OP_READ, EVENTFD, &count, 8, 0);
+	check(n == 8 && count == 5, "the count of an eventfd", (long)count);
+	if (!full) {
+		n = transfer(IORING_OP_WRITE, BOTH_WRITE, (char[]){ "through" }, 7, 0);
+		check(n == 7 && transfer(IORING_OP_READ, BOTH_READ, bytes, 16, 0) == 7 && !memcmp(bytes, "through", 7), "a pipe", n);
+	}
+	n = transfer(IORING_OP_WRITE, WRITE_END, (char[]){ "def" }, 3, 0);
+	check(n == 3 && read(in[0], bytes, 16) == 6 && !memcmp(bytes, "abcdef", 6), "the end that is written to", n);
+	n = write(from[1], "here", 4) == 4 ? result(0x44) : -1;
+	check(n == 4 && !memcmp(waits, "here", 4), "the end that is read, by a request that waited", n);
+	n = (int)sendto(peer, "datagram", 8, 0, (struct sockaddr *)&at, sizeof(at));
+	check(n == 8 && transfer(IORING_OP_RECV, DATAGRAMS, bytes, 16, 0) == 8 && !memcmp(bytes, "datagram", 8), "datagrams", n);
+	n = transfer(IORING_OP_SEND, TO_PEER, (char[]){ "peer" }, 4, 0);
+	check(n == 4 && recv(peer, bytes, 16, 0) == 4 && !memcmp(bytes, "peer", 4), "datagrams to a peer", n);
+	fd = install(BOTH_READ);
+	if (fd != -EINVAL) {
+		check(fcntl(fd, F_GETPIPE_SZ) == 1 << 18, "a pipe's size", fcntl(fd, F_GETPIPE_SZ));
+		close(fd);
+		fd = install(EVENTFD);
+		check(fcntl(fd, F_GETFL) & O_NONBLOCK, "flags", fcntl(fd, F_GETFL));
+		close(fd);
+		fd = install(NEW_SOCKET);
+		check(option(fd, SOL_SOCKET, SO_DOMAIN) == AF_INET6 && option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP, "a new socket",
+		      option(fd, SOL_SOCKET, SO_PROTOCOL));
+		close(fd);
+	}
+	fprintf(out, "done\n");
+	fflush(out);
+	for (;;)
+		pause();
+}
+
 int main(int argc, char **argv)
 {
 	bool ipv6 = false, any = false, keeps = false, installed = false;
@@ -232,7 +322,10 @@ int main(int argc, char **argv)
 		any = any || !strcmp(argv[i], "any");
 		keeps = keeps || !strcmp(argv[i], "keeps");
 	}
+	go = argv[2];
 	setup(flags);
+	if (!strcmp(argv[argc - 1], "others") || !strcmp(argv[argc - 1], "full"))
+		others(!strcmp(argv[argc - 1], "full"));
 	for (int i = 0; i < SLOTS; i++)
 		table[i] = -1;
 	at.sin6_family = ipv6 ? AF_INET6 : AF_INET;
@@ -290,7 +383,7 @@ int main(int argc, char **argv)
 	before = count_fds();
 	fprintf(out, "ready, %u bytes wait\n", written);
 	fflush(out);
-	while (access(argv[2], F_OK)) {
+	while (access(go, F_OK)) {
 		usleep(10000);
 		if (installed || access(install_at, F_OK))
 			continue;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads sockets that no task has a descriptor of (native/bpf/direct.bpf.c): the direct descriptors of rings. They are not touched.
+// Reads files that no task has a descriptor of (native/bpf/direct.bpf.c): the direct descriptors of rings. They are not touched.
 import { readFileSync } from "node:fs";
 import { artefact, closeFd } from "../../native/index.js";
 import { bpf, CMD } from "../netlock/bpf.js";
@@ -39,7 +39,14 @@ export interface DirectSocket {
   reuse: boolean;
   reuseport: boolean;
   v6only: boolean;
-  has: { filter: boolean; protocol: boolean; repair: boolean; fineTimestamps: boolean };
+  has: {
+    filter: boolean;
+    protocol: boolean;
+    repair: boolean;
+    fineTimestamps: boolean;
+    cork: boolean;
+    noChecksums: boolean;
+  };
   /** Bits by enum sock_flags. */
   flags: bigint;
   /** Jiffies. */
@@ -78,6 +85,24 @@ export interface DirectSocket {
   };
 }
 
+/** A pipe's end, or an eventfd. */
+export interface PlainFile {
+  kind: "pipe" | "eventfd";
+  inode: number;
+  fileFlags: number;
+  /** Of an eventfd, with EFD_*. */
+  count: bigint;
+  flags: number;
+  /** Of a pipe: pages that are used, and how many there are. */
+  used: number;
+  size: number;
+}
+
+/** What can be read. */
+export type HeldFile = { socket: DirectSocket } | PlainFile;
+
+const OTHER = 0x5245484f;
+const KINDS = [undefined, "pipe", "eventfd"] as const;
 const [SOCKET, PART, RECORD_SIZE, PART_SIZE, WALK_SIZE] = [0x54434b53, 0x54524150, 248, 16, 72];
 const TCP = 6;
 
@@ -114,10 +139,10 @@ export class DirectReader {
   }
 
   /**
-   * A socket by the address of its file; `fd`: any descriptor of ours; `queues`: with what waits in them. Undefined: it is no socket. Throws
-   * where it cannot be read.
+   * A file by its address; `fd`: any descriptor of ours; `queues`: with what waits in a connection. Undefined: it is of no kind that is read.
+   * Throws where it cannot be.
    */
-  read(file: bigint, fd: number, queues: boolean): DirectSocket | undefined {
+  read(file: bigint, fd: number, queues: boolean): HeldFile | undefined {
     this.#shift ??= pageShift();
     const [received, written]: [Piece[], Piece[]] = [[], []];
     let record: Buffer | undefined;
@@ -130,6 +155,7 @@ export class DirectReader {
     for (let more = true; more; ) {
       const bytes = runIterator(this.#object.programs.direct!, process.pid);
       if (bytes.length === 0) return undefined;
+      if (bytes.readUInt32LE(0) === OTHER) return plainOf(bytes);
       if (bytes.readUInt32LE(0) !== SOCKET) throw new Error("the X-ray's records are damaged");
       record ??= bytes.subarray(0, RECORD_SIZE);
       for (let at = RECORD_SIZE; at < bytes.length; ) {
@@ -144,13 +170,27 @@ export class DirectReader {
       bpf(CMD.mapLookup, { 0: this.#object.maps.walk!, 8: Buffer.alloc(4), 16: walk });
       more = walk.readUInt32LE(68) !== 0;
     }
-    return socketOf(record!, queues ? { received, written } : undefined);
+    return { socket: socketOf(record!, queues ? { received, written } : undefined) };
   }
 
   close(): void {
     for (const fd of [...Object.values(this.#object.maps), ...Object.values(this.#object.programs)]) closeFd(fd);
   }
 }
+
+const plainOf = (r: Buffer): PlainFile | undefined => {
+  const kind = KINDS[r.readUInt32LE(4)];
+  if (kind === undefined) return undefined;
+  return {
+    kind,
+    inode: r.readUInt32LE(8),
+    fileFlags: r.readUInt32LE(12),
+    count: r.readBigUInt64LE(16),
+    flags: r.readUInt32LE(24),
+    used: r.readUInt32LE(28),
+    size: r.readUInt32LE(32),
+  };
+};
 
 const socketOf = (r: Buffer, queues: { received: Piece[]; written: Piece[] } | undefined): DirectSocket => {
   const word = (at: number): number => r.readUInt32LE(at);
@@ -188,6 +228,8 @@ const socketOf = (r: Buffer, queues: { received: Piece[]; written: Piece[] } | u
       protocol: (odd & 2) !== 0,
       repair: (odd & 4) !== 0,
       fineTimestamps: (odd & 8) !== 0,
+      cork: (odd & 16) !== 0,
+      noChecksums: (odd & 32) !== 0,
     },
     flags: long(128),
     linger: long(136),

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// Direct descriptors that are sockets: the kernel gives a ring's file away only by a submission to that ring, which the program would miss
-// in its count, and a socket cannot be opened again. So it is read by X-ray while the network is locked, and goes into CRIU's own images,
-// which say that its process has a descriptor of it; in a restore that one is registered and closed.
-import { closeSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+// Direct descriptors that are sockets, pipes or eventfds: the kernel gives a ring's file away only by a submission to that ring, which the program
+// would miss in its count, and these cannot be opened again. So they are read by X-ray, sockets while the network is locked, and go into CRIU's own
+// images, which say that their process has descriptors of them; in a restore those are registered and closed.
+import { closeSync, constants, existsSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { decodeImage, encodeImage } from "../../crit/image.js";
+import { decodeImage, type Entry, encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { addon } from "../../native/index.js";
 import { reason } from "../error.js";
 import type { Flow } from "../netlock/netlock.js";
 import type { Log } from "../session/log.js";
 import { replaceFile } from "../session/replace-file.js";
-import { DirectReader, type DirectSocket } from "../xray/direct-sockets.js";
+import { DirectReader, type DirectSocket, type HeldFile, type PlainFile } from "../xray/direct-files.js";
 import type { CarrierContext } from "./carrier.js";
 import { NOBODY } from "./claim.js";
 import type { RegisteredFile } from "./uring-image.js";
 
-const [AF_INET, AF_INET6, SOCK_STREAM, TCP] = [2, 10, 1, 6];
+const [AF_INET, AF_INET6, TCP, UDP, UDPLITE] = [2, 10, 6, 17, 136];
 const STATE = { established: 1, close: 7, listen: 10 } as const;
 /** fd_types of fdinfo.proto */
-const INETSK = 4;
+const TYPE = { pipe: 2, inet: 4, eventfd: 6 } as const;
+const [ACCESS, PACKETS, EFD_SEMAPHORE, PAGE] = [constants.O_WRONLY | constants.O_RDWR, constants.O_DIRECT, 1, 4096];
 /** enum sock_flags (include/net/sock.h) */
 const FLAG = { urginline: 2, keepopen: 3, linger: 4, broadcast: 6, localroute: 13 } as const;
 /** INET_FLAGS_* (include/net/inet_sock.h) */
@@ -63,6 +64,8 @@ const isLoopback = ({ family, local, remote }: DirectSocket): boolean => {
   return local.subarray(0, size).equals(remote.subarray(0, size)) || (family === AF_INET && remote[0] === 127);
 };
 
+const isConnection = ({ protocol, state }: DirectSocket): boolean => protocol === TCP && state === STATE.established;
+
 /** As a network lock knows it. */
 const flowOf = ({ family, protocol, local, remote, localPort, remotePort }: DirectSocket): Flow => {
   const mapped = (address: Buffer): Buffer =>
@@ -74,19 +77,21 @@ const flowOf = ({ family, protocol, local, remote, localPort, remotePort }: Dire
 
 /** Why a socket is not carried. */
 const objection = (socket: DirectSocket, netns: number, context: CarrierContext): string | undefined => {
-  const { family, type, protocol, state, has } = socket;
-  if ((family !== AF_INET && family !== AF_INET6) || type !== SOCK_STREAM || protocol !== TCP)
-    return "it is a socket, and not of TCP";
+  const { family, protocol, state, has } = socket;
+  if ((family !== AF_INET && family !== AF_INET6) || ![TCP, UDP, UDPLITE].includes(protocol))
+    return "it is a socket, and not of TCP or UDP";
   if (socket.netns !== netns) return "it is of another network namespace than its process";
+  if (has.cork) return "it is a corked socket";
   if (has.filter) return "it is a socket with a filter";
   if (has.protocol) return "it is a socket of TLS, or another protocol above TCP";
   if (has.repair) return "it is a socket that is being repaired";
   if (has.fineTimestamps) return "it is a connection with timestamps of microseconds";
   if (socket.device !== 0) return "it is a socket that is bound to a device";
   if (family === AF_INET6 && socket.local[0] === 0xfe) return "it is a socket of a link's own address";
-  if (state === STATE.close && socket.remotePort === 0) return undefined;
+  if (socket.localPort === 0 && socket.remotePort === 0) return undefined;
   const silent = context.cutOff(flowOf(socket));
   if (silent === undefined) return "it is a socket in a network that cryoshim does not lock";
+  if (protocol !== TCP || (state === STATE.close && socket.remotePort === 0)) return undefined;
   if (state === STATE.listen)
     return socket.waiting > 0 ? `${socket.waiting} connections to it wait to be accepted` : undefined;
   if (state !== STATE.established) return "it is a connection that is being made, or ended";
@@ -138,7 +143,7 @@ export const entryOf = (socket: DirectSocket, id: number, netns: number, hz: num
       so_rcvlowat: socket.rcvlowat,
       ...(socket.mark !== 0 && { so_mark: socket.mark }),
       so_dontroute: flag(FLAG.localroute),
-      so_no_check: false,
+      so_no_check: socket.has.noChecksums,
       so_reuseport: socket.reuseport,
       so_broadcast: flag(FLAG.broadcast),
       so_keepalive: flag(FLAG.keepopen),
@@ -155,13 +160,16 @@ export const entryOf = (socket: DirectSocket, id: number, netns: number, hz: num
     },
     ns_id: netns,
     ...(socket.shutdown !== 0 && state === STATE.established && { shutdown: socket.shutdown }),
-    tcp_opts: {
-      ...(tcp.nonagle & NAGLE_CORK && { cork: true }),
-      ...(tcp.nonagle & NAGLE_OFF && { nodelay: true }),
-      ...(probes !== 0 && { keepcnt: probes }),
-      ...(time !== 0 && { keepidle: Math.round(time / hz) }),
-      ...(interval !== 0 && { keepintvl: Math.round(interval / hz) }),
-    },
+    tcp_opts:
+      socket.protocol !== TCP
+        ? {}
+        : {
+            ...(tcp.nonagle & NAGLE_CORK && { cork: true }),
+            ...(tcp.nonagle & NAGLE_OFF && { nodelay: true }),
+            ...(probes !== 0 && { keepcnt: probes }),
+            ...(time !== 0 && { keepidle: Math.round(time / hz) }),
+            ...(interval !== 0 && { keepintvl: Math.round(interval / hz) }),
+          },
   };
 };
 
@@ -191,19 +199,52 @@ export const streamOf = ({ tcp }: DirectSocket): { message: Message; extra: Uint
   };
 };
 
+/** Why a pipe's end, or an eventfd, is not carried. */
+const objectionToPlain = ({ kind, fileFlags, flags, used }: PlainFile): string | undefined => {
+  if (kind === "eventfd") return flags & EFD_SEMAPHORE ? "it is an eventfd that is a semaphore" : undefined;
+  if (fileFlags & PACKETS) return "it is a pipe in packet mode";
+  // Of one whose reading end has a descriptor CRIU saves them.
+  return (fileFlags & ACCESS) === 0 && used > 0 ? "it is a pipe with bytes in it" : undefined;
+};
+
+/** Any of them as an entry of files.img. */
+const fileEntryOf = (file: HeldFile, id: number, netns: number, hz: number): Message & { type: number } => {
+  if ("socket" in file) return { type: TYPE.inet, id, isk: entryOf(file.socket, id, netns, hz) };
+  const common = { id, flags: file.fileFlags, fown: { ...NOBODY } };
+  return file.kind === "eventfd"
+    ? { type: TYPE.eventfd, id, efd: { ...common, counter: file.count } }
+    : { type: TYPE.pipe, id, pipe: { ...common, pipe_id: file.inode } };
+};
+
+/** CRIU knows a pipe's size by what it says of its contents: empty ones that it says nothing of are added. */
+const writePipes = (imagesDir: string, pipes: readonly PlainFile[]): void => {
+  if (pipes.length === 0) return;
+  const name = "pipes-data.img";
+  const there = existsSync(join(imagesDir, name));
+  const { image } = there ? read(imagesDir, name) : { image: { kind: "PIPES_DATA" as const, entries: [] as Entry[] } };
+  for (const { inode, size } of pipes)
+    if (!image.entries.some(({ message }) => message.pipe_id === inode))
+      image.entries.push({ message: { pipe_id: inode, bytes: 0, size: size * PAGE } });
+  if (there) replaceFile(join(imagesDir, name), encodeImage(image));
+  else writeFileSync(join(imagesDir, name), encodeImage(image), { mode: 0o600, flag: "wx" });
+};
+
 /** A process's number in the images: in the root task's pid namespace. */
 const numberOf = (task: string): string => task.split(":")[0]!;
+
+const highest = (entries: readonly Entry[], field: string): number =>
+  entries.reduce((most, { message }) => Math.max(most, message[field] as number), -1);
 
 const read = (imagesDir: string, name: string) => ({
   name,
   image: decodeImage(readFileSync(join(imagesDir, name)), name),
 });
 
-/** The sockets of one dump. */
-export class DirectSockets {
+/** Those of one dump. */
+export class LentFiles {
   readonly #hz: () => number;
   #reader: DirectReader | undefined;
-  readonly #found = new Map<bigint, { socket: DirectSocket; lent: Lent }>();
+  readonly #found = new Map<bigint, { file: HeldFile; lent: Lent }>();
   /** That of the connections. */
   #netns: number | undefined;
 
@@ -217,33 +258,33 @@ export class DirectSockets {
     return this.#read(file, fd, false) && new Lent(task);
   }
 
-  #read(file: bigint, fd: number, queues: boolean): DirectSocket | undefined {
+  #read(file: bigint, fd: number, queues: boolean): HeldFile | undefined {
     this.#reader ??= new DirectReader();
     return this.#reader.read(file, fd, queues);
   }
 
   /**
-   * Reads one by the address of its file, with any descriptor `fd` of ours, for process `pid` to have it in a restore. Undefined: it is no
-   * socket. Otherwise what the images will have of it, or why they cannot.
+   * Reads one by its address, with any descriptor `fd` of ours, for process `pid` to have it in a restore. Undefined: it is of another
+   * kind. Otherwise what the images will have of it, or why they cannot.
    */
   find(file: bigint, fd: number, pid: number, task: string, context: CarrierContext): Lent | string | undefined {
     const known = this.#found.get(file);
     if (known !== undefined) return known.lent;
     const netns = `/proc/${pid}/ns/net`;
-    let socket: DirectSocket | undefined;
+    let held: HeldFile | undefined;
     try {
-      socket = this.#read(file, fd, false);
-      if (socket === undefined) return undefined;
-      const why = objection(socket, statSync(netns).ino, context);
+      held = this.#read(file, fd, false);
+      if (held === undefined) return undefined;
+      const why = "socket" in held ? objection(held.socket, statSync(netns).ino, context) : objectionToPlain(held);
       if (why !== undefined) return why;
       // Where others use the network it is locked only now.
-      socket = this.#read(file, fd, true)!;
+      if ("socket" in held) held = this.#read(file, fd, true)!;
     } catch (error) {
       return reason(error);
     }
     this.#netns ??= openSync(netns, "r");
     const lent = new Lent(task);
-    this.#found.set(file, { socket, lent });
+    this.#found.set(file, { file: held, lent });
     return lent;
   }
 
@@ -251,19 +292,29 @@ export class DirectSockets {
   write(imagesDir: string): void {
     if (this.#found.size === 0) return;
     const files = read(imagesDir, "files.img");
-    let last = Math.max(0, ...files.image.entries.map(({ message }) => message.id as number));
-    const tables = new Map<string, ReturnType<typeof read>>();
-    for (const { socket, lent } of this.#found.values()) {
+    let last = highest(files.image.entries, "id");
+    const others = [...this.#found.values()].flatMap(({ file }) => ("socket" in file ? [] : [file]));
+    writePipes(
+      imagesDir,
+      others.filter(({ kind }) => kind === "pipe"),
+    );
+    const tables = new Map<string, ReturnType<typeof read> & { next: number }>();
+    for (const { file, lent } of this.#found.values()) {
       const ids = read(imagesDir, `ids-${numberOf(lent.task)}.img`).image.entries[0]!.message;
       const name = `fdinfo-${ids.files_id as number}.img`;
-      const table = tables.get(name) ?? read(imagesDir, name);
-      tables.set(name, table);
+      let table = tables.get(name);
+      if (table === undefined) {
+        const found = read(imagesDir, name);
+        table = { ...found, next: highest(found.image.entries, "fd") + 1 };
+        tables.set(name, table);
+      }
       const id = ++last;
-      lent.fd = Math.max(-1, ...table.image.entries.map(({ message }) => message.fd as number)) + 1;
-      table.image.entries.push({ message: { id, flags: 1, type: INETSK, fd: lent.fd } });
-      const isk = entryOf(socket, id, ids.net_ns_id as number, this.#hz());
-      files.image.entries.push({ message: { type: INETSK, id, isk } });
-      if (socket.state !== STATE.established) continue;
+      lent.fd = table.next++;
+      const entry = fileEntryOf(file, id, ids.net_ns_id as number, this.#hz());
+      table.image.entries.push({ message: { id, flags: 1, type: entry.type, fd: lent.fd } });
+      files.image.entries.push({ message: entry });
+      if (!("socket" in file) || !isConnection(file.socket)) continue;
+      const { socket } = file;
       const stream = join(imagesDir, `tcp-stream-${socket.inode.toString(16)}.img`);
       // An earlier checkpoint's, of the same socket.
       rmSync(stream, { force: true });
@@ -278,8 +329,9 @@ export class DirectSockets {
    * network is locked. Nothing would be left of a socket of CRIU's, and a restore in this network namespace needs its addresses.
    */
   end(log: Log): void {
-    for (const { socket } of this.#found.values()) {
-      if (socket.state !== STATE.established || this.#netns === undefined) continue;
+    for (const { file } of this.#found.values()) {
+      if (!("socket" in file) || !isConnection(file.socket) || this.#netns === undefined) continue;
+      const { socket } = file;
       const { family, localPort, remotePort } = socket;
       const [local, remote] = [socket.local, socket.remote].map((each) => each.subarray(0, sizeOf(family)));
       try {
