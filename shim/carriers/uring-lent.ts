@@ -271,21 +271,26 @@ export class LentFiles {
     const known = this.#found.get(file);
     if (known !== undefined) return known.lent;
     const netns = `/proc/${pid}/ns/net`;
-    let held: HeldFile | undefined;
-    try {
-      held = this.#read(file, fd, false);
+    /** Where others use the network a socket is locked only when it is known: what it is then counts. */
+    const look = (queues: boolean): HeldFile | string | undefined => {
+      const held = this.#read(file, fd, queues);
       if (held === undefined) return undefined;
-      const why = "socket" in held ? objection(held.socket, statSync(netns).ino, context) : objectionToPlain(held);
-      if (why !== undefined) return why;
-      // Where others use the network it is locked only now.
-      if ("socket" in held) held = this.#read(file, fd, true)!;
+      return "socket" in held
+        ? (objection(held.socket, statSync(netns).ino, context) ?? held)
+        : (objectionToPlain(held) ?? held);
+    };
+    try {
+      const first = look(false);
+      if (first === undefined || typeof first === "string") return first;
+      const held = look(true);
+      if (held === undefined || typeof held === "string") return held;
+      this.#netns ??= openSync(netns, "r");
+      const lent = new Lent(task);
+      this.#found.set(file, { file: held, lent });
+      return lent;
     } catch (error) {
       return reason(error);
     }
-    this.#netns ??= openSync(netns, "r");
-    const lent = new Lent(task);
-    this.#found.set(file, { file: held, lent });
-    return lent;
   }
 
   /** Adds them to CRIU's images, and says which numbers they have there. Throws ERR_IMAGE, or what the file system says. */
