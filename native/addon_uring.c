@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <linux/io_uring.h>
+#include <linux/securebits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -184,6 +186,106 @@ static napi_value uring_setup_for(napi_env env, napi_callback_info info)
 	if (s.err)
 		return throw_errno(env, s.err, s.step);
 	return napi_create_int32(env, (int32_t)s.fd, &result) == napi_ok ? result : NULL;
+}
+
+/* shim/carriers/uring-registered.ts fills it in. */
+struct credentials {
+	uint32_t uid[4], gid[4];	/* real, effective, saved, file system's */
+	uint64_t inheritable, permitted, effective, bounding, ambient;
+	uint32_t n_groups, zero;
+	uint32_t groups[32];
+};
+
+struct register_as {
+	int fd;
+	const struct credentials *who;
+	long id;
+	int err;
+	const char *step;
+};
+
+static long try(struct register_as *r, const char *step, long ret)
+{
+	r->step = step;
+	return ret;
+}
+
+/* Becomes somebody else, with the rights to do that until all is done; what it may do then is set last. */
+static long become(struct register_as *r)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	const struct credentials *c = r->who;
+	struct __user_cap_data_struct caps[2] = {
+		{ (uint32_t)c->effective, (uint32_t)c->permitted, (uint32_t)c->inheritable },
+		{ (uint32_t)(c->effective >> 32), (uint32_t)(c->permitted >> 32), (uint32_t)(c->inheritable >> 32) },
+	};
+
+	if (try(r, "PR_SET_SECUREBITS", prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)) ||
+	    try(r, "setgroups", syscall(SYS_setgroups, c->n_groups, c->groups)) ||
+	    try(r, "setresgid", syscall(SYS_setresgid, c->gid[0], c->gid[1], c->gid[2])) ||
+	    try(r, "setresuid", syscall(SYS_setresuid, c->uid[0], c->uid[1], c->uid[2])))
+		return -1;
+	/* These tell what was before, and nothing else. */
+	(void)syscall(SYS_setfsgid, c->gid[3]);
+	(void)syscall(SYS_setfsuid, c->uid[3]);
+	for (unsigned long cap = 0; cap < 64 && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		if (!(c->bounding >> cap & 1) && try(r, "PR_CAPBSET_DROP", prctl(PR_CAPBSET_DROP, cap, 0, 0, 0)))
+			return -1;
+	if (try(r, "PR_CAP_AMBIENT", prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)) ||
+	    try(r, "PR_SET_SECUREBITS", prctl(PR_SET_SECUREBITS, 0, 0, 0, 0)) || try(r, "capset", syscall(SYS_capset, &head, caps)))
+		return -1;
+	for (unsigned long cap = 0; cap < 64; cap++)
+		if (c->ambient >> cap & 1 && try(r, "PR_CAP_AMBIENT", prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0)))
+			return -1;
+	return 0;
+}
+
+/* By a thread of its own, see setup_for; a keyring of ours is not given away. */
+static void *register_as(void *data)
+{
+	struct register_as *r = data;
+
+	/* No keys in this kernel: none to be given away. */
+	r->id = try(r, "KEYCTL_JOIN_SESSION_KEYRING", syscall(SYS_keyctl, 1, NULL)) < 0 && errno != ENOSYS ? -1 : 0;
+	if (!r->id)
+		r->id = become(r);
+	if (!r->id)
+		r->id = try(r, "IORING_REGISTER_PERSONALITY", syscall(SYS_io_uring_register, r->fd, IORING_REGISTER_PERSONALITY, NULL, 0));
+	r->err = r->id < 0 ? errno : 0;
+	return NULL;
+}
+
+/* uringRegisterAs(fd, credentials): number — registers a personality that is not ours; its number */
+static napi_value uring_register_as(napi_env env, napi_callback_info info)
+{
+	struct register_as r = { 0 };
+	struct credentials who;
+	napi_value args[2], result;
+	pthread_t thread;
+	void *data;
+	size_t n;
+	int err;
+
+	if (!get_args(env, info, 2, args) || !get_int(env, args[0], &r.fd))
+		return NULL;
+	if (napi_get_buffer_info(env, args[1], &data, &n) != napi_ok || n != sizeof(who)) {
+		napi_throw_type_error(env, "ERR_ARGS", "a Buffer with credentials was expected");
+		return NULL;
+	}
+	memcpy(&who, data, sizeof(who));
+	if (who.n_groups > sizeof(who.groups) / sizeof(who.groups[0])) {
+		napi_throw_type_error(env, "ERR_ARGS", "no more than 32 groups were expected");
+		return NULL;
+	}
+	r.who = &who;
+	err = pthread_create(&thread, NULL, register_as, &r);
+	if (!err)
+		err = pthread_join(thread, NULL);
+	if (err)
+		return throw_errno(env, err, "run a thread");
+	if (r.err)
+		return throw_errno(env, r.err, r.step);
+	return napi_create_int32(env, (int32_t)r.id, &result) == napi_ok ? result : NULL;
 }
 
 /* A ring's shared memory: mapped in this process, or memory of the program's own (IORING_SETUP_NO_MMAP), which cannot be. */
@@ -608,7 +710,7 @@ bool uring_register(napi_env env, napi_value exports)
 	const napi_property_descriptor verbs[] = {
 #define VERB(name, fn) { name, NULL, fn, NULL, NULL, NULL, napi_default_jsproperty, NULL }
 		VERB("uringRead", uring_read), VERB("uringWrite", uring_write), VERB("uringSetup", uring_setup),
-		VERB("uringSetupFor", uring_setup_for),
+		VERB("uringSetupFor", uring_setup_for), VERB("uringRegisterAs", uring_register_as),
 		VERB("uringPost", uring_post), VERB("eventfd", make_eventfd), VERB("uringAdvance", uring_advance),
 #undef VERB
 	};

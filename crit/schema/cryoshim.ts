@@ -274,6 +274,17 @@ const uringGroup = message("cryoshim_uring_group", {
   min_left: [10, "uint32"],
 });
 
+/** What a personality is that is not what its process is: as struct cred of the kernel's has it. */
+const uringCredentials = message("cryoshim_uring_credentials", {
+  personality: [1, "uint32", "required"],
+  /** Real, effective, saved, file system's. */
+  uids: [2, "uint32", "repeated"],
+  gids: [3, "uint32", "repeated"],
+  groups: [4, "uint32", "repeated"],
+  /** Inheritable, permitted, effective, bounding, ambient. */
+  capabilities: [5, "uint64", "repeated"],
+});
+
 /** Registered memory (IORING_REGISTER_MEM_REGION): at this address of the process, or of the kernel's, with what was in it. */
 const uringRegion = message("cryoshim_uring_region", {
   length: [1, "uint32", "required"],
@@ -361,6 +372,7 @@ const uringRing = message("cryoshim_uring_ring", {
   /** The user to whom registered memory is charged, as the kernel numbers him; not there: to nobody. */
   user: [38, "uint32"],
   region: [39, () => uringRegion],
+  credentials: [40, () => uringCredentials, "repeated"],
 });
 
 export const uring = message("cryoshim_uring_entry", {

@@ -179,7 +179,7 @@ struct io_ring_ctx {
 struct io_ring_ctx___old {
 	unsigned int nr_user_files;
 	unsigned int nr_user_bufs;
-	struct io_buffer_list *io_bl;	/* of groups below 64, as long as there is one */
+	struct io_buffer_list *io_bl;	/* Linux 6.1: groups below 64, from the first of these on */
 	struct io_mapped_ubuf **user_bufs;
 	struct io_rsrc_data___old *file_data;
 	struct io_rsrc_data___old *buf_data;
@@ -214,7 +214,7 @@ struct ring {
 	u32 napi_prefer, napi_track;
 	u32 workers[2];
 	s32 clock;
-	u32 has;		/* bit 0 overflow, 1 buffer groups, 2 personalities, 3 registered memory, 4 zero copy receive, 5 not privileged, 6 buffer groups in an array */
+	u32 has;		/* bit 0 overflow, 1 buffer groups, 2 personalities, 3 registered memory, 4 zero copy receive, 5 not privileged */
 	u32 alloc_start, alloc_end;
 	u32 zero;
 	u64 ring_page, sqe_page;/* struct page of user memory (NO_MMAP) */
@@ -330,7 +330,7 @@ static __attribute__((always_inline)) int write_ring(void *seq, struct file *fil
 
 		READ(array, old->io_bl);
 		if (array)
-			r.has |= 64;
+			r.has |= 2;
 	}
 	READ(task, ctx->submitter_task);
 	r.submitter = number(task);
@@ -691,11 +691,15 @@ static __attribute__((always_inline)) void next_overflow(struct walk *w, struct 
 	c->at = (u64)next;
 }
 
+/* io_uring/kbuf.c, BGID_ARRAY */
+#define LOW_GROUPS 64
+
 static __attribute__((always_inline)) void next_group(struct walk *w, struct cursor *c)
 {
+	struct io_ring_ctx___old *ctx = (struct io_ring_ctx___old *)w->ctx;
+	struct io_buffer_list *list = 0, *low = 0;
+	struct io_buffer_list___old *old;
 	u64 index = c->at;
-	struct io_buffer_list *list = (struct io_buffer_list *)xa_next(&w->ctx->io_bl_xa, &index);
-	struct io_buffer_list___old *old = (struct io_buffer_list___old *)list;
 	u16 entries = 0, head = 0, mask = 0, flags = 0;
 	struct page **pages = 0;
 	struct list_head *first = 0;
@@ -703,6 +707,12 @@ static __attribute__((always_inline)) void next_group(struct walk *w, struct cur
 	u32 min_left = 0;
 	u8 byte = 0;
 
+	if (HAS(ctx->io_bl) && index < LOW_GROUPS)
+		READ(low, ctx->io_bl);
+	if (low)
+		list = (struct io_buffer_list *)((u64)low + index * SIZE_OF(struct io_buffer_list));
+	else
+		list = (struct io_buffer_list *)xa_next(&w->ctx->io_bl_xa, &index);
 	if (index == ~0ULL) {
 		c->done = 1;
 		return;
@@ -711,6 +721,7 @@ static __attribute__((always_inline)) void next_group(struct walk *w, struct cur
 	if (!list)
 		return;
 	c->at++;
+	old = (struct io_buffer_list___old *)list;
 	READ(entries, list->nr_entries);
 	READ(head, list->head);
 	READ(mask, list->mask);
@@ -750,6 +761,9 @@ static __attribute__((always_inline)) void next_group(struct walk *w, struct cur
 	if (pages && (flags & 1))
 		bpf_probe_read_kernel(&page, sizeof(page), pages);
 	READ(first, list->buf_list.next);
+	/* One that was never used. */
+	if (low && !(flags & 1) && first == &list->buf_list)
+		return;
 	if (HAS(list->min_left_sub_one))
 		READ(min_left, list->min_left_sub_one);
 	put(w->seq, c, (u32)index, (u64)entries | (u64)head << 16 | (u64)mask << 32 | (u64)flags << 48, page,
@@ -781,11 +795,18 @@ struct id {
 	u32 val;
 };
 
+struct user_namespace;
+
 struct cred {
 	struct id uid, gid, suid, sgid, euid, egid, fsuid, fsgid;
 	unsigned int securebits;
 	struct id cap_inheritable, cap_permitted, cap_effective, cap_bset, cap_ambient;
 	struct group_info *group_info;
+	struct user_namespace *user_ns;
+} __core;
+
+struct task_struct___cred {
+	const struct cred *cred;
 } __core;
 
 struct group_info {
@@ -799,7 +820,9 @@ static __attribute__((always_inline)) void next_personality(struct walk *w, stru
 	struct cred *cred = (struct cred *)xa_next(&w->ctx->personalities, &index);
 	u32 uid[2] = { 0 }, gid[2] = { 0 }, fs[2] = { 0 }, saved[2] = { 0 }, bits = 0, sum = 0;
 	u64 caps = 0, more[4] = { 0 };
+	struct user_namespace *ns = 0, *own_ns = 0;
 	struct group_info *groups = 0;
+	const struct cred *own = 0;
 	int n = 0;
 
 	if (index == ~0ULL) {
@@ -834,7 +857,16 @@ static __attribute__((always_inline)) void next_personality(struct walk *w, stru
 		sum = sum * 31 + gid_;
 	}
 	put(w->seq, c, (u32)index | 1 << 16, saved[0] | (u64)saved[1] << 32, more[0], more[1], more[2]);
-	put(w->seq, c, (u32)index | 2 << 16, more[3], bits, (u32)n, sum);
+	/* Bit 32: they are of the namespace in which the numbers are read. */
+	READ(own, ((struct task_struct___cred *)bpf_get_current_task())->cred);
+	READ(ns, cred->user_ns);
+	READ(own_ns, own->user_ns);
+	put(w->seq, c, (u32)index | 2 << 16, more[3], bits | (u64)(ns == own_ns) << 32, (u32)n, sum);
+	/* The first 32 of its groups. */
+	for (u32 part = 0; part < 4 && (int)part * 8 < n; part++) {
+		bpf_probe_read_kernel(more, sizeof(more), (char *)&groups->gid[0] + part * 32);
+		put(w->seq, c, (u32)index | (3 + part) << 16, more[0], more[1], more[2], more[3]);
+	}
 }
 
 struct io_tctx_node {

@@ -34,6 +34,13 @@ export interface Group {
   provided?: { id: number; address: bigint; length: bigint }[];
   memory?: Uint8Array;
 }
+export interface ImageCredentials {
+  personality: number;
+  uids: number[];
+  gids: number[];
+  groups?: number[];
+  capabilities: bigint[];
+}
 export interface Region {
   length: number;
   address?: bigint;
@@ -92,6 +99,7 @@ export interface ImageRing {
   rings_address?: bigint;
   sqes_address?: bigint;
   region?: Region;
+  credentials?: ImageCredentials[];
 }
 
 /**
@@ -155,6 +163,8 @@ const [MAX_SQ, MAX_CQ, MAX_BUFFERS, MAX_FILES, MAX_PROVIDED, MAX_SLOTS] = [
   1 << 16,
   16,
 ];
+/** Of credentials: as many as the X-ray tells. */
+export const MAX_GROUPS = 32;
 /** More than anyone has use for: an argument of a wait is 64 bytes. */
 export const MAX_REGION = 64 << 20;
 /** What user space can have: below it, and page by page. */
@@ -192,6 +202,11 @@ const one_ =
     typeof value === "object" &&
     value !== null &&
     Object.entries(checks).every(([field, fits]) => fits((value as Message)[field]));
+
+const list =
+  (length: number, check: Check): Check =>
+  (value) =>
+    Array.isArray(value) && value.length === length && value.every(check);
 
 /** Nothing is made by opening a file again. */
 const O_CREATING = constants.O_CREAT | constants.O_TRUNC;
@@ -280,6 +295,16 @@ const RING: Record<string, Check> = {
   user: optional(word),
   rings_address: optional(place),
   sqes_address: optional(place),
+  credentials: each(
+    {
+      personality: upTo(0xffff),
+      uids: list(4, word),
+      gids: list(4, word),
+      groups: optional((value) => Array.isArray(value) && value.length <= MAX_GROUPS && value.every(word)),
+      capabilities: list(5, long),
+    },
+    0xffff,
+  ),
   region: optional(
     one_({
       length: (value) => upTo(MAX_REGION)(value) && (value as number) > 0 && (value as number) % 4096 === 0,

@@ -4,7 +4,15 @@
 import { addon } from "../../native/index.js";
 import { O_CLOEXEC } from "../flags.js";
 import type { DirectFile } from "./uring-direct.js";
-import { type Descriptor, type Group, type ImageRing, type Region, runsOf } from "./uring-image.js";
+import {
+  type Descriptor,
+  type Group,
+  type ImageCredentials,
+  type ImageRing,
+  MAX_GROUPS,
+  type Region,
+  runsOf,
+} from "./uring-image.js";
 import { entry, IOSQE_CQE_SKIP_SUCCESS, type Made, submit, u32 } from "./uring-memory.js";
 import { CALL, type Hand, REGISTER } from "./uring-task.js";
 
@@ -87,11 +95,29 @@ const registerFiles = async (image: ImageRing, fd: number, hand: Hand, here: Her
   await hand.register("file range", fd, REGISTER.fileAllocRange, range, 0);
 };
 
+/** struct credentials of native/addon_uring.c */
+const encodeCredentials = ({ uids, gids, groups = [], capabilities }: ImageCredentials): Buffer => {
+  const bytes = Buffer.alloc(80 + 4 * MAX_GROUPS);
+  for (const [i, id] of [...uids, ...gids].entries()) bytes.writeUInt32LE(id, 4 * i);
+  for (const [i, set] of capabilities.entries()) bytes.writeBigUInt64LE(set, 32 + 8 * i);
+  bytes.writeUInt32LE(groups.length, 72);
+  for (const [i, gid] of groups.entries()) bytes.writeUInt32LE(gid, 80 + 4 * i);
+  return bytes;
+};
+
 /** Credentials are numbered by the kernel, one after the other: those in between are registered, and given up. */
-const registerPersonalities = async (hand: Hand, fd: number, wanted: readonly number[]): Promise<void> => {
+const registerPersonalities = async (
+  { image: { personalities: wanted = [], credentials = [] }, ring }: Made,
+  hand: Hand,
+): Promise<void> => {
+  const fd = ring.fdInTask!;
   const last = Math.max(0, ...wanted);
   for (let id = 1; id <= last; id++) {
-    const got = await hand.register("personality", fd, REGISTER.personality, undefined, 0);
+    const other = credentials.find(({ personality }) => personality === id);
+    const got =
+      other === undefined
+        ? await hand.register("personality", fd, REGISTER.personality, undefined, 0)
+        : addon.uringRegisterAs(ring.fd, encodeCredentials(other));
     if (got !== id) throw new Error(`personality ${id} is number ${got} here`);
   }
   for (let id = 1; id <= last; id++)
@@ -99,7 +125,8 @@ const registerPersonalities = async (hand: Hand, fd: number, wanted: readonly nu
 };
 
 /** All that has no part in the history of the queues. */
-export const registerAll = async ({ image, ring }: Made, hand: Hand, here: Here): Promise<void> => {
+export const registerAll = async (made: Made, hand: Hand, here: Here): Promise<void> => {
+  const { image, ring } = made;
   const fd = ring.fdInTask!;
   if (image.buffer_slots !== undefined) {
     const [table, tags] = buffersOf(image);
@@ -124,7 +151,7 @@ export const registerAll = async ({ image, ring }: Made, hand: Hand, here: Here)
     clock.writeUInt32LE(image.clock, 0);
     await hand.register("clock", fd, REGISTER.clock, clock, 0);
   }
-  await registerPersonalities(hand, fd, image.personalities ?? []);
+  await registerPersonalities(made, hand);
 };
 
 /**

@@ -228,7 +228,7 @@ class Session {
     const here = (file: Descriptor | DirectFile): Promise<[number, boolean]> =>
       "opened" in file ? this.#direct(image, file, hand) : this.#here(image, file, hand);
     try {
-      if (image.restrictions !== undefined) {
+      if (registersFirst(image)) {
         // Completions that never were must not be told of.
         await made.memory.setWord(made.offsets.cq.flags, CQ_EVENTFD_DISABLED);
         await registerAll(made, hand, here);
@@ -237,7 +237,7 @@ class Session {
       if (beginsDisabled(image)) await this.#enable(made, hand);
       await this.#advance(made, hand);
       await this.#fill(made);
-      if (image.restrictions === undefined) await registerAll(made, hand, here);
+      if (!registersFirst(image)) await registerAll(made, hand, here);
       if ((image.overflow ?? []).length > 0) await this.#overflow(made, hand);
       if ((image.requests ?? []).length > 0) {
         if (inFlight === undefined) throw new Error("requests in flight are not known to this version");
@@ -448,8 +448,12 @@ class Session {
 }
 
 /** Restrictions, and memory for the arguments of waits, can be registered only with a ring that is disabled. */
-const beginsDisabled = ({ restrictions, region }: ImageRing): boolean =>
-  restrictions !== undefined || region?.waits === true;
+const beginsDisabled = (image: ImageRing): boolean => registersFirst(image) || image.region?.waits === true;
+
+/** What restrictions may forbid afterwards; and credentials that we register, when a ring is not its thread's alone yet. */
+const registersFirst = ({ restrictions, credentials, flags }: ImageRing): boolean =>
+  restrictions !== undefined ||
+  (credentials !== undefined && credentials.length > 0 && (flags & SETUP.singleIssuer) !== 0);
 
 /** A process's descriptor of a ring. */
 const fdFor = (task: string, { task: owner, descriptors }: ImageRing, { fdInTask }: Ring): number | undefined =>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // io_uring. The rings are read while the tasks stand still; nothing is submitted to them, cancelled or taken out. Their
 // mappings, which CRIU cannot even look at, are private memory while it does, and their descriptors eventfds. What a restore makes of it is in uring-rings.ts.
-import { closeSync, existsSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, readFileSync, readlinkSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
@@ -24,6 +24,7 @@ import { DirectFinder } from "./uring-direct.js";
 import {
   type Group,
   type ImageRing,
+  MAX_GROUPS,
   MAX_REGION,
   placeOf,
   type Region,
@@ -95,7 +96,6 @@ const objection = (state: RingState): string | undefined => {
   const { flags, has, submitter, region } = state;
   if ((flags & ~KNOWN) !== 0) return `set up with flags that this version does not know (0x${flags.toString(16)})`;
   if (has.zcrx) return "a queue of a network device is registered for zero copy receive";
-  if (has.oldGroups) return "it has buffers to choose from in groups below 64, which are not carried on this kernel";
   if (region !== undefined && region.length > MAX_REGION) return "more than 64 MiB of memory are registered with it";
   if (flags & SETUP.singleIssuer && submitter === 0 && (flags & SETUP.rDisabled) === 0)
     return "it belongs to a thread that has ended (IORING_SETUP_SINGLE_ISSUER)";
@@ -438,13 +438,18 @@ class Dump {
       if (state.clock !== 1) image.clock = state.clock;
       if (state.has.personalities) {
         const now = credentialsOf(owner.tid);
-        image.personalities = this.#reader.personalities(fd).map(({ id, ...credentials }) => {
-          if (!isDeepStrictEqual(credentials, now))
+        image.personalities = this.#reader.personalities(fd).map(({ id, members, here, ...credentials }) => {
+          if (isDeepStrictEqual(credentials, now)) return id;
+          const why = here ? objectionToCredentials(credentials, owner.tid) : "it is of another user namespace";
+          if (why !== undefined)
             throw refuse(
               `cannot carry ${at}`,
-              `personality ${id} is not what its process is now`,
+              `personality ${id} is not what its process is now, and ${why}`,
               "unregister it before",
             );
+          const { uids, gids, capabilities } = credentials;
+          image.credentials ??= [];
+          image.credentials.push({ personality: id, uids, gids, groups: members, capabilities });
           return id;
         });
       }
@@ -598,6 +603,24 @@ const credentialsOf = (tid: number): Credentials => {
       sum: groups.slice(0, 64).reduce((sum, gid) => (Math.imul(sum, 31) + gid) >>> 0, 0),
     },
   };
+};
+
+/** Why credentials cannot be taken on by a thread of ours, which registers them: what it does not set is as it is with us. */
+const objectionToCredentials = ({ securebits, groups }: Credentials, tid: number): string | undefined => {
+  if (readlinkSync(`/proc/${tid}/ns/user`) !== readlinkSync("/proc/self/ns/user"))
+    return "its process is in another user namespace";
+  if (labelOf(tid) !== labelOf("self")) return "a security module confines its process";
+  if (securebits !== 0) return "it has bits of prctl(PR_SET_SECUREBITS)";
+  return groups.count > MAX_GROUPS ? `it has more than ${MAX_GROUPS} groups` : undefined;
+};
+
+/** What AppArmor, SELinux or Smack call a task; where there is none of them, nobody is called anything. */
+const labelOf = (task: number | "self"): string => {
+  try {
+    return readFileSync(`/proc/${task}/attr/current`, "latin1");
+  } catch {
+    return "";
+  }
 };
 
 const readAll = async (engine: Engine, pid: number, at: bigint, length: number): Promise<Buffer> => {

@@ -46,8 +46,6 @@ export interface RingState {
     zcrx: boolean;
     /** Memory that is registered is charged to who set it up. */
     user: boolean;
-    /** Groups of buffers are where they are not read (Linux 6.1). */
-    oldGroups: boolean;
   };
   /** The slots that the kernel chooses from: first, and first after. */
   alloc: [number, number];
@@ -122,6 +120,14 @@ export interface Credentials {
   capabilities: bigint[];
   securebits: number;
   groups: { count: number; sum: number };
+}
+/** Registered credentials. */
+export interface Personality extends Credentials {
+  id: number;
+  /** The first 32 of its groups. */
+  members: number[];
+  /** Whether they are of this process's user namespace. */
+  here: boolean;
 }
 export interface Completion {
   userData: bigint;
@@ -218,7 +224,6 @@ const ringOf = (r: Buffer): RingState => {
       personalities: (has & 4) !== 0,
       zcrx: (has & 16) !== 0,
       user: (has & 32) !== 0,
-      oldGroups: (has & 64) !== 0,
     },
     alloc: [word(148), word(152)],
     ...((has & 8) !== 0 && {
@@ -381,7 +386,7 @@ export class RingReader {
   }
 
   /** Registered credentials by number. */
-  personalities(fd: number): ({ id: number } & Credentials)[] {
+  personalities(fd: number): Personality[] {
     const halves = (word: bigint): [number, number] => [Number(word & 0xffffffffn), Number(word >> 32n)];
     const items = this.#items(PART.personality, fd);
     return items
@@ -395,8 +400,13 @@ export class RingReader {
           uids: [uid, euid, suid, fsuid],
           gids: [gid, egid, sgid, fsgid],
           capabilities: [more!.b, more!.c, d, more!.d, rest!.a],
-          securebits: Number(rest!.b),
+          securebits: Number(rest!.b & 0xffffffffn),
           groups: { count: Number(rest!.c), sum: Number(rest!.d) },
+          here: rest!.b >> 32n !== 0n,
+          members: [3, 4, 5, 6]
+            .flatMap((part) => items.filter(({ index }) => index === (id | (part << 16))))
+            .flatMap((item) => [item.a, item.b, item.c, item.d].flatMap(halves))
+            .slice(0, Number(rest!.c)),
         };
       });
   }

@@ -1083,22 +1083,56 @@ static void restricted(const struct kind *kind, unsigned number)
 	check(reg(&r, IORING_REGISTER_EVENTFD, &efd, 1) < 0 && errno == EACCES, "restricted: registering");
 }
 
+/* For files, and this thread alone: of another user's process CRIU cannot read the limits everywhere. */
+static int become_user(unsigned id)
+{
+	(void)syscall(SYS_setfsgid, id);
+	(void)syscall(SYS_setfsuid, id);
+	return (unsigned)syscall(SYS_setfsuid, id) != id;
+}
+
 static void personality_(const struct kind *kind, unsigned number)
 {
-	bool other = !strcmp(kind->name, "personality-other");
+	bool other = !strncmp(kind->name, "personality-", 12), lower = !strcmp(kind->name, "personality-lower");
 	gid_t groups[2] = { 4711, 4712 };
+	char path[64];
 	struct ring r;
-	int second;
+	int second, file;
 
-	setup(&r, kind->name, ENTRIES, 0);
+	snprintf(path, sizeof(path), "/tmp/of root.%d", getpid());
+	file = open(path, O_WRONLY | O_CREAT, 0600);
+	setup(&r, kind->name, ENTRIES, kind->flags);
 	do_history(&r, number ? number : 6);
+	if (lower && (syscall(SYS_setgroups, 2, groups) || syscall(SYS_setresuid, -1, 1000, -1)))
+		die("become somebody else");
 	if (reg(&r, IORING_REGISTER_PERSONALITY, NULL, 0) < 0 || (second = reg(&r, IORING_REGISTER_PERSONALITY, NULL, 0)) < 0 ||
 	    reg(&r, IORING_UNREGISTER_PERSONALITY, NULL, 1))
 		die("register a personality");
+	if (lower && (syscall(SYS_setresuid, -1, 0, -1) || syscall(SYS_setgroups, 0, groups)))
+		die("become root again");
 	/* Of the process alone, and not of what it has registered. */
-	if (other && setgroups(2, groups))
-		die("setgroups");
+	if (file < 0 || close(file) || (other && !lower && setgroups(2, groups)) || (!strcmp(kind->name, "personality-user") && become_user(1000)))
+		die("become somebody else");
 	go_on();
+	if (other) {
+		struct io_uring_sqe *sqe = next_sqe(&r);
+		bool root = strcmp(kind->name, "personality-user") != 0;
+
+		sqe->opcode = IORING_OP_OPENAT;
+		sqe->fd = AT_FDCWD;
+		sqe->addr = (uintptr_t)path;
+		check(submit(&r, 1) && wait_for(&r, 1) && (root ? peek(&r, 0)->res >= 0 : peek(&r, 0)->res == -EACCES),
+		      "%s: what it is itself", kind->name);
+		consume(&r, 1);
+		sqe = next_sqe(&r);
+		sqe->opcode = IORING_OP_OPENAT;
+		sqe->fd = AT_FDCWD;
+		sqe->addr = (uintptr_t)path;
+		sqe->personality = (uint16_t)second;
+		check(submit(&r, 1) && wait_for(&r, 1) && (lower ? peek(&r, 0)->res == -EACCES : peek(&r, 0)->res >= 0), "%s: what it was",
+		      kind->name);
+		consume(&r, 1);
+	}
 	{
 		struct io_uring_sqe *sqe = next_sqe(&r);
 
@@ -1223,7 +1257,9 @@ struct buf_reg {
 static void pbuf_ring(const struct kind *kind, unsigned number)
 {
 	bool mapped_ = !strcmp(kind->name, "pbuf-mmap");
-	struct buf_reg pbuf = { .entries = 8, .group = 0x123, .flags = mapped_ };
+	/* Linux 6.1 keeps groups below 64 apart. */
+	uint16_t group = strcmp(kind->name, "pbuf-low") ? 0x123 : 63;
+	struct buf_reg pbuf = { .entries = 8, .group = group, .flags = mapped_ };
 	static char memory[8 * 64];
 	struct buf *bufs = NULL;
 	int tube[2];
@@ -1248,7 +1284,7 @@ static void pbuf_ring(const struct kind *kind, unsigned number)
 		bufs[i].bid = (uint16_t)i;
 	}
 	atomic_store(&bufs[0].tail, 6);
-	if (write(tube[1], "first", 5) != 5 || !select_buffer(&r, tube[0], 0x123, memory, 64, 0, "first"))
+	if (write(tube[1], "first", 5) != 5 || !select_buffer(&r, tube[0], group, memory, 64, 0, "first"))
 		die("use a provided buffer");
 	r.history++;
 	go_on();
@@ -1256,14 +1292,14 @@ static void pbuf_ring(const struct kind *kind, unsigned number)
 		char text[16];
 
 		snprintf(text, sizeof(text), "number %u", i);
-		check(write(tube[1], text, strlen(text)) > 0 && select_buffer(&r, tube[0], 0x123, memory, 64, i, text), "%s: buffer %u",
+		check(write(tube[1], text, strlen(text)) > 0 && select_buffer(&r, tube[0], group, memory, 64, i, text), "%s: buffer %u",
 		      kind->name, i);
 	}
 	bufs[6].addr = (uintptr_t)memory + 6 * 64;
 	bufs[6].len = 64;
 	bufs[6].bid = 6;
 	atomic_store(&bufs[0].tail, 7);
-	check(write(tube[1], "more", 4) == 4 && select_buffer(&r, tube[0], 0x123, memory, 64, 6, "more"), "%s: one that is given now", kind->name);
+	check(write(tube[1], "more", 4) == 4 && select_buffer(&r, tube[0], group, memory, 64, 6, "more"), "%s: one that is given now", kind->name);
 }
 
 /* Buffers that are used up bit by bit (IOU_PBUF_RING_INC, Linux 6.12): which one is next, and where in it. */
@@ -1537,6 +1573,8 @@ static const struct kind kinds[] = {
 	{ "affinity", affinity, 0 },
 	{ "affinity-sqpoll", affinity, IORING_SETUP_SQPOLL },
 	{ "personality-other", personality_, 0 },
+	{ "personality-user", personality_, SETUP_SINGLE_ISSUER },
+	{ "personality-lower", personality_, 0 },
 	{ "waits-limited", waits, 0 },
 	{ "waits-signal", waits, 0 },
 	{ "waits-own", waits, IORING_SETUP_R_DISABLED },
@@ -1544,6 +1582,7 @@ static const struct kind kinds[] = {
 	{ "provided", provided, 0 },
 	{ "pbuf-ring", pbuf_ring, 0 },
 	{ "pbuf-mmap", pbuf_ring, 0 },
+	{ "pbuf-low", pbuf_ring, 0 },
 	{ "pbuf-inc", pbuf_inc, 0 },
 	{ "multishot", multishot, 0 },
 	{ "hybrid-iopoll", alone, IORING_SETUP_IOPOLL | SETUP_HYBRID_IOPOLL },
