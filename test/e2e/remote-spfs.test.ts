@@ -67,6 +67,20 @@ lxc-start -d -n c1; ready $r/lab
 lxc-checkpoint -n c1 -D /tmp/d -s; down m; lxc-checkpoint -n c1 -D /tmp/d -r; waits $r/lab
 served_locally m; checked $r/lab 29; nothing_left`));
 
+test("sshfs over a network: its server is down at the restore, and up 5 s later", () =>
+  holds(`
+cat >serve.py <<'END'
+import socket, subprocess
+server = socket.create_server(("10.9.0.2", 7007))
+while True: subprocess.Popen(["/usr/lib/openssh/sftp-server"], stdin=(one := server.accept()[0]), stdout=one)
+END
+wire server
+serves() { exec 9<>/dev/tcp/10.9.0.2/7007; }
+serve() { ip netns exec server python3 serve.py & server=$!; until_true eval "(serves)"; }
+up() { mkdir -p "$1"; sshfs -o directport=7007,allow_other,idmap=none,cache=no,attr_timeout=0,entry_timeout=0 10.9.0.2:/tmp/served "$1"; }
+serve; ${bundle("runc")}away; kill $server; until_true no_server; restore; waits l
+sleep 5; serve; up other; checked l; nothing_left`));
+
 test("two parts of one file system are one file system afterwards, too", () =>
   holds(`
 mkdir -p l i served/deep/a served/deep/b; LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "exec 3>>/a/x 4<>/b/y; echo 1 >&3; while [ ! -e /lab/go ]; do sleep 0.1; done; echo 2 >&3; echo 3 >&4; cat /a/x /b/y >/lab/out"

@@ -102,15 +102,17 @@ fails "" dump; grep -q "has not answered within 2000 ms" i/d.log; kill -CONT $(p
     holds(`${PROCESS}up m; start $program; kill -9 $(pidof sshfs); until_true no_server
 fails "" dump; grep -q "its server is gone (ENOTCONN)" i/d.log; [ ! -e i/cryoshim.img ]; kill -0 $pid`));
 
-  test("a server within the container", () =>
-    holds(`${PROCESS}
+  test.each(["", "in a user namespace of its own"])("a server within the container %s", async (where) => {
+    await holds(`${PROCESS}
+start() { setsid unshare ${where === "" ? "-m" : "-Urm"} "$@" </dev/null >/dev/null 2>&1 & pid=$!; ready l; }
 cat >inside <<'END'
 mount --make-rprivate /
 sshfs -f -o ssh_command=/tmp/transport,cache=no server:/tmp/served /tmp/m &
 while ! mountpoint -q /tmp/m; do sleep 0.05; done
 /tmp/l/remote /tmp/m /tmp/l/out /tmp/l/go & wait
 END
-start sh inside; fails "" dump; grep -q "of the container serves it" i/d.log; ${unharmed}`));
+start sh inside; fails "" dump; grep -q "of the container serves it" i/d.log || no "$(cat i/d.log)"; ${unharmed}`);
+  });
 
   test("a mount that only a nested mount namespace has", () =>
     holds(`${PROCESS}
