@@ -97,6 +97,16 @@ const remountOptions = (options: string): string =>
     .filter((option) => option === "ro" || !KERNELS.test(option))
     .join(",");
 
+/** Options of a list without those that another has, too: mount(8) refuses some that are there twice. */
+const without = (options: string, others: string): string => {
+  const keys = new Set(others.split(",").map(keyOf));
+  return options
+    .split(",")
+    .filter((option) => !keys.has(keyOf(option)))
+    .join(",");
+};
+const keyOf = (option: string): string => option.split("=")[0]!;
+
 const MOUNT_MS = 30_000;
 
 /** Mounts it, opens its base, and lets nobody see it. */
@@ -108,12 +118,8 @@ const mountUnseen = async (
   const parent = join(stateDir(), "mounts");
   mkdirSync(parent, { recursive: true, mode: 0o700 });
   const dir = join(parent, `${id}.backend`);
-  const all = [
-    options ?? remountOptions(fs.options),
-    ...(credentials === undefined ? [] : [secretOptions(type, credentials)]),
-  ]
-    .filter((part) => part !== "")
-    .join(",");
+  const secret = credentials === undefined ? "" : secretOptions(type, credentials);
+  const all = [options ?? without(remountOptions(fs.options), secret), secret].filter((part) => part !== "").join(",");
   // In mount(8)'s words FUSE's own types are fuse.NAME.
   const command = ["mount", "-t", type, ...(all === "" ? [] : ["-o", all]), "--", from, dir];
   // A mount that the container made by its own network is made by that network again.

@@ -149,3 +149,25 @@ retire = "never"'
 	rm /etc/cryoshim/config.toml
 	held "$version: a second checkpoint, on SPFS, restored on the real mount"
 done
+
+# The server goes on at another address. Its old mount hangs and is not quite gone: as long as it is there a client of version 4.1 and
+# later takes both for one server, and asks at the address that is gone; another minor version does not.
+ip netns exec server sh -c 'echo 1 >/proc/sys/net/ipv4/conf/server0/promote_secondaries'
+ip -n server addr add 10.9.0.3/24 dev server0
+printf 'vers=4.1\nacregmin=1\n' >/etc/nas.options
+chmod 600 /etc/nas.options
+configure '[[remote.mount]]
+source = "10.9.0.2:*"
+from = "10.9.0.3:/"
+credentials = "/etc/nas.options"'
+within 4.2
+dump || no "$(errors)"
+ip -n server addr del 10.9.0.2/24 dev server0
+umount -l b/rootfs/mnt &
+restore || no "$(errors)"
+until_true no_spfs
+runc exec c1 cat /proc/mounts | grep -q "^10.9.0.3:/ /mnt nfs4 .*vers=4.1,.*acregmin=1" || no "$(runc exec c1 cat /proc/mounts)"
+checked l
+over
+nothing_left
+held "4.2: at another address, which the configuration names, with options of a file that root alone reads"

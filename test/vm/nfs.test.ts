@@ -37,6 +37,7 @@ describe.concurrent("containers on NFS 3 and 4.2 go on as they were", () => {
       expect.stringMatching(/^server and client, Linux 6\.12\./),
       "CRIU alone refuses both",
       ...["3", "4.2"].flatMap((version) => PER_VERSION.map((what) => `${version}: ${what}`)),
+      "4.2: at another address, which the configuration names, with options of a file that root alone reads",
     ]);
   });
 
