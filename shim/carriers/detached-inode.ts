@@ -77,8 +77,9 @@ export const openInode = (top: number, handle: Buffer, flags: number): number =>
 /** Where the inode is that had a name: its name, a handle where it has none below `top`; undefined: it is no more. */
 export const locate = (top: number, path: string, inode: Buffer, ino: bigint): string | Buffer | undefined => {
   if (inodeAt(top, path)?.equals(inode)) return path;
-  // An overlay opens nothing by what it tells of an inode.
-  if (addon.fileHandle(top) === undefined) return addon.findInode(top, ino, MOST_NAMES, inode)?.slice(1);
+  // An overlay opens nothing by what it tells of an inode. podman unpacks what its checkpoint has kept of one over it: all its files are others then.
+  if (addon.fileHandle(top) === undefined)
+    return addon.findInode(top, ino, MOST_NAMES, inode)?.slice(1) ?? (inodeAt(top, path) && path);
   let fd: number;
   try {
     fd = openInode(top, inode, O_PATH | O_NOFOLLOW);

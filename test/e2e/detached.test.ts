@@ -167,3 +167,10 @@ lxc-start -d -n c1; ready $l
 lxc-checkpoint -n c1 -D /tmp/d -s; lxc-checkpoint -n c1 -D /tmp/d -r; checked $l ${checks}
 lxc-stop -k -n c1`);
 });
+
+test("podman restores a container from which it has exported a checkpoint: it unpacks its files anew", async () => {
+  await holds(`${WORDS}
+lab-podman-image >/dev/null; mkdir l; cp /cryoshim/build/workloads/detached l
+podman run -d --name c1 --cap-add SYS_ADMIN --network none -v /tmp/l:/lab localhost/busybox sh -c "mkdir /data; exec /lab/detached /data /lab/out /lab/go" >/dev/null; ready l
+podman container checkpoint --export /tmp/c1.tar c1 >/dev/null; podman container restore c1 >/dev/null; checked l 26`);
+});
