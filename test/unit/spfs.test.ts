@@ -202,6 +202,33 @@ test("with a time limit what waits in stub gets EIO", async () => {
   expect(await task.run("r = os.read(fd, 100).decode()")).toBe("contents");
 });
 
+test("nobody is busy while tasks wait in stub, also after a signal and with a time limit", async () => {
+  places = makePlaces({ file: "contents" });
+  await start({ timeoutMs: 60_000 });
+  const task = startTask();
+  await task.run(`
+import signal; signal.signal(signal.SIGUSR1, lambda *_: None)
+fd = os.open("${at("file")}", os.O_RDONLY)`);
+  await spfs!.stub();
+  const reads = task.run(`
+threads = [threading.Thread(target=os.pread, args=(fd, 1, 0)) for _ in range(40)]
+for thread in threads: thread.start()
+r = len(os.read(fd, 100))`);
+  await until(async () => (await spfs!.status()).blocked >= 1);
+  task.kill("SIGUSR1");
+  const { pid, holder } = await spfs!.status();
+  // Hundredths of a second of a processor's.
+  const spent = (): number =>
+    [pid, holder]
+      .map((each) => readFileSync(`/proc/${each}/stat`, "latin1").split(") ")[1]!.split(" "))
+      .reduce((sum, fields) => sum + Number(fields[11]) + Number(fields[12]), 0);
+  const before = spent();
+  expect(await isPending(reads, 2000)).toBe(true);
+  expect(spent() - before).toBeLessThan(10);
+  await proxy();
+  expect(await reads).toBe(8);
+});
+
 test("what has changed at the backend is reported, and the policy decides on what is gone", async () => {
   places = makePlaces({ gone: "1", grown: "1", cut: "123", touched: "1", turned: "1", swapped: "1", same: "1" });
   await start();
