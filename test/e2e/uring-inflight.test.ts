@@ -45,7 +45,7 @@ test.each(["0x3000", "2"])(
   "ticks, terminals, and what does not wait itself in chains that do: flags %s",
   async (flags) => {
     await holds(`${WORDS}
-start $program ${flags} more; dump -R; rm -r i; mkdir i; dump; restore; checked l 11`);
+start $program ${flags} more; dump -R; rm -r i; mkdir i; dump; restore; checked l 13`);
   },
 );
 

@@ -6,7 +6,7 @@
  *	inflight OUT GO [SETUP_FLAGS [POLLS | FIFO | more]]
  *
  * POLLS: instead of all these, so many polls. FIFO: a worker of the kernel opens that FIFO, which has no writer yet. more: what else there
- * is (Linux 6.4).
+ * is (Linux 6.7).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -37,7 +37,7 @@
 #include <unistd.h>
 
 /* Of headers that are newer than Debian 12's. */
-enum { WAITID = 50, FUTEX_WAIT_OP = 51, FUTEX_WAITV_OP = 53, EPOLL_WAIT_OP = 59, TIMEOUT_MULTISHOT = 1 << 6, FUTEX2_32 = 2, FUTEX2_PRIV = 128 };
+enum { READ_MULTISHOT = 49, WAITID = 50, FUTEX_WAIT_OP = 51, FUTEX_WAITV_OP = 53, EPOLL_WAIT_OP = 59, TIMEOUT_MULTISHOT = 1 << 6, FUTEX2_32 = 2, FUTEX2_PRIV = 128 };
 
 #define ENTRIES 256
 #define SECOND 1000000000LL
@@ -305,20 +305,51 @@ static int terminal(int *master)
 	return fd;
 }
 
+/* Buffers for the kernel to choose from (struct io_uring_buf, io_uring_buf_reg): four of 64 bytes. */
+static char *choose_from(struct ring *r, uint16_t group)
+{
+	struct {
+		uint64_t addr;
+		uint32_t len;
+		uint16_t id, tail;
+	} *all = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct {
+		uint64_t addr;
+		uint32_t entries;
+		uint16_t group, flags;
+		uint64_t resv[3];
+	} ring = { .addr = (uintptr_t)all, .entries = 4, .group = group };
+	static char memory[4 * 64];
+
+	if (all == MAP_FAILED || syscall(SYS_io_uring_register, r->fd, 22 /* IORING_REGISTER_PBUF_RING */, &ring, 1))
+		die("buffers");
+	for (uint16_t i = 0; i < 4; i++) {
+		all[i].addr = (uintptr_t)memory + 64u * i;
+		all[i].len = 64;
+		all[i].id = i;
+	}
+	__atomic_store_n(&all[0].tail, 4, __ATOMIC_RELEASE);
+	return memory;
+}
+
 static void more(const char *go, unsigned flags)
 {
 	static struct ring r, other;
 	struct epoll_event event = { .events = EPOLLIN, .data.u64 = 4712 }, got = { 0 };
-	int p[2], q[2], x[2], epoll = epoll_create1(0), ticks, tty, master;
+	int p[2], q[2], x[2], y[2], epoll = epoll_create1(0), ticks, tty, master;
 	struct __kernel_timespec t = { .tv_sec = 1 };
 	static char line[32], data[8];
+	struct io_uring_sqe *sqe;
 	struct termios mode;
+	char *buffers;
 
 	open_ring(&r, flags);
 	open_ring(&other, 0);
 	pipe_(p);
 	pipe_(q);
 	pipe_(x);
+	pipe_(y);
+	buffers = choose_from(&r, 17);
 	tty = terminal(&master);
 	if (tcgetattr(tty, &mode))
 		die("tcgetattr");
@@ -341,10 +372,13 @@ static void more(const char *go, unsigned flags)
 	add(&r, IORING_OP_READ, x[0], data, sizeof(data), (uint64_t)-1, 7);
 	add(&r, IORING_OP_POLL_ADD, x[0], NULL, 0, 0, 9)->poll32_events = POLLIN;
 	add(&r, IORING_OP_READ, tty, line, sizeof(line), (uint64_t)-1, 10);
+	sqe = add(&r, READ_MULTISHOT, y[0], NULL, 0, (uint64_t)-1, 11);
+	sqe->flags = IOSQE_BUFFER_SELECT;
+	sqe->buf_group = 17;
 	submit(&r);
 	usleep(100000);
 	reap(&r);
-	check("nothing has come yet", !r.count[2] && !r.count[3] && !r.count[10]);
+	check("nothing has come yet", !r.count[2] && !r.count[3] && !r.count[10] && !r.count[11]);
 	fprintf(out, "ready\n");
 	fflush(out);
 	while (access(go, F_OK))
@@ -362,6 +396,10 @@ static void more(const char *go, unsigned flags)
 	check("one that cancels, in a chain", gave(&r, 8, 0) && gave(&r, 7, -ECANCELED));
 	say(master, "a line\n");
 	check("a read on a terminal", gave(&r, 10, 7) && !memcmp(line, "a line\n", 7));
+	say(y[1], "one");
+	check("a multishot read", came(&r, 11, 1) && r.res[11] == 3 && (r.cqe_flags[11] & IORING_CQE_F_MORE) && !memcmp(buffers, "one", 3));
+	say(y[1], "two");
+	check("which goes on", came(&r, 11, 2) && r.res[11] == 3 && (r.cqe_flags[11] & IORING_CQE_F_MORE) && !memcmp(buffers + 64, "two", 3));
 	check("as many ticks as were asked for", came(&r, 1, 7) && !(r.cqe_flags[1] & IORING_CQE_F_MORE));
 	fprintf(out, "done\n");
 	fflush(out);

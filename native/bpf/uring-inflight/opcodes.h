@@ -82,8 +82,9 @@ static __attribute__((always_inline)) void read_rw(struct request *r, struct io_
 	READ(r->addr, rw->addr);
 	READ(r->len, rw->len);
 	READ(r->op_flags, rw->flags);
+	/* It takes no priority, and the one that it has is its task's. */
 	if (r->opcode == OP_READ_MULTISHOT)
-		r->addr = r->len = 0;
+		r->addr = r->len = r->ioprio = 0;
 	if (!async)
 		return;
 	READ(done, ((struct io_async_rw *)async)->bytes_done);
