@@ -44,6 +44,10 @@ describe("criu's command line", () => {
 
   test("--leave-running leaves them as they are", () => on(`start $bound; dump -R; checked l 51; left d`));
 
+  test("a dump that fails leaves them as they are, and no image", () =>
+    on(`
+start /cryoshim/build/workloads/locked /tmp/l/lock $bound; fails "" dump; grep -q "Dumping FAILED" i/d.log; [ ! -e i/cryoshim.img ]; checked l 51`));
+
   test("what has been restored can be dumped again", () =>
     on(`start $bound; dump; restore; rm -r i; mkdir i; pid=$(pgrep -x -o bound); dump; restore; checked l 51; left d`));
 
@@ -129,3 +133,21 @@ echo "mkdir /lab/d; exec /lab/bound /lab/d /lab/out /lab/go" >$l/start
 lxc-start -d -n c1; ready $l
 lxc-checkpoint -n c1 -D /tmp/d -s; lxc-checkpoint -n c1 -D /tmp/d -r; checked $l 51; left $l
 lxc-stop -k -n c1`));
+
+test.each(["shim", "engine"])(
+  "a container's restore whose %s is killed at whatever moment leaves no task, and the next one has them all",
+  async (who) => {
+    await on(`
+mkdir l i; cp /cryoshim/build/workloads/bound l
+LAB_BIND=/tmp/l lab-runc-bundle /tmp/b sh -c "mkdir /data; exec /lab/bound /data /lab/out /lab/go"
+sed -i 's|"CAP_KILL"|"CAP_KILL", "CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER"|g; s|"readonly": true|"readonly": false|' b/config.json
+runc run -d -b /tmp/b c1 </dev/null >/dev/null 2>&1; ready l; runc checkpoint --image-path /tmp/i --work-path /tmp/i c1
+victim() { [ ${who} = engine ] && pgrep -x criu | head -1 || pgrep -f "dist/shim[.]cjs" | head -1; }
+for moment in 0.1 0.13 0.16 0.19 0.22 0.26; do
+  runc restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1 & restore=$!
+  sleep $moment; kill -9 $(victim) 2>/dev/null || true; wait $restore || true; runc delete -f c1 >/dev/null 2>&1 || true
+  until_true eval '! pgrep -x bound'; ! grep ^cryoshim /proc/mounts
+done
+runc restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1; checked l 51`);
+  },
+);
