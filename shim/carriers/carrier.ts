@@ -19,10 +19,10 @@ export interface CarrierContext {
   /** The caller wants connections of TCP to be dumped, too. */
   established: boolean;
   /**
-   * Locks a socket of a dump that no task has a descriptor of. Undefined: the network is not locked by us. True: its peer hears of nothing either
-   * when the dump has ended, and its tasks with it.
+   * Locks a socket of a dump that no task has a descriptor of. Undefined: the network is not locked by us. `before`: it was locked already, with all
+   * of its network. `silent`: its peer hears of nothing either when the dump has ended, and its tasks with it.
    */
-  cutOff(flow: Flow): boolean | undefined;
+  cutOff(flow: Flow): { before: boolean; silent: boolean } | undefined;
   /** Before a restore makes a mount in a directory of its own: whoever is killed, both go if the restore fails. */
   mounting(path: string): void;
   log: Log;

@@ -76,7 +76,11 @@ const flowOf = ({ family, protocol, local, remote, localPort, remotePort }: Dire
 };
 
 /** Why a socket is not carried. */
-const objection = (socket: DirectSocket, netns: number, context: CarrierContext): string | undefined => {
+const objection = (
+  socket: DirectSocket,
+  netns: number,
+  { cutOff, established }: Pick<CarrierContext, "cutOff" | "established">,
+): string | undefined => {
   const { family, protocol, state, has } = socket;
   if ((family !== AF_INET && family !== AF_INET6) || ![TCP, UDP, UDPLITE].includes(protocol))
     return "it is a socket, and not of TCP or UDP";
@@ -89,14 +93,14 @@ const objection = (socket: DirectSocket, netns: number, context: CarrierContext)
   if (socket.device !== 0) return "it is a socket that is bound to a device";
   if (family === AF_INET6 && socket.local[0] === 0xfe) return "it is a socket of a link's own address";
   if (socket.localPort === 0 && socket.remotePort === 0) return undefined;
-  const silent = context.cutOff(flowOf(socket));
-  if (silent === undefined) return "it is a socket in a network that cryoshim does not lock";
+  const cut = cutOff(flowOf(socket));
+  if (cut === undefined) return "it is a socket in a network that cryoshim does not lock";
   if (protocol !== TCP || (state === STATE.close && socket.remotePort === 0)) return undefined;
   if (state === STATE.listen)
     return socket.waiting > 0 ? `${socket.waiting} connections to it wait to be accepted` : undefined;
   if (state !== STATE.established) return "it is a connection that is being made, or ended";
-  if (!context.established) return "it is a connection, and the caller has not asked for those (--tcp-established)";
-  if (!silent && !isLoopback(socket)) return "it is a connection whose peer would hear of the checkpoint's end";
+  if (!established) return "it is a connection, and the caller has not asked for those (--tcp-established)";
+  if (!cut.silent && !isLoopback(socket)) return "it is a connection whose peer would hear of the checkpoint's end";
   return undefined;
 };
 
@@ -245,6 +249,8 @@ export class LentFiles {
   readonly #hz: () => number;
   #reader: DirectReader | undefined;
   readonly #found = new Map<bigint, { file: HeldFile; lent: Lent }>();
+  /** The network is locked as a whole, before a socket is known; undefined: of none it has been asked. */
+  #locked: boolean | undefined;
   /** That of the connections. */
   #netns: number | undefined;
 
@@ -271,18 +277,23 @@ export class LentFiles {
     const known = this.#found.get(file);
     if (known !== undefined) return known.lent;
     const netns = `/proc/${pid}/ns/net`;
-    /** Where others use the network a socket is locked only when it is known: what it is then counts. */
+    const cutOff: CarrierContext["cutOff"] = (flow) => {
+      const cut = context.cutOff(flow);
+      this.#locked = cut?.before;
+      return cut;
+    };
+    const { established } = context;
     const look = (queues: boolean): HeldFile | string | undefined => {
       const held = this.#read(file, fd, queues);
       if (held === undefined) return undefined;
       return "socket" in held
-        ? (objection(held.socket, statSync(netns).ino, context) ?? held)
+        ? (objection(held.socket, statSync(netns).ino, { cutOff, established }) ?? held)
         : (objectionToPlain(held) ?? held);
     };
     try {
-      const first = look(false);
-      if (first === undefined || typeof first === "string") return first;
-      const held = look(true);
+      let held = look(this.#locked !== false);
+      // Where others use the network a socket is locked only when it is known: what it is then counts.
+      if (typeof held === "object" && "socket" in held && this.#locked === false) held = look(true);
       if (held === undefined || typeof held === "string") return held;
       this.#netns ??= openSync(netns, "r");
       const lent = new Lent(task);

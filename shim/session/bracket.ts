@@ -67,7 +67,7 @@ export interface Bracket {
   /** All tasks of a dump are stopped. */
   seized(pid: number): void;
   /** See CarrierContext. */
-  cutOff(flow: Flow): boolean | undefined;
+  cutOff(flow: Flow): { before: boolean; silent: boolean } | undefined;
   /** The root task of a restore exists, with its namespaces. */
   namespaces(pid: number): void;
   /** All sockets of a restore are back, none of them sends yet. */
@@ -278,8 +278,9 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
     },
     cutOff(flow) {
       if (work.kind !== "dump" || work.pid === undefined || lock?.armed !== true) return undefined;
-      if (lock.extent === "sockets") lock.add([flow]);
-      return work.lives === true || isKept(work.pid);
+      const before = lock.extent === "netns";
+      if (!before) lock.add([flow]);
+      return { before, silent: work.lives === true || isKept(work.pid) };
     },
     namespaces(pid) {
       lockForRestore(`/proc/${pid}/ns/net`);

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { artefact, closeFd } from "../../native/index.js";
 import { bpf, CMD } from "../netlock/bpf.js";
 import { type LoadedObject, loadObject } from "../netlock/bpf-object.js";
-import { runIterator, TASK_FILE } from "./iterator.js";
+import { aimIterator, runAimed, TASK_FILE } from "./iterator.js";
 import { pageShift } from "./pages.js";
 
 /** A socket of the internet's as the kernel has it; of others the first three alone. */
@@ -131,11 +131,13 @@ const join = (pieces: readonly Piece[], from: number, to: number): Buffer => {
 /** Loaded before the freeze, used in it. */
 export class DirectReader {
   readonly #object: LoadedObject;
+  readonly #link: number;
   #shift: Buffer | undefined;
 
   /** Throws where the kernel cannot: bpf_loop is of Linux 5.17. */
   constructor() {
     this.#object = loadObject(readFileSync(artefact("direct.bpf.o")), { "iter/task_file.direct": TASK_FILE });
+    this.#link = aimIterator(this.#object.programs.direct!, process.pid);
   }
 
   /**
@@ -153,7 +155,7 @@ export class DirectReader {
     walk.writeUInt32LE(queues ? 1 : 0, 20);
     bpf(CMD.mapUpdate, { 0: this.#object.maps.walk!, 8: Buffer.alloc(4), 16: walk });
     for (let more = true; more; ) {
-      const bytes = runIterator(this.#object.programs.direct!, process.pid);
+      const bytes = runAimed(this.#link);
       if (bytes.length === 0) return undefined;
       if (bytes.readUInt32LE(0) === OTHER) return plainOf(bytes);
       if (bytes.readUInt32LE(0) !== SOCKET) throw new Error("the X-ray's records are damaged");
@@ -174,6 +176,7 @@ export class DirectReader {
   }
 
   close(): void {
+    closeFd(this.#link);
     for (const fd of [...Object.values(this.#object.maps), ...Object.values(this.#object.programs)]) closeFd(fd);
   }
 }

@@ -20,19 +20,28 @@ export const loadIterator = (section: string, kind = TASK_FILE): LoadedObject =>
  * kernel that knows no iterator for one process.
  */
 export const runIterator = (program: number, tgid?: number): Buffer => {
+  const link = aimIterator(program, tgid);
+  try {
+    return runAimed(link);
+  } finally {
+    closeSync(link);
+  }
+};
+
+/** For a program that is run many times: a descriptor for `runAimed`. */
+export const aimIterator = (program: number, tgid?: number): number => {
   const info = Buffer.alloc(16);
   info.writeUInt32LE(tgid ?? 0, 4);
   const one = tgid === undefined ? {} : { 16: info, 24: info.length };
-  const link = bpf(CMD.linkCreate, { 0: program, 8: ATTACH_ITER, ...one });
+  return bpf(CMD.linkCreate, { 0: program, 8: ATTACH_ITER, ...one });
+};
+
+export const runAimed = (link: number): Buffer => {
+  const iterator = bpf(CMD.iterCreate, { 0: link });
   try {
-    const iterator = bpf(CMD.iterCreate, { 0: link });
-    try {
-      return readToEnd(iterator);
-    } finally {
-      closeSync(iterator);
-    }
+    return readToEnd(iterator);
   } finally {
-    closeSync(link);
+    closeSync(iterator);
   }
 };
 
