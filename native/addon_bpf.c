@@ -2,7 +2,6 @@
 /* bpf(2) for shim/netlock: the attr is made in TypeScript, pointers to buffers are put in here. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <linux/bpf.h>
 #include <node_api.h>
 #include <sched.h>
 #include <stdint.h>
@@ -24,15 +23,8 @@ struct bpf_arg {
 static long bpf_here(void *arg)
 {
 	struct bpf_arg *call = arg;
-	long ret;
 
-	/* The verifier gives up when a signal comes (kernel/bpf/verifier.c:do_check); libbpf tries as often. */
-	for (int tries = 5; tries > 0; tries--) {
-		ret = syscall(SYS_bpf, call->cmd, call->attr, call->len);
-		if (ret >= 0 || errno != EAGAIN || call->cmd != BPF_PROG_LOAD)
-			break;
-	}
-	return ret;
+	return syscall(SYS_bpf, call->cmd, call->attr, call->len);
 }
 
 /* bpf(cmd, attr, pointers: [offset, Buffer][], netns): number */
