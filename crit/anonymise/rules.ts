@@ -310,7 +310,8 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
     keep: "fd flags sq_entries cq_entries sq_head cq_tail idle cpu poller buffer_slots file_slots workers clock alloc_start alloc_end personalities rings_address sqes_address submissions processors",
     id: "user",
     blank: "rings sqes",
-    inside: "descriptors mappings buffers files overflow eventfd restrictions napi groups slots requests users region",
+    inside:
+      "descriptors mappings buffers files overflow eventfd restrictions napi groups slots requests users region credentials",
   },
   cryoshim_uring_descriptor: { name: "task", keep: "fd" },
   cryoshim_uring_mapping: { name: "task", keep: "start length offset prot dontfork" },
@@ -326,6 +327,7 @@ export const RULES: Readonly<Record<string, Partial<Record<Rule, string>>>> = {
     inside: "provided",
     blank: "memory",
   },
+  cryoshim_uring_credentials: { keep: "personality capabilities", id: "uids gids groups" },
   cryoshim_uring_region: { keep: "length address waits", blank: "memory" },
   cryoshim_uring_slot: { name: "task thread", keep: "slot" },
   cryoshim_uring_user: { name: "task thread", keep: "bounded unbounded processors" },
