@@ -73,7 +73,9 @@ const load = async (file: string): Promise<Carrier> => {
   try {
     if (!isAbsolute(file)) throw new Error("not an absolute path");
     checkOwner(file);
-    const { default: carrier } = (await import(pathToFileURL(file).href)) as { default?: Carrier };
+    const { default: carrier } = (await (globalThis.importFile ?? ((url: string): Promise<unknown> => import(url)))(
+      pathToFileURL(file).href,
+    )) as { default?: Carrier };
     if (typeof carrier?.name !== "string") throw new Error("its default export is no carrier");
     return carrier;
   } catch (error) {

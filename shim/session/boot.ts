@@ -8,6 +8,11 @@ import { setFlagsFromString } from "node:v8";
 import { constants, Script } from "node:vm";
 import { stateDir } from "./plugin-dir.js";
 
+declare global {
+  /** import() of a file that is no part of the session; not there where it has not been started by this file. */
+  var importFile: ((url: string) => Promise<unknown>) | undefined;
+}
+
 /** The name of this build of the session (scripts/build.mjs): V8 itself compares no more than the source's length. */
 declare const SESSION_BUILD: string;
 
@@ -62,5 +67,7 @@ if (cachedData === undefined || script.cachedDataRejected === true)
       // Without it the next session starts as slowly as this one.
     }
   });
+// What comes from the cache has no import() of its own (Node 20: "A dynamic import callback was not specified").
+globalThis.importFile = (url) => import(url);
 const run = script.runInThisContext() as (...parts: unknown[]) => void;
 run(exports, require, module, filename, __dirname);
