@@ -10,6 +10,8 @@ int proxy_create(struct request *r);
 int proxy_release(struct request *r);
 int proxy_flush(struct request *r);
 int proxy_read(struct request *r);
+/* True: answered. Otherwise `done` bytes of it are in the thread's buffer. */
+bool spliced_read(struct request *r, const struct fuse_read_in *in, int fd, size_t size, size_t *done);
 int proxy_write(struct request *r);
 int proxy_fsync(struct request *r);
 int proxy_fallocate(struct request *r);

@@ -250,6 +250,8 @@ int proxy_read(struct request *r)
 	fd = asked_fd(in->fh);
 	if (fd < 0)
 		return -fd;
+	if (spliced_read(r, in, fd, size, &done))
+		return 0;
 	while (done < size) {
 		n = pread(fd, r->buffer + done, size - done, (off_t)(in->offset + done));
 		if (n < 0 && errno == EINTR)
