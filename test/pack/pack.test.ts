@@ -69,6 +69,7 @@ test("the addon, the launcher, the plugin and the BPF programs are there", () =>
     "644 cork.bpf.o",
     "755 criu",
     "755 cryoshim.node",
+    "644 direct.bpf.o",
     "755 engine-plugin.so",
     "644 lock.bpf.o",
     "644 mount.bpf.o",
