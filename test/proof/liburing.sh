@@ -42,6 +42,8 @@ build() {
 		make -k -j2 -C test || true
 	) >"$cache/liburing.log" 2>&1 || { tail -n 20 "$cache/liburing.log" >&2; exit 1; }
 	mv "$work"/liburing-*/ "$cache/liburing"
+	rm -rf "$work"
+	trap - EXIT
 }
 
 table=
