@@ -35,6 +35,9 @@ static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src)
 		asm volatile("" : "+r"(at__)); \
 		bpf_probe_read_kernel(&(to), sizeof(to), at__); \
 	})
+#define PAGE 4096
+/* The kernel's buffer for one file is 8 pages; what is written beyond it fails the pass. */
+#define BUDGET (6 * PAGE)
 #define SIZE_OF(type) __builtin_preserve_type_info(*(type *)0, 1 /* size */)
 #define HAS(field) __builtin_preserve_field_info(field, 2 /* exists */)
 static long (*const bpf_loop)(u32 rounds, void *callback, void *context, u64 flags) = (void *)BPF_FUNC_loop;

@@ -125,8 +125,6 @@ struct part {
 };
 
 #define STEPS (1 << 16)
-/* The kernel's buffer for one file is 8 pages; what is written beyond it fails the pass. */
-#define BUDGET (6 * PAGE)
 
 /* `from`: how much of each datagram earlier passes have read. `shift`: see page_address_of(). */
 struct walk {
@@ -144,17 +142,7 @@ struct {
 	__type(value, struct walk);
 } walk SEC(".maps");
 
-struct chunk {
-	struct part head;
-	u8 bytes[PAGE];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct chunk);
-} scratch SEC(".maps");
+#include "chunk.h"
 
 /* The sockets that say they are not corked. */
 struct {

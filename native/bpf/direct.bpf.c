@@ -23,17 +23,7 @@ struct inode {
 	struct pipe_inode_info *i_pipe;
 } __core;
 
-struct qstr {
-	const unsigned char *name;
-} __core;
-
-struct dentry {
-	struct qstr d_name;
-} __core;
-
-struct path {
-	struct dentry *dentry;
-} __core;
+#include "anon.h"
 
 struct eventfd_ctx {
 	u64 count;
@@ -142,7 +132,6 @@ enum { S_IFIFO_ = 0010000 };
 enum { SOCKET = 0x54434b53, PART = 0x54524150, OTHER = 0x5245484f };
 enum { PIPE = 1, EVENTFD = 2 };
 #define PIPEFS_MAGIC 0x50495045
-#define ANON_INODE_FS_MAGIC 0x09041934
 
 struct record {
 	u32 magic;		/* SOCKET */
@@ -184,8 +173,6 @@ struct other {
 };
 
 #define STEPS (1 << 18)
-/* The kernel's buffer for one file is 8 pages; what is written beyond it fails the pass. */
-#define BUDGET (6 * PAGE)
 
 enum { RECEIVED, SENT, WRITTEN, NONE };
 enum { DESCEND, VISIT, CLIMB };
@@ -207,17 +194,7 @@ struct {
 	__type(value, struct walk);
 } walk SEC(".maps");
 
-struct chunk {
-	struct part head;
-	u8 bytes[PAGE];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct chunk);
-} scratch SEC(".maps");
+#include "chunk.h"
 
 /* Of a field of bits. */
 #define BITS(from, field) \
@@ -486,22 +463,13 @@ static __attribute__((always_inline)) void read_socket(struct record *r, struct 
 		r->odd |= 16;
 }
 
-static long (*const bpf_probe_read_kernel_str)(void *dst, u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel_str;
-
 static __attribute__((always_inline)) int is_eventfd(struct file *file)
 {
 	static const char name[] = "[eventfd]";
-	const unsigned char *at = 0;
 	struct dentry *dentry = 0;
-	char have[16] = { 0 };
 
 	READ(dentry, file->f_path.dentry);
-	READ(at, dentry->d_name.name);
-	bpf_probe_read_kernel_str(have, sizeof(have), at);
-	for (u32 i = 0; i < sizeof(name); i++)
-		if (have[i] != name[i])
-			return 0;
-	return 1;
+	return is_called(dentry, name, sizeof(name));
 }
 
 static __attribute__((always_inline)) void write_other(void *seq, struct file *file, struct inode *inode, u32 mode)

@@ -7,8 +7,6 @@
 enum { AF_UNIX_ = 1, AF_INET_ = 2, AF_INET6_ = 10, IPPROTO_UDP_ = 17, IPPROTO_UDPLITE_ = 136 };
 enum { S_IFMT__ = 0170000, S_IFSOCK_ = 0140000 };
 
-#define PAGE 4096
-
 struct sk_buff {
 	struct sk_buff *next;
 	u32 len, data_len, end;

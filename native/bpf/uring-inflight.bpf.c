@@ -6,9 +6,6 @@
  */
 #include "uring-inflight/request.h"
 
-/* The kernel's buffer for one file is 8 pages; what is written beyond it fails the pass. */
-#define BUDGET (6 * 4096)
-
 /* How many requests a task has in flight (include/linux/percpu_counter.h: percpu_counter_sum). */
 static __attribute__((noinline)) long add_cpu(u32 cpu, u64 *sum)
 {

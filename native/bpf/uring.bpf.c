@@ -23,17 +23,7 @@ struct inode {
 	struct super_block *i_sb;
 } __core;
 
-struct qstr {
-	const unsigned char *name;
-} __core;
-
-struct dentry {
-	struct qstr d_name;
-} __core;
-
-struct path {
-	struct dentry *dentry;
-} __core;
+#include "anon.h"
 
 struct file {
 	struct path f_path;
@@ -247,19 +237,14 @@ struct {
 	__type(value, struct cursor);
 } cursor SEC(".maps");
 
-#define ANON_INODE_FS_MAGIC 0x09041934
 #define MOST 400		/* items of a pass: they fit in the kernel's buffer */
-
-static long (*const bpf_probe_read_kernel_str)(void *dst, u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel_str;
 
 static __attribute__((always_inline)) int is_anon(struct file *file, const char *name, u32 len)
 {
 	struct inode *inode = 0;
 	struct super_block *sb = 0;
 	struct dentry *dentry = 0;
-	const unsigned char *at = 0;
 	unsigned long magic = 0;
-	char have[16] = { 0 };
 
 	READ(inode, file->f_inode);
 	READ(sb, inode->i_sb);
@@ -267,12 +252,7 @@ static __attribute__((always_inline)) int is_anon(struct file *file, const char 
 	if (magic != ANON_INODE_FS_MAGIC)
 		return 0;
 	READ(dentry, file->f_path.dentry);
-	READ(at, dentry->d_name.name);
-	bpf_probe_read_kernel_str(have, sizeof(have), at);
-	for (u32 i = 0; i < len; i++)
-		if (have[i] != name[i])
-			return 0;
-	return 1;
+	return is_called(dentry, name, len);
 }
 
 static __attribute__((always_inline)) int is_ring(struct file *file)

@@ -456,20 +456,8 @@ struct {
 } cursor SEC(".maps");
 
 #define STEPS (1 << 20)
-/* The kernel's buffer for one file is 8 pages; what is written beyond it fails the pass. */
-#define BUDGET (6 * PAGE)
 
-struct chunk {
-	struct part head;
-	u8 bytes[PAGE];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct chunk);
-} scratch SEC(".maps");
+#include "chunk.h"
 
 /* From the highest priority to the lowest, by the tree's nodes; each message's pages one by one. */
 enum step { VISIT, MESSAGE, SEGMENT, LOWER, RIGHTMOST, CLIMB, DONE };
