@@ -39,28 +39,6 @@ static bool holds(int fd, const char *text)
 	return pread(fd, buf, sizeof(buf), 0) == (ssize_t)strlen(text) && !memcmp(buf, text, strlen(text));
 }
 
-static bool is_listed(int fd)
-{
-	char path[64], line[4096];
-	int id = -1, each;
-	bool found = false;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "mnt_id: %d", &id);
-	if (f)
-		fclose(f);
-	f = fopen("/proc/self/mountinfo", "r");
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%d", &each) == 1 && each == id)
-			found = true;
-	if (f)
-		fclose(f);
-	return found;
-}
-
 static const struct timespec then[2] = { { 1000000000, 123456789 }, { 1100000000, 987654321 } };
 
 static int inside(int top, const char *name)

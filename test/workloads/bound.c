@@ -79,21 +79,6 @@ static bool is_file_of(int sk, const char *path)
 	return same;
 }
 
-static int mount_of(int fd)
-{
-	char path[64], line[256];
-	int id = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "mnt_id: %d", &id);
-	if (f)
-		fclose(f);
-	return id;
-}
-
 static bool is_on(int sk, int other)
 {
 	int fd = ioctl(sk, SIOCUNIXFILE);

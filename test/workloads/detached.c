@@ -27,29 +27,6 @@ static int open_at(const char *name, int flags)
 	return fd;
 }
 
-/* The mount of a descriptor, and whether mountinfo has it. */
-static int mount_of(int fd, bool *listed)
-{
-	char path[64], line[4096];
-	int id = -1, each;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "mnt_id: %d", &id);
-	if (f)
-		fclose(f);
-	*listed = false;
-	f = fopen("/proc/self/mountinfo", "r");
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%d", &each) == 1 && each == id)
-			*listed = true;
-	if (f)
-		fclose(f);
-	return id;
-}
-
 /* A tmpfs that CRIU has restored has other inodes than before: what counts is that it is the file of this name. */
 static bool is_file(int fd, const char *name)
 {
@@ -65,7 +42,6 @@ int main(int argc, char **argv)
 	int fd[ALL], shared, one, i;
 	struct stat st;
 	char buf[64] = "";
-	bool listed;
 
 	if (argc != 4)
 		return 2;
@@ -100,12 +76,11 @@ int main(int argc, char **argv)
 		usleep(20000);
 
 	for (i = 0; i < ALL; i++) {
-		mount_of(fd[i], &listed);
-		check("no mount that mountinfo has", !listed);
+		check("no mount that mountinfo has", !is_listed(fd[i]));
 		if (names[i])
 			check("the same inode", is_file(fd[i], names[i]));
 	}
-	check("one mount for all", mount_of(fd[READ], &listed) == mount_of(fd[DIRECTORY], &listed));
+	check("one mount for all", mount_of(fd[READ]) == mount_of(fd[DIRECTORY]));
 	check("position", lseek(fd[READ], 0, SEEK_CUR) == 4);
 	check("read on", read(fd[READ], buf, 3) == 3 && !memcmp(buf, "456", 3));
 	check("shared by dup", lseek(shared, 0, SEEK_CUR) == 7);
@@ -114,8 +89,7 @@ int main(int argc, char **argv)
 	check("what was written is in the file system", stat(at("sub/deep/other"), &st) == 0 && st.st_size == 9);
 	one = openat(fd[DIRECTORY], "other", O_RDONLY);
 	check("opened from the directory", one >= 0 && read(one, buf, 9) == 9 && !memcmp(buf, "othermore", 9));
-	mount_of(one, &listed);
-	check("inside the detached mount", !listed);
+	check("inside the detached mount", !is_listed(one));
 	one = openat(fd[DIRECTORY], "../../at", O_RDONLY);
 	check("nothing above its root", one < 0);
 	check("created from the directory", openat(fd[DIRECTORY], "new", O_CREAT | O_WRONLY, 0600) >= 0 &&

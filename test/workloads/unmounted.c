@@ -39,28 +39,6 @@ static int put(const char *name, const char *text)
 	return fd;
 }
 
-static bool is_listed(int fd)
-{
-	char path[64], line[4096];
-	int id = -1, each;
-	bool found = false;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "mnt_id: %d", &id);
-	if (f)
-		fclose(f);
-	f = fopen("/proc/self/mountinfo", "r");
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%d", &each) == 1 && each == id)
-			found = true;
-	if (f)
-		fclose(f);
-	return found;
-}
-
 #define LARGE (40 << 20)
 
 int main(int argc, char **argv)

@@ -33,4 +33,36 @@ static const char *at(const char *name)
 	return path;
 }
 
+/* The mount of a descriptor, as it is numbered; -1: not known. */
+static inline int mount_of(int fd)
+{
+	char path[64], line[256];
+	int id = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "mnt_id: %d", &id);
+	if (f)
+		fclose(f);
+	return id;
+}
+
+/* Whether a descriptor is on a mount that mountinfo has. */
+static inline bool is_listed(int fd)
+{
+	int id = mount_of(fd), each;
+	char line[4096];
+	bool found = false;
+	FILE *f = fopen("/proc/self/mountinfo", "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%d", &each) == 1 && each == id)
+			found = true;
+	if (f)
+		fclose(f);
+	return found;
+}
+
 #endif
