@@ -27,7 +27,7 @@ describe("criu's command line", () => {
   test("IPv6 connected, with segments, with a source address; UDP-Lite over IPv6; from one byte to the largest", () =>
     holds(`${WORDS}
 ip link set lo up; ip addr add fd00::9/128 dev lo nodad; start python3 /cryoshim/test/workloads/more-corks.py /tmp/l/out /tmp/l/go
-dump; restore; touch l/go; until_true grep -q done l/out; ! grep BAD l/out; [ "$(grep -c ^ok l/out)" = 13 ]`));
+dump; restore; touch l/go; until_true grep -q done l/out; ! grep BAD l/out || no "it is not as it was"; [ "$(grep -c ^ok l/out)" = 13 ]`));
 
   test("--leave-running leaves every socket as it is", () => holds(`${WORDS}start $program; dump -R; checked l`));
 

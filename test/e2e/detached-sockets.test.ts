@@ -146,7 +146,7 @@ victim() { [ ${who} = engine ] && pgrep -x criu | head -1 || pgrep -f "dist/shim
 for moment in 0.1 0.13 0.16 0.19 0.22 0.26; do
   runc restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1 & restore=$!
   sleep $moment; kill -9 $(victim) 2>/dev/null || true; wait $restore || true; runc delete -f c1 >/dev/null 2>&1 || true
-  until_true eval '! pgrep -x bound'; ! grep ^cryoshim /proc/mounts
+  until_true eval '! pgrep -x bound'; until_true eval '! grep ^cryoshim /proc/mounts'
 done
 runc restore -d -b /tmp/b --image-path /tmp/i --work-path /tmp/i c1 </dev/null >/dev/null 2>&1; checked l 51`);
   },
