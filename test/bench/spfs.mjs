@@ -127,10 +127,10 @@ async function throughput(name, what, path) {
   const spfs = await mount(`retired-${what}`, "off");
   await proxy(spfs);
   ways.retired = await through(what, join(spfs.mountpoint, path));
-  const server = path === "file" ? await least(join(backend, path)) : undefined;
-  if (server !== undefined) ways.kernel = await through(what, join(server.at, path));
   const { left } = await retireFor(ways.retired, spfs);
   if (left.length > 0) throw new Error(`not retired: ${JSON.stringify(left)}`);
+  const server = path === "file" ? await least(join(backend, path)) : undefined;
+  if (server !== undefined) ways.kernel = await through(what, join(server.at, path));
   const seen = Object.fromEntries(Object.keys(ways).map((way) => [way, []]));
   try {
     for (let turn = -1; turn < turns; turn++)

@@ -139,8 +139,6 @@ int main(int argc, char **argv)
 	umask(0);
 	must("mkdir", mkdir(at("sub"), 0755) == 0 && mkdir(at("sub/deep"), 0755) == 0 && mkdir(at("at"), 0755) == 0);
 	must("mount", mount(at("sub"), at("at"), NULL, MS_BIND, NULL) == 0);
-	for (i = 0; i < ALL; i++)
-		names[i] = NULL;
 	names[STREAM] = name_of("at/stream");
 	names[PACKET] = name_of("at/packet");
 	names[DATAGRAM] = name_of("at/datagram");
