@@ -90,8 +90,8 @@ interface Addon {
   uringWrite(fd: number, offset: bigint, at: number, data: Uint8Array): void;
   uringSetup(entries: number, params: Uint8Array): number;
   /** The same for a user who is charged for what is locked: by what the kernel numbers him. */
-  uringRegisterAs(fd: number, credentials: Uint8Array): number;
   uringSetupFor(entries: number, params: Uint8Array, uid: number): number;
+  uringRegisterAs(fd: number, credentials: Uint8Array): number;
   eventfd(count: number): number;
   uringPost(fd: number, completions: Uint8Array): void;
   uringAdvance(

@@ -19,7 +19,7 @@ import { linkOf, namesOf } from "./detached-inode.js";
 import { refuse } from "./detached-refuse.js";
 import { canBeMade, openForContents } from "./detached-restore.js";
 import { contentsBelow, type Node, nodesOf, type Tree, tmpfsOf, typeOf, walk } from "./detached-tree.js";
-import { depthOf, inMountNamespace, namespaceOf, taskName } from "./tasks.js";
+import { depthOf, inMountNamespace, namespaceOf, take, taskName } from "./tasks.js";
 
 const { S_IFMT, S_IFREG, S_IFDIR, S_IFIFO, S_IFLNK, O_WRONLY } = constants;
 /** MNT_* to MOUNT_ATTR_*: read-only, no set-user-ID, no devices, no execution. */
@@ -117,14 +117,11 @@ const NOWHERE = -1;
 
 /** What a unix socket of a process is bound to, by a descriptor, and the path that it was bound by. */
 const boundBy = (pid: number, number: number): { fd: number; name: string } => {
-  const pidfd = addon.pidfdOpen(pid);
-  let socket: number | undefined;
+  const socket = take(pid, number);
   try {
-    socket = addon.pidfdGetfd(pidfd, number);
     return { name: addon.boundName(socket), fd: addon.boundFile(socket) };
   } finally {
-    closeSync(pidfd);
-    if (socket !== undefined) closeSync(socket);
+    closeSync(socket);
   }
 };
 
@@ -597,15 +594,12 @@ export class DetachedFiles {
     for (const saved of this.saved) {
       const at = this.#readers.get(saved.key);
       if (at === undefined || pipes.has(pipeOf(saved))) continue;
-      const pidfd = addon.pidfdOpen(at.pid);
-      let fd: number | undefined;
+      const fd = take(at.pid, at.fd);
       try {
-        fd = addon.pidfdGetfd(pidfd, at.fd);
         const [size, data] = addon.peekPipe(fd);
         pipes.set(pipeOf(saved), { size, data });
       } finally {
-        closeSync(pidfd);
-        if (fd !== undefined) closeSync(fd);
+        closeSync(fd);
       }
     }
     return pipes;

@@ -5,6 +5,7 @@
 import { closeSync, constants, fstatSync, readlinkSync } from "node:fs";
 import { addon } from "../../native/index.js";
 import { O_PATH } from "../flags.js";
+import { mountLines } from "./remote-mounts.js";
 import { allProcesses, inMountNamespace, namespacesOf } from "./tasks.js";
 
 const { O_RDONLY, O_DIRECTORY, O_NOFOLLOW } = constants;
@@ -43,12 +44,8 @@ const minor = (dev: number): number => (dev & 0xff) | ((dev >>> 12) & 0xfff00);
 
 /** Of an overlay: where what is written goes. Others of the same lower layers have the same files in these. */
 const upperOf = (dev: number, ns: number): string => {
-  const line = addon
-    .mountInfo(ns)
-    .split("\n")
-    .find((each) => each.split(" ")[2] === `${major(dev)}:${minor(dev)}`);
-  const [type, , options = ""] = line?.split(" - ")[1]?.split(" ") ?? [];
-  return (type === "overlay" && /(?:^|,)upperdir=((?:\\.|[^,\\])*)/.exec(options)?.[1]) || "";
+  const at = mountLines(addon.mountInfo(ns)).find((each) => each.dev === `${major(dev)}:${minor(dev)}`);
+  return (at?.type === "overlay" && /(?:^|,)upperdir=((?:\\.|[^,\\])*)/.exec(at.options)?.[1]) || "";
 };
 
 /**

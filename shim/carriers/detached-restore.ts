@@ -157,6 +157,8 @@ export class Reopen {
       try {
         if (readOnly !== 0) addon.setMount(where, tree, 0, readOnly);
         const { fd: made, placed } = bindAgain(file, tree, socket, this.#same.has(file.mount));
+        const before = this.#bound.get(file);
+        if (before !== undefined) closeSync(before);
         this.#bound.set(file, made);
         return placed;
       } finally {

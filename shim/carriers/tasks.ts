@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names of tasks that hold across a restore: outside, a restored process has another number.
 import { closeSync, constants, openSync, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { pidfdGetfd, pidfdOpen } from "../../native/index.js";
 
 /** A process's numbers in its pid namespaces, outermost first. */
 const numbers = (pid: number): string[] =>
@@ -11,6 +12,16 @@ export const depthOf = (root: number): number => numbers(root).length - 1;
 
 /** The name of a process in a tree whose root is `depth` pid namespaces deep. */
 export const taskName = (pid: number, depth: number): string => numbers(pid).slice(depth).join(":");
+
+/** A descriptor of a process, as one of ours. */
+export const take = (pid: number, fd: number): number => {
+  const pidfd = pidfdOpen(pid);
+  try {
+    return pidfdGetfd(pidfd, fd);
+  } finally {
+    closeSync(pidfd);
+  }
+};
 
 /** The id of the mount of a descriptor of ours (proc(5)). */
 export const mountIdOf = (fd: number): number =>

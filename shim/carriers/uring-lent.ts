@@ -8,6 +8,7 @@ import { decodeImage, type Entry, encodeImage } from "../../crit/image.js";
 import type { Message } from "../../crit/message.js";
 import { addon } from "../../native/index.js";
 import { reason } from "../error.js";
+import { flowAddress } from "../netlock/images.js";
 import type { Flow } from "../netlock/netlock.js";
 import type { Log } from "../session/log.js";
 import { replaceFile } from "../session/replace-file.js";
@@ -68,11 +69,8 @@ const isConnection = ({ protocol, state }: DirectSocket): boolean => protocol ==
 
 /** As a network lock knows it. */
 const flowOf = ({ family, protocol, local, remote, localPort, remotePort }: DirectSocket): Flow => {
-  const mapped = (address: Buffer): Buffer =>
-    family === AF_INET && address.readUInt32LE(0) !== 0
-      ? Buffer.concat([Buffer.alloc(10), Buffer.from([0xff, 0xff]), address.subarray(0, 4)])
-      : address;
-  return { local: mapped(local), remote: mapped(remote), localPort, remotePort, protocol };
+  const [here, there] = [local, remote].map((address) => flowAddress(words(address, family), family));
+  return { local: here!, remote: there!, localPort, remotePort, protocol };
 };
 
 /** Why a socket is not carried. */
@@ -115,7 +113,7 @@ const timeOf = (jiffies: bigint, hz: number): { sec: bigint; usec: bigint } => {
 };
 
 /** A descriptor's file as CRIU would have written it (criu/sk-inet.c:do_dump_one_inet_fd). */
-export const entryOf = (socket: DirectSocket, id: number, netns: number, hz: number): Message => {
+const entryOf = (socket: DirectSocket, id: number, netns: number, hz: number): Message => {
   const { family, state, tcp } = socket;
   const flag = (bit: number): boolean => ((socket.flags >> BigInt(bit)) & 1n) !== 0n;
   const inet = (bit: bigint): boolean => ((socket.inetFlags >> bit) & 1n) !== 0n;
@@ -178,7 +176,7 @@ export const entryOf = (socket: DirectSocket, id: number, netns: number, hz: num
 };
 
 /** The state of a connection, with its queues (criu/sk-tcp.c:dump_tcp_conn_state). */
-export const streamOf = ({ tcp }: DirectSocket): { message: Message; extra: Uint8Array } => {
+const streamOf = ({ tcp }: DirectSocket): { message: Message; extra: Uint8Array } => {
   const { scales } = tcp;
   return {
     message: {

@@ -3,12 +3,11 @@
 // brought on to where they were, their memory filled and mapped where it was.
 
 import { closeSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { pidfdGetfd, pidfdOpen } from "../../native/index.js";
 import { reason } from "../error.js";
 import { O_CLOEXEC } from "../flags.js";
 import { treeOf } from "../netlock/netlock.js";
 import type { CarrierContext } from "./carrier.js";
-import { depthOf, taskName } from "./tasks.js";
+import { depthOf, take, taskName } from "./tasks.js";
 import { type Ahead, chargedFor, startAhead } from "./uring-ahead.js";
 import { type DirectFile, openDirect } from "./uring-direct.js";
 import { type Descriptor, type ImageRing, loadRings, placeOf } from "./uring-image.js";
@@ -458,15 +457,6 @@ const registersFirst = ({ restrictions, credentials, flags }: ImageRing): boolea
 /** A process's descriptor of a ring. */
 const fdFor = (task: string, { task: owner, descriptors }: ImageRing, { fdInTask }: Ring): number | undefined =>
   descriptors?.find((each) => each.task === task)?.fd ?? (task === owner ? fdInTask : undefined);
-
-const take = (pid: number, fd: number): number => {
-  const pidfd = pidfdOpen(pid);
-  try {
-    return pidfdGetfd(pidfd, fd);
-  } finally {
-    closeSync(pidfd);
-  }
-};
 
 /** A process's number as another one sees it. */
 const numberFor = (pid: number, observer: number): number => {

@@ -3,7 +3,7 @@
 // mappings, which CRIU cannot even look at, are private memory while it does, and their descriptors eventfds. What a restore makes of it is in uring-rings.ts.
 import { closeSync, existsSync, readFileSync, readlinkSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
-import { addon, pidfdGetfd, pidfdOpen } from "../../native/index.js";
+import { addon } from "../../native/index.js";
 import type { Engine } from "../control/engine.js";
 import { MAX_DATA } from "../control/wire.js";
 import { treeOf } from "../netlock/netlock.js";
@@ -18,7 +18,7 @@ import {
   type ThreadState,
 } from "../xray/rings.js";
 import type { Carrier, CarrierContext, Seized } from "./carrier.js";
-import { depthOf, taskName } from "./tasks.js";
+import { depthOf, take, taskName } from "./tasks.js";
 import { chargedFor } from "./uring-ahead.js";
 import { DirectFinder } from "./uring-direct.js";
 import {
@@ -103,10 +103,13 @@ const objection = (state: RingState): string | undefined => {
 };
 
 /** Jiffies to milliseconds: the kernel tells no program how long its jiffies are, but a ring of ours shows it. */
+let perJiffy: number | undefined;
 const jiffy = (reader: RingReader): number => {
+  if (perJiffy !== undefined) return perJiffy;
   const fd = addon.uringSetup(1, encodeParams({ flags: SETUP.sqpoll, idle: 1000 }));
   try {
-    return 1000 / reader.rings().get(fd)!.idle;
+    perJiffy = 1000 / reader.rings().get(fd)!.idle;
+    return perJiffy;
   } finally {
     closeSync(fd);
   }
@@ -179,7 +182,7 @@ class Dump {
     const ours = new Map<bigint, number>();
     try {
       for (const [file, [first]] of byFile)
-        ours.set(file, first === undefined ? this.#reader.standIn(file) : take(first));
+        ours.set(file, first === undefined ? this.#reader.standIn(file) : take(first.pid, first.fd));
       await this.#settle(byFile, ours, threads, context);
       const states = this.#reader.rings();
       const mappings = [...tree].flatMap((pid) => this.#reader.mappings(pid));
@@ -637,15 +640,6 @@ const isFree = (pid: number, from: bigint, to: bigint): boolean =>
     ([, start, end]) => BigInt(`0x${start}`) < to && BigInt(`0x${end}`) > from,
   );
 
-const take = ({ pid, fd }: Holder): number => {
-  const pidfd = pidfdOpen(pid);
-  try {
-    return pidfdGetfd(pidfd, fd);
-  } finally {
-    closeSync(pidfd);
-  }
-};
-
 /** How long a ring's counters take to be brought on, in seconds: 60 ns for each, more for small rings that one thread owns. */
 const secondsFor = ({ sqHead, cqTail, sqEntries, flags }: RingState): number => {
   const steps = Math.max(sqHead, cqTail);
@@ -677,7 +671,7 @@ export const foresee = (root: number, found: readonly Found[], reader: RingReade
   for (const { kind, pid, fd, file } of found) {
     if (kind !== "uring" || seen.has(file)) continue;
     seen.add(file);
-    const ours = take({ pid, fd });
+    const ours = take(pid, fd);
     try {
       const state = reader.rings().get(ours);
       const why = state && objection(state);

@@ -30,8 +30,8 @@ const FILES = common(0x56303138, message("file_entry", { isk: [4, () => socketEn
 
 const [AF_INET, AF_INET6] = [2, 10];
 
-/** CRIU keeps addresses as the words that lie in memory. */
-const address = (words: readonly number[], family: number): Buffer => {
+/** An address as a lock has it; CRIU keeps them as the words that lie in memory. */
+export const flowAddress = (words: readonly number[], family: number): Buffer => {
   const bytes = Buffer.alloc(16);
   if (words.every((word) => word === 0)) return bytes;
   if (family === AF_INET) {
@@ -55,8 +55,8 @@ export const flowsOf = (imagesDir: string): Flow[] => {
     const socket = message.isk as unknown as InetSocket | undefined;
     if (socket === undefined || socket.src_port === 0 || ![AF_INET, AF_INET6].includes(socket.family)) return [];
     return {
-      local: address(socket.src_addr, socket.family),
-      remote: address(socket.dst_addr, socket.family),
+      local: flowAddress(socket.src_addr, socket.family),
+      remote: flowAddress(socket.dst_addr, socket.family),
       localPort: socket.src_port,
       remotePort: socket.dst_port,
       protocol: socket.proto,

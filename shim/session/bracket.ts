@@ -159,8 +159,6 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
     const made = new NetLock(shared || hasKernelClients(pid) ? "sockets" : "netns");
     try {
       made.attach(netns);
-      // Changes nothing; what is called for the first time in the freeze takes longer there.
-      made.disarm();
     } catch (error) {
       made.close();
       throw error;
@@ -209,12 +207,14 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
   };
 
   /** Whether the lock of a dump that ends its tasks stays: where packets could still arrive. */
-  const isKept = (pid: number): boolean => shared || isMounted(netnsInode(`/proc/${pid}/ns/net`));
+  const isKept = (netns: number): boolean => shared || isMounted(netns);
+  /** The same, asked for each of many sockets in the freeze. */
+  let kept: boolean | undefined;
 
   /** Pins the lock of a dump that ends its container, where packets could still arrive. Returns its id. */
   const keepFor = (made: NetLock, pid: number): string | undefined => {
     const netns = netnsInode(`/proc/${pid}/ns/net`);
-    if (!isKept(pid)) return undefined;
+    if (!isKept(netns)) return undefined;
     const id = newId();
     try {
       guard.kept(id, pid);
@@ -280,7 +280,8 @@ export const openBracket = (work: Work, wish: NetworkLock, engine: string, log: 
       if (work.kind !== "dump" || work.pid === undefined || lock?.armed !== true) return undefined;
       const before = lock.extent === "netns";
       if (!before) lock.add([flow]);
-      return { before, silent: work.lives === true || isKept(work.pid) };
+      if (work.lives !== true) kept ??= isKept(netnsInode(`/proc/${work.pid}/ns/net`));
+      return { before, silent: work.lives === true || kept === true };
     },
     namespaces(pid) {
       lockForRestore(`/proc/${pid}/ns/net`);

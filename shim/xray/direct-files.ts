@@ -2,7 +2,7 @@
 // Reads files that no task has a descriptor of (native/bpf/direct.bpf.c): the direct descriptors of rings. They are not touched.
 import { readFileSync } from "node:fs";
 import { artefact, closeFd } from "../../native/index.js";
-import { bpf, CMD } from "../netlock/bpf.js";
+import { bpf, CMD, closeAll } from "../netlock/bpf.js";
 import { type LoadedObject, loadObject } from "../netlock/bpf-object.js";
 import { aimIterator, runAimed, TASK_FILE } from "./iterator.js";
 import { pageShift } from "./pages.js";
@@ -60,10 +60,8 @@ export interface DirectSocket {
   ttl: number;
   tcp: {
     rcvNxt: number;
-    copiedSeq: number;
     rcvWup: number;
     sndNxt: number;
-    sndUna: number;
     sndWl1: number;
     sndWnd: number;
     maxWindow: number;
@@ -137,7 +135,12 @@ export class DirectReader {
   /** Throws where the kernel cannot: bpf_loop is of Linux 5.17. */
   constructor() {
     this.#object = loadObject(readFileSync(artefact("direct.bpf.o")), { "iter/task_file.direct": TASK_FILE });
-    this.#link = aimIterator(this.#object.programs.direct!, process.pid);
+    try {
+      this.#link = aimIterator(this.#object.programs.direct!, process.pid);
+    } catch (error) {
+      this.#unload();
+      throw error;
+    }
   }
 
   /**
@@ -177,7 +180,11 @@ export class DirectReader {
 
   close(): void {
     closeFd(this.#link);
-    for (const fd of [...Object.values(this.#object.maps), ...Object.values(this.#object.programs)]) closeFd(fd);
+    this.#unload();
+  }
+
+  #unload(): void {
+    closeAll([...Object.values(this.#object.maps), ...Object.values(this.#object.programs)]);
   }
 }
 
@@ -243,10 +250,8 @@ const socketOf = (r: Buffer, queues: { received: Piece[]; written: Piece[] } | u
     ttl: r.readInt32LE(172),
     tcp: {
       rcvNxt: word(176),
-      copiedSeq: word(180),
       rcvWup: word(184),
       sndNxt: word(188),
-      sndUna: word(192),
       sndWl1: word(196),
       sndWnd: word(200),
       maxWindow: word(204),
